@@ -1,0 +1,47 @@
+//! Many keys (and values) in one allocation.
+
+/// A list of (key, value) pairs packed into one buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyValues {
+    bytes: Vec<u8>,
+    /// (end of key, end of value) of each pair.
+    ends: Vec<(u32, u32)>,
+}
+
+impl KeyValues {
+    pub fn new() -> KeyValues {
+        KeyValues::default()
+    }
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+    /// # Panics
+    /// Never for batches under 4 GiB, which callers bound.
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(value);
+        self.ends.push((key_end, self.bytes.len() as u32));
+    }
+    pub fn pair(&self, index: usize) -> Option<(&[u8], &[u8])> {
+        let &(key_end, value_end) = self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |i| self.ends[i].1);
+        let (start, key_end, value_end) = (start as usize, key_end as usize, value_end as usize);
+        Some((&self.bytes[start..key_end], &self.bytes[key_end..value_end]))
+    }
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
+        (0..self.len()).map(|i| self.pair(i).unwrap_or_default())
+    }
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}

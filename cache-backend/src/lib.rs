@@ -1,0 +1,55 @@
+//! Shared stores of claims and frames: the `Backend` trait and `memory`, `none`, `redis`, `aerospike`.
+//!
+//! Keys and values are opaque bytes; the caller owns namespacing. A TTL of zero means no expiry. Every call takes many
+//! keys and carries a deadline. A miss is `None`, never an error.
+
+pub mod batch;
+pub mod error;
+pub mod memory;
+
+pub use batch::KeyValues;
+pub use error::{OpenError, OpError, OpErrorKind};
+pub use memory::Memory;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::time::{Duration, Instant};
+
+/// Answer to one create-only write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// The key was absent and now holds our value.
+    Created,
+    /// The key was there; its value.
+    Exists(Bytes),
+}
+
+/// One answer per key, in the order of the request.
+pub type Answers<T> = Vec<Result<T, OpError>>;
+
+/// A configured store. Opening dials and verifies with a real write and read of a probe key (fail closed).
+pub trait Backend: Send + Sync + 'static {
+    /// `memory`, `redis`, `aerospike`.
+    fn name(&self) -> &'static str;
+    /// A session of its own for a worker (its own connection). Must be called on the worker's runtime.
+    fn session(&self) -> BoxFuture<'_, Result<Box<dyn Session>, OpenError>>;
+    /// Present where answers need no waiting: the caller then never parks a frame.
+    fn immediate(&self) -> Option<&Memory> {
+        None
+    }
+    /// Cold path, for readyz: `Err` says what is wrong.
+    fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>>;
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A worker's pipelined connection. Calls may overlap; answers of one call come together. Futures do not borrow the
+/// session and may be dropped at any time.
+pub trait Session {
+    /// Atomic create-only writes that answer the old value where the key exists.
+    fn claim(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<Claimed>>;
+    fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>>;
+    /// Values of the batch are ignored.
+    fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>>;
+    /// True where a key was removed.
+    fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>>;
+}

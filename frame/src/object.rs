@@ -1,0 +1,1 @@
+//! V9 objects: submission and delivery records (wire 1.9).

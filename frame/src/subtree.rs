@@ -1,0 +1,1 @@
+//! V5 payload: subtree data (wire 1.5).

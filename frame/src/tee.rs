@@ -1,0 +1,1 @@
+//! TEE1 envelope (wire 1.15).

@@ -1,0 +1,1 @@
+//! Egress role: filter, track gaps, repair, reassemble, deliver.

@@ -1,0 +1,1 @@
+//! Ingress role: admit, claim, number, emit.

@@ -1,0 +1,1 @@
+//! Retry role: store, answer NACKs, advertise, fetch upstream.

@@ -1,0 +1,1 @@
+//! Options: flag > environment > TOML file > default, `--check`, `--print-config`.

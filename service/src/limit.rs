@@ -1,0 +1,1 @@
+//! Log lines limited per call site.

@@ -1,0 +1,1 @@
+//! Logs: `tracing`, text or JSON.

@@ -1,0 +1,1 @@
+//! End-to-end scenarios that run the real binary in network namespaces.

@@ -7,5 +7,7 @@ pub mod limit;
 pub mod logs;
 pub mod metrics;
 
-pub use lifecycle::{Condition, Lifecycle};
-pub use metrics::{Counter, Gauge, Histogram, Metric, Registry, Sink, Source};
+pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker};
+pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};
+#[doc(hidden)]
+pub use tracing;

@@ -9,12 +9,15 @@ pub struct KeyValues {
 }
 
 impl KeyValues {
+    /// An empty batch.
     pub fn new() -> KeyValues {
         KeyValues::default()
     }
+    /// Pairs in the batch.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
+    /// No pair at all.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -22,24 +25,26 @@ impl KeyValues {
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
-    /// # Panics
-    /// Never for batches under 4 GiB, which callers bound.
-    #[allow(clippy::cast_possible_truncation)]
+    /// Adds a pair; a batch stays under 4 GiB, which callers bound.
+    #[allow(clippy::cast_possible_truncation, reason = "callers bound a batch far below 4 GiB")]
     pub fn push(&mut self, key: &[u8], value: &[u8]) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len() as u32;
         self.bytes.extend_from_slice(value);
         self.ends.push((key_end, self.bytes.len() as u32));
     }
+    /// The pair at `index`.
     pub fn pair(&self, index: usize) -> Option<(&[u8], &[u8])> {
         let &(key_end, value_end) = self.ends.get(index)?;
         let start = index.checked_sub(1).map_or(0, |i| self.ends[i].1);
         let (start, key_end, value_end) = (start as usize, key_end as usize, value_end as usize);
         Some((&self.bytes[start..key_end], &self.bytes[key_end..value_end]))
     }
+    /// All pairs in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
         (0..self.len()).map(|i| self.pair(i).unwrap_or_default())
     }
+    /// Forgets the pairs and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();

@@ -6,10 +6,17 @@
 pub mod batch;
 pub mod error;
 pub mod memory;
+pub mod open;
+pub mod settings;
 
 pub use batch::KeyValues;
-pub use error::{OpenError, OpError, OpErrorKind};
+pub use error::{OpError, OpErrorKind, OpenError};
 pub use memory::Memory;
+pub use open::open;
+pub use settings::{
+    AerospikeSettings, BootPolicy, Credential, RedisSettings, RedisTopology, RemoteSettings, Secret,
+    Settings, TlsSettings,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -39,6 +46,7 @@ pub trait Backend: Send + Sync + 'static {
     }
     /// Cold path, for readyz: `Err` says what is wrong.
     fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>>;
+    /// Ends what runs in the background. Sessions fail from then on.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -46,10 +54,19 @@ pub trait Backend: Send + Sync + 'static {
 /// session and may be dropped at any time.
 pub trait Session {
     /// Atomic create-only writes that answer the old value where the key exists.
-    fn claim(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<Claimed>>;
+    fn claim(
+        &self,
+        batch: KeyValues,
+        ttl: Duration,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Answers<Claimed>>;
+    /// Writes that replace what is there.
     fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>>;
     /// Values of the batch are ignored.
     fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>>;
     /// True where a key was removed.
     fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>>;
+    /// The caller saw an answer that cannot belong to its question: drops the connections, so that everything that
+    /// waits on them fails as garbled, and dials anew. Nothing to do for stores without a connection.
+    fn distrust(&self) {}
 }

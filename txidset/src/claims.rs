@@ -1,6 +1,8 @@
 //! The claim protocol of one worker (design section 4), as a pure state machine.
 
 use crate::{ClaimKey, LocalSet};
+use cache_backend::{KeyValues, Memory};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,41 +70,111 @@ pub struct ClaimsConfig {
     pub tier2: bool,
 }
 
-/// One worker's claims.
+/// One worker's claims. First cut: tier 1, and `memory` in simple mode.
 pub struct Claims {
-    _local: Arc<LocalSet>,
+    config: ClaimsConfig,
+    local: Arc<LocalSet>,
+    slab: Vec<Option<ClaimKey>>,
+    free: Vec<usize>,
+    queue: VecDeque<(ClaimKey, Token)>,
+    decisions: VecDeque<Decision>,
 }
 
 impl Claims {
-    pub fn new(_config: ClaimsConfig, _local: Arc<LocalSet>, _seed: u64) -> Claims {
-        unimplemented!()
+    /// `seed`: random per worker and start.
+    pub fn new(config: ClaimsConfig, local: Arc<LocalSet>, _seed: u64) -> Claims {
+        Claims {
+            config,
+            local,
+            slab: Vec::new(),
+            free: Vec::new(),
+            queue: VecDeque::new(),
+            decisions: VecDeque::new(),
+        }
     }
+
+    fn ticket(&mut self, key: ClaimKey) -> Ticket {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slab.push(None);
+            self.slab.len() - 1
+        });
+        self.slab[index] = Some(key);
+        Ticket(index as u64)
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<ClaimKey> {
+        let index = usize::try_from(ticket.0).ok()?;
+        let key = self.slab.get_mut(index)?.take()?;
+        self.free.push(index);
+        Some(key)
+    }
+
     /// First sight or not, in one batch. `bytes` is what a waiting frame costs (parking is bounded in bytes).
     /// One verdict per entry is appended to `out`.
-    pub fn claim(&mut self, _now: Instant, _batch: &[(ClaimKey, Token, u32)], _out: &mut Vec<Verdict>) {
-        unimplemented!()
+    pub fn claim(&mut self, now: Instant, batch: &[(ClaimKey, Token, u32)], out: &mut Vec<Verdict>) {
+        let local = Arc::clone(&self.local);
+        local.insert_each(
+            batch,
+            |(key, ..)| key,
+            now,
+            |i, is_new| {
+                let (key, token, _) = batch[i];
+                out.push(match (is_new, self.config.tier2) {
+                    (false, _) => Verdict::Seen,
+                    (true, false) => Verdict::Won(self.ticket(key)),
+                    (true, true) => {
+                        self.queue.push_back((key, token));
+                        Verdict::Wait
+                    }
+                });
+            },
+        );
     }
+
+    pub(crate) fn run(&mut self, memory: &Memory, now: Instant) {
+        let mut batch = KeyValues::new();
+        let waiting: Vec<_> = self.queue.drain(..).collect();
+        for (key, _) in &waiting {
+            let mut name = self.config.prefix.clone();
+            name.extend_from_slice(key.class.label().as_bytes());
+            name.extend_from_slice(&key.id);
+            batch.push(&name, b"1");
+        }
+        let mut answers = Vec::new();
+        if !batch.is_empty() {
+            memory.claim(&batch, self.config.ttl, now, &mut answers);
+        }
+        for ((key, token), answer) in waiting.into_iter().zip(answers) {
+            let decision = match answer {
+                cache_backend::Claimed::Created => {
+                    Decision::Send { token, ticket: self.ticket(key), why: Why::Won }
+                }
+                cache_backend::Claimed::Exists(_) => Decision::Suppress { token, why: Why::Exists },
+            };
+            self.decisions.push_back(decision);
+        }
+    }
+
     /// The frame of `ticket` was handed over (taken by the kernel on every emit interface).
-    pub fn sent(&mut self, _now: Instant, _ticket: Ticket) {
-        unimplemented!()
+    pub fn sent(&mut self, _now: Instant, ticket: Ticket) {
+        self.take(ticket);
     }
     /// The frame of `ticket` cannot be sent: releases the claim in both tiers.
-    pub fn failed(&mut self, _now: Instant, _ticket: Ticket) {
-        unimplemented!()
+    pub fn failed(&mut self, _now: Instant, ticket: Ticket) {
+        if let Some(key) = self.take(ticket) {
+            self.local.remove(&key);
+        }
     }
     /// Next decision about a waiting frame.
     pub fn next_decision(&mut self) -> Option<Decision> {
-        unimplemented!()
+        self.decisions.pop_front()
     }
     /// When `on_timeout` wants to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        unimplemented!()
+        None
     }
-    pub fn on_timeout(&mut self, _now: Instant) {
-        unimplemented!()
-    }
+    /// Time has passed.
+    pub fn on_timeout(&mut self, _now: Instant) {}
     /// From now on nothing is parked: what waits is sent.
-    pub fn drain(&mut self, _now: Instant) {
-        unimplemented!()
-    }
+    pub fn drain(&mut self, _now: Instant) {}
 }

@@ -3,18 +3,54 @@
 /// Class of a claim (design section 4): each has its own budget in tier 1 and its own keys in tier 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
+    /// A transaction frame (V2), raw or Extended Format.
     Tx,
+    /// An anchor transaction.
     Anchor,
     /// Message type of the block frame: 1 announce, 2 coinbase.
     Block(u8),
     /// Message type of the subtree frame: 1 hashes, 2 full nodes.
     Subtree(u8),
+    /// Kind of the object.
     Object(u8),
+}
+
+impl Class {
+    /// Number of classes, kinds aside: the length of every per-class table.
+    pub const COUNT: usize = 5;
+    /// Names of the classes by `index`; labels of the gauges.
+    pub const LABELS: [&'static str; Class::COUNT] = ["tx", "anchor", "block", "subtree", "object"];
+
+    /// Position in per-class tables.
+    pub fn index(self) -> usize {
+        match self {
+            Class::Tx => 0,
+            Class::Anchor => 1,
+            Class::Block(_) => 2,
+            Class::Subtree(_) => 3,
+            Class::Object(_) => 4,
+        }
+    }
+
+    /// Name used in keys and labels.
+    pub fn label(self) -> &'static str {
+        Class::LABELS[self.index()]
+    }
+
+    /// Second part of the class, where it has one.
+    pub fn kind(self) -> Option<u8> {
+        match self {
+            Class::Tx | Class::Anchor => None,
+            Class::Block(kind) | Class::Subtree(kind) | Class::Object(kind) => Some(kind),
+        }
+    }
 }
 
 /// A class and an id in internal byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimKey {
+    /// Which budget and which keys.
     pub class: Class,
+    /// The id in internal byte order (as hashed, not as displayed).
     pub id: [u8; 32],
 }

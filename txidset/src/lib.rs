@@ -9,7 +9,8 @@ pub mod claims;
 pub mod driver;
 pub mod key;
 pub mod local;
+mod random;
 
 pub use claims::{Claims, ClaimsConfig, Decision, Mode, Ticket, Token, Verdict, Why};
-pub use key::{Class, ClaimKey};
+pub use key::{ClaimKey, Class};
 pub use local::LocalSet;

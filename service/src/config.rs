@@ -1,1 +1,0 @@
-//! Options: flag > environment > TOML file > default, `--check`, `--print-config`.

@@ -1,0 +1,37 @@
+//! Options: flag > environment > TOML file > default, `--check`, `--print-config`.
+//!
+//! A role declares one clap `Args` struct; everything else follows from it. The loader reads the layers, hands them to
+//! that one parser and answers with values, warnings and the origin of each value. So a wrong value is refused in the
+//! same words wherever it came from, and nothing is parsed twice.
+//!
+//! Order of the modules: [`values`] are the types options have, [`args`] the groups that roles share.
+
+pub mod args;
+pub mod values;
+
+pub use args::{
+    BackendArgs, BackendKind, BootMode, CommonArgs, FabricArgs, Family, LogFormat, ScopeArg, SourceModeArg,
+    TopologyArg,
+};
+pub use values::{
+    ByteSize, GroupRanges, HexIds, HostPort, HostPorts, ListenAddr, LogLevel, Names, Percent, Unacceptable,
+    duration, group_id,
+};
+
+/// A combination of options that cannot work. A role's `start` that returns it (inside `anyhow::Error`) makes the
+/// process exit with code 2, like any other usage error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--{option}: {problem}")]
+pub struct Invalid {
+    /// Long name of the option to change.
+    pub option: &'static str,
+    /// What is wrong, with the value, and what is accepted.
+    pub problem: String,
+}
+
+impl Invalid {
+    /// See the fields.
+    pub fn new(option: &'static str, problem: impl Into<String>) -> Invalid {
+        Invalid { option, problem: problem.into() }
+    }
+}

@@ -383,8 +383,7 @@ impl FromStr for ListenAddr {
         let all = text.strip_prefix(':').and_then(|port| port.parse().ok());
         let all = all.map(|port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
         let parsed = all.or_else(|| text.parse().ok());
-        let parsed =
-            parsed.or_else(|| format!("127.0.0.1{}", text.strip_prefix("localhost")?).parse().ok());
+        let parsed = parsed.or_else(|| format!("127.0.0.1{}", text.strip_prefix("localhost")?).parse().ok());
         match parsed {
             Some(addr) => Ok(ListenAddr(Some(addr))),
             None => {

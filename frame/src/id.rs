@@ -3,6 +3,9 @@
 /// A 32-byte id in internal byte order (as hashed, not as displayed): TxID, ContentID or SubtreeID by context.
 pub type Id = [u8; 32];
 
+/// All zeros: "none" wherever an id is optional.
+pub const NO_ID: Id = [0; 32];
+
 /// Transaction id, internal byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TxId(pub Id);

@@ -14,12 +14,15 @@ pub mod control;
 pub mod data;
 pub mod digest;
 pub mod error;
+mod field;
 pub mod flow;
 pub mod fragment;
 pub mod group;
+pub mod hash;
 pub mod id;
 pub mod manifest;
 pub mod object;
+pub mod stream;
 pub mod subtree;
 pub mod tee;
 pub mod tx;
@@ -29,7 +32,7 @@ pub use data::{DataFrame, Datagram, Kind};
 pub use error::DecodeError;
 pub use fragment::Fragment;
 pub use group::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
-pub use id::{HashKey, Id, SeqNum, SubtreeId, TxId};
+pub use id::{HashKey, Id, NO_ID, SeqNum, SubtreeId, TxId};
 
 /// First four bytes of every datagram (wire 1.0).
 pub const MAGIC: [u8; 4] = [0xE3, 0xE1, 0xF3, 0xE8];

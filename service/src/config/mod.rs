@@ -1,18 +1,24 @@
 //! Options: flag > environment > TOML file > default, `--check`, `--print-config`.
 //!
-//! A role declares one clap `Args` struct; everything else follows from it. The loader reads the layers, hands them to
+//! A role declares one clap `Args` struct; everything else follows from it. [`load`] reads the layers, hands them to
 //! that one parser and answers with values, warnings and the origin of each value. So a wrong value is refused in the
 //! same words wherever it came from, and nothing is parsed twice.
 //!
-//! Order of the modules: [`values`] are the types options have, [`args`] the groups that roles share.
+//! Order of the modules: [`values`] are the types options have, [`args`] the groups that roles share, [`layers`] puts flags,
+//! environment and file together, [`go`] knows the flags of the Go stack, [`print`] shows the result.
 
 pub mod args;
+pub mod go;
+pub mod layers;
+pub mod print;
 pub mod values;
 
 pub use args::{
     BackendArgs, BackendKind, BootMode, CommonArgs, FabricArgs, Family, LogFormat, ScopeArg, SourceModeArg,
     TopologyArg,
 };
+pub use go::{GO_FLAGS_IGNORED, GoFlag};
+pub use layers::{Alias, Environment, Exit, Loaded, Origin, Role, RoleLoaded, load};
 pub use values::{
     ByteSize, GroupRanges, HexIds, HostPort, HostPorts, ListenAddr, LogLevel, Names, Percent, Unacceptable,
     duration, group_id,

@@ -46,6 +46,12 @@ impl Nack {
         })
     }
 
+    /// True if the reply may be extended. A request with bits that have no meaning is taken as generation A takes it, by
+    /// ignoring all of its flags.
+    pub fn reads_extended(&self) -> bool {
+        self.flags & !Nack::PROXIED == Nack::EXTENDED
+    }
+
     /// The 64 bytes.
     pub fn encode(&self) -> [u8; 64] {
         let mut out = [0; Nack::LEN];
@@ -253,9 +259,11 @@ impl Response {
         }
         let verdict = Ack::read(head[6], head[7]).ok_or(bad)?;
         let seq_num = SeqNum(field::u64(head, 8).ok_or(bad)?);
-        let extended = match head[7] & Ack::EXTENDED {
-            0 => None,
-            _ => Some(Extended::decode(rest).ok_or(bad)?),
+        // A bare 16-byte reply with the bit set comes from someone who gave the bit another meaning: ignored, as every
+        // unknown flag. With more bytes it is our extension, and must be whole.
+        let extended = match (head[7] & Ack::EXTENDED, rest) {
+            (0, _) | (_, []) => None,
+            (_, rest) => Some(Extended::decode(rest).ok_or(bad)?),
         };
         Ok(Response { verdict, seq_num, extended })
     }

@@ -1,7 +1,7 @@
 //! V3 fragments (wire 1.3, 5): view, encoder, the plan that cuts a payload, and the rule that admits a first fragment
 //! to reassembly.
 
-use crate::{DecodeError, HashKey, Id, Kind, SeqNum, data, field};
+use crate::{DataFrame, DecodeError, HashKey, Id, Kind, NO_ID, SeqNum, data, field};
 
 /// Header length of V3.
 pub const HEADER: usize = 104;
@@ -198,6 +198,34 @@ pub struct FragmentFields<'a> {
     pub total: u16,
     /// Byte 100: 0 for V2 (as the Go proxy writes), else the version.
     pub original_version: u8,
+}
+
+impl<'a> FragmentFields<'a> {
+    /// Header of fragment `index` of a V2, V4, V5 or V9 frame, by the rules of wire 1.3: V4 and V5 keep their MsgType and
+    /// leave offset 56 zero, V2 and V9 keep offset 56 and leave byte 7 zero; the version of V2 is written as 0.
+    pub fn of(
+        frame: &DataFrame<'a>,
+        plan: Plan,
+        index: u16,
+        hash_key: HashKey,
+        seq_num: SeqNum,
+    ) -> FragmentFields<'a> {
+        let (msg_type, second_id) = match frame.kind {
+            Kind::Block | Kind::Subtree => (frame.msg_type, &NO_ID),
+            _ => (0, frame.second_id),
+        };
+        FragmentFields {
+            msg_type,
+            id: frame.id,
+            second_id,
+            hash_key,
+            seq_num,
+            original_len: plan.payload_len,
+            index,
+            total: plan.total,
+            original_version: if frame.kind == Kind::Tx { 0 } else { frame.kind as u8 },
+        }
+    }
 }
 
 /// Writes header and data; returns the length of the datagram, `None` if `out` is too short.

@@ -32,7 +32,7 @@ pub use data::{DataFrame, Datagram, Kind};
 pub use error::DecodeError;
 pub use fragment::Fragment;
 pub use group::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
-pub use id::{HashKey, Id, NO_ID, SeqNum, SubtreeId, TxId};
+pub use id::{HashKey, Id, NO_ID, SeqNum, SubtreeId, TxId, cache_key};
 
 /// First four bytes of every datagram (wire 1.0).
 pub const MAGIC: [u8; 4] = [0xE3, 0xE1, 0xF3, 0xE8];

@@ -8,11 +8,13 @@ pub mod burst;
 pub mod interface;
 pub mod loss;
 pub mod options;
+pub mod ready;
 pub mod receive;
 pub mod send;
 
 pub use burst::{Arrival, Burst, Span};
 pub use interface::Interface;
 pub use options::{SocketError, SocketOptions};
+pub use ready::Ready;
 pub use receive::Receiver;
 pub use send::{Progress, Sender, Train};

@@ -1,0 +1,62 @@
+//! Readiness of a socket on the tokio runtime of its worker.
+//!
+//! `tokio`'s `AsyncFd` is unsafe to register, because a type could hand out another descriptor than the one that was
+//! registered. The sockets of this crate own one descriptor for all their life, so for them it is sound.
+
+use crate::{Receiver, Sender};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A socket of this crate, registered with the runtime on which `new` was called.
+pub struct Ready<S: Socket>(AsyncFd<Owned<S>>);
+
+/// Sockets that own one descriptor from open to drop.
+pub trait Socket: AsFd + sealed::Sealed {}
+impl Socket for Receiver {}
+impl Socket for Sender {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::Receiver {}
+    impl Sealed for crate::Sender {}
+}
+
+struct Owned<S>(S);
+
+impl<S: AsFd> AsRawFd for Owned<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl<S: Socket> Ready<S> {
+    /// Registers `socket` for reading and writing.
+    pub fn new(socket: S) -> io::Result<Ready<S>> {
+        // SAFETY: `Socket` is sealed; each implementor owns its descriptor, never replaces or closes it before drop,
+        // and `Owned` always answers with that one.
+        let registered = unsafe { AsyncFd::register(Owned(socket)) };
+        Ok(Ready(registered.map_err(io::Error::from)?))
+    }
+
+    /// The socket, for calls that do not wait.
+    pub fn get_ref(&self) -> &S {
+        &self.0.get_ref().0
+    }
+
+    /// The socket, for calls that do not wait.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.0.get_mut().0
+    }
+
+    /// Waits until `io` does not answer `WouldBlock` for a read. Cancel safe as far as `io` is.
+    pub async fn read_with<R>(&mut self, mut io: impl FnMut(&mut S) -> io::Result<R>) -> io::Result<R> {
+        self.0.async_io_mut(Interest::READABLE, |owned| io(&mut owned.0)).await
+    }
+
+    /// Waits until `io` does not answer `WouldBlock` for a write. Cancel safe as far as `io` is.
+    pub async fn write_with<R>(&mut self, mut io: impl FnMut(&mut S) -> io::Result<R>) -> io::Result<R> {
+        self.0.async_io_mut(Interest::WRITABLE, |owned| io(&mut owned.0)).await
+    }
+}

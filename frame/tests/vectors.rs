@@ -4,6 +4,8 @@
 //! The file is `tests/data/vectors.json`, or the one named by `ONCECAST_VECTORS`. Sections, types, decoders and fields
 //! that are not known here fail the test: nothing is skipped in silence.
 
+#![allow(clippy::unwrap_used, reason = "a vector that cannot be read has to fail the test")]
+
 use frame::bundle::{Bundle, BundleFields, Member, Writer};
 use frame::control::{Ack, Advert, Nack, Response, SubtreeGroupAnnounce};
 use frame::flow::{self, Origin, Route, StampPolicy, Stamping};

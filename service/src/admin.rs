@@ -1,1 +1,355 @@
 //! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/loglevel`.
+//!
+//! Runs on the control runtime, never on a worker. It has no authentication: bind it to an address that only operators
+//! reach. Limits: [`CONNECTIONS`] connections at once, more wait in the kernel's backlog; a connection that is silent for
+//! [`IDLE`] is closed; bodies are not read.
+
+use crate::logs::Logs;
+use crate::{Lifecycle, Registry};
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Connections served at once.
+pub const CONNECTIONS: usize = 64;
+
+/// A connection that sends nothing for so long is closed.
+pub const IDLE: Duration = Duration::from_secs(120);
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// Readiness.
+    pub lifecycle: Lifecycle,
+    /// Metrics and the role's details.
+    pub registry: Arc<Registry>,
+    /// For `/loglevel`; `None` where the process does not own its log.
+    pub logs: Option<Logs>,
+    /// Name of this instance.
+    pub instance: String,
+    /// Version of the program.
+    pub version: &'static str,
+    /// The effective configuration, without secrets.
+    pub config: Value,
+}
+
+/// A running admin server; stops when dropped.
+#[derive(Debug)]
+pub struct Admin {
+    addr: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// The address could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("--metrics-addr: cannot listen on {addr}: {source}; want a free address of this host, or off")]
+pub struct BindError {
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+impl Admin {
+    /// Listens on `addr` (port 0: any free one) and serves on the current runtime.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn serve(addr: SocketAddr, pages: Pages) -> Result<Admin, BindError> {
+        let failed = |source| BindError { addr, source };
+        let listener = bind(addr).await.map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        let listener = Limited { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let service = router(pages).into_make_service_with_connect_info::<Peer>();
+        let task = tokio::spawn(async move {
+            // axum's server goes on after accept errors; it never returns one.
+            let _ = axum::serve(listener, service).await;
+        });
+        Ok(Admin { addr, task })
+    }
+
+    /// The address in use.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `[::]` falls back to `0.0.0.0` on a host without IPv6.
+async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(addr).await {
+        Err(error)
+            if addr.is_ipv6() && addr.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, addr.port())).await.map_err(|_| error)
+        }
+        outcome => outcome,
+    }
+}
+
+fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .route("/loglevel", get(loglevel).put(set_loglevel).post(set_loglevel))
+        .with_state(Arc::new(pages))
+}
+
+type Shared = State<Arc<Pages>>;
+
+async fn index() -> &'static str {
+    "/metrics\n/healthz\n/readyz\n/status\n/loglevel (PUT or POST ?level=debug)\n"
+}
+
+async fn metrics(State(pages): Shared) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, pages.registry.render()).into_response()
+}
+
+async fn healthz(State(pages): Shared) -> Json<Value> {
+    Json(json!({
+        "status": "ok",
+        "role": pages.lifecycle.role(),
+        "version": pages.version,
+        "uptime_seconds": pages.lifecycle.uptime().as_secs_f64(),
+    }))
+}
+
+async fn readyz(State(pages): Shared) -> (StatusCode, Json<Value>) {
+    let body = pages.lifecycle.readiness();
+    let ready = body.get("ready") == Some(&Value::Bool(true));
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(body))
+}
+
+async fn status(State(pages): Shared) -> Json<Value> {
+    Json(json!({
+        "role": pages.lifecycle.role(),
+        "instance": pages.instance,
+        "version": pages.version,
+        "pid": std::process::id(),
+        "uptime_seconds": pages.lifecycle.uptime().as_secs_f64(),
+        "log_level": pages.logs.as_ref().map(Logs::level),
+        "readiness": pages.lifecycle.readiness(),
+        "details": pages.registry.details(),
+        "config": pages.config,
+        "metrics": pages.registry.status(),
+    }))
+}
+
+async fn loglevel(State(pages): Shared) -> (StatusCode, Json<Value>) {
+    match &pages.logs {
+        Some(logs) => (StatusCode::OK, Json(json!({ "level": logs.level() }))),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "error": "this process does not own its log" }))),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct LevelQuery {
+    level: Option<String>,
+}
+
+async fn set_loglevel(
+    State(pages): Shared,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    Query(query): Query<LevelQuery>,
+) -> (StatusCode, Json<Value>) {
+    let wanted = query.level.unwrap_or_default();
+    let Some(logs) = &pages.logs else { return loglevel(State(pages)).await };
+    match logs.set(&wanted) {
+        Ok(()) => {
+            tracing::warn!(%peer, level = wanted, "log level changed over HTTP");
+            (StatusCode::OK, Json(json!({ "level": logs.level() })))
+        }
+        Err(refused) => {
+            let error = format!("?level={wanted}: {refused}");
+            (StatusCode::BAD_REQUEST, Json(json!({ "error": error, "level": logs.level() })))
+        }
+    }
+}
+
+/// Address of the client.
+#[derive(Clone, Copy, Debug)]
+struct Peer(SocketAddr);
+
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Limited>> for Peer {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Limited>) -> Peer {
+        Peer(*stream.remote_addr())
+    }
+}
+
+/// A listener that accepts while permits last.
+struct Limited {
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Limited {
+    type Io = Held;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Held, SocketAddr) {
+        loop {
+            let Ok(permit) = self.permits.clone().acquire_owned().await else {
+                // The semaphore is never closed.
+                std::future::pending().await
+            };
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    return (Held { stream, silence: Box::pin(sleep(IDLE)), _permit: permit }, peer);
+                }
+                // Out of descriptors, or the client is gone: both pass.
+                Err(error) => {
+                    crate::limited!(warn, 1, "admin: accept failed: {error}");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection with its permit and its idle timer.
+struct Held {
+    stream: TcpStream,
+    silence: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if outcome.is_ready() {
+            self.silence.as_mut().reset(Instant::now() + IDLE);
+            return outcome;
+        }
+        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn pages(lifecycle: &Lifecycle) -> Pages {
+        Pages {
+            lifecycle: lifecycle.clone(),
+            registry: Arc::default(),
+            logs: None,
+            instance: "a".to_owned(),
+            version: "0",
+            config: json!({ "shard-bits": 2 }),
+        }
+    }
+
+    async fn ask(addr: SocketAddr, method: &str, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn health_is_always_ok_and_readiness_gives_its_reasons() {
+        let lifecycle = Lifecycle::new("retry");
+        let joins = lifecycle.condition("joins");
+        let admin = Admin::serve("127.0.0.1:0".parse().unwrap(), pages(&lifecycle)).await.unwrap();
+        assert_ne!(admin.addr().port(), 0);
+        assert_eq!(ask(admin.addr(), "GET", "/healthz").await.0, 200);
+        let (code, body) = ask(admin.addr(), "GET", "/readyz").await;
+        assert_eq!(code, 503);
+        assert!(body.contains("joins: starting"), "{body}");
+        joins.met("4 groups");
+        assert_eq!(ask(admin.addr(), "GET", "/readyz").await.0, 200);
+        lifecycle.begin_drain();
+        let (code, body) = ask(admin.addr(), "GET", "/readyz").await;
+        assert_eq!((code, body.contains("draining")), (503, true));
+        let (code, body) = ask(admin.addr(), "GET", "/status").await;
+        let status: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (code, &status["config"]["shard-bits"], &status["role"]),
+            (200, &json!(2), &json!("retry"))
+        );
+        assert_eq!(ask(admin.addr(), "GET", "/metrics").await.0, 200);
+        assert_eq!(ask(admin.addr(), "GET", "/nowhere").await.0, 404);
+        assert_eq!(ask(admin.addr(), "PUT", "/loglevel?level=debug").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_an_error_that_names_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = taken.local_addr().unwrap();
+        let error = Admin::serve(addr, pages(&Lifecycle::new("retry"))).await.unwrap_err().to_string();
+        assert!(error.contains(&addr.to_string()) && error.contains("--metrics-addr"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_wait_for_a_free_place() {
+        let admin =
+            Admin::serve("127.0.0.1:0".parse().unwrap(), pages(&Lifecycle::new("retry"))).await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(TcpStream::connect(admin.addr()).await.unwrap());
+        }
+        let mut late = Box::pin(ask(admin.addr(), "GET", "/healthz"));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut late).await.is_err());
+        drop(silent);
+        assert_eq!(late.await.0, 200);
+    }
+}

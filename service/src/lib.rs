@@ -6,6 +6,9 @@ pub mod lifecycle;
 pub mod limit;
 pub mod logs;
 pub mod metrics;
+pub mod notify;
+pub mod process;
+pub mod run;
 
 pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};

@@ -259,6 +259,7 @@ struct Family {
 #[derive(Clone, Debug)]
 enum Value {
     Counter(u64),
+    Seconds(Duration),
     Gauge(f64),
     Histogram(Box<Buckets>),
 }
@@ -267,6 +268,11 @@ impl Sink<'_> {
     /// A counter's value.
     pub fn counter(&mut self, metric: &'static Metric, labels: &[&str], value: u64) {
         self.put(metric, labels, Value::Counter(value));
+    }
+
+    /// A counter of time, shown in seconds.
+    pub fn counter_seconds(&mut self, metric: &'static Metric, labels: &[&str], value: Duration) {
+        self.put(metric, labels, Value::Seconds(value));
     }
 
     /// A gauge's value.
@@ -284,7 +290,7 @@ impl Sink<'_> {
     fn put(&mut self, metric: &'static Metric, labels: &[&str], value: Value) {
         let kind_fits = matches!(
             (metric.kind, &value),
-            (Kind::Counter, Value::Counter(_))
+            (Kind::Counter, Value::Counter(_) | Value::Seconds(_))
                 | (Kind::Gauge, Value::Gauge(_))
                 | (Kind::Histogram, Value::Histogram(_))
         );
@@ -298,6 +304,7 @@ impl Sink<'_> {
         let series: Vec<String> = labels.iter().map(|&label| label.to_owned()).collect();
         match (family.series.get_mut(&series), value) {
             (Some(Value::Counter(sum)), Value::Counter(more)) => *sum = sum.wrapping_add(more),
+            (Some(Value::Seconds(sum)), Value::Seconds(more)) => *sum = sum.saturating_add(more),
             (Some(Value::Gauge(sum)), Value::Gauge(more)) => *sum += more,
             (Some(Value::Histogram(sum)), Value::Histogram(more)) => sum.add(&more),
             (_, value) => {
@@ -401,6 +408,7 @@ fn value_json(value: &Value) -> serde_json::Value {
     let seconds = |q: f64, buckets: &Buckets| buckets.quantile(q).map(|value| value.as_secs_f64());
     match value {
         Value::Counter(n) => json!(n),
+        Value::Seconds(time) => json!(time.as_secs_f64()),
         Value::Gauge(v) => json!(v),
         Value::Histogram(buckets) => json!({
             "count": buckets.count(),
@@ -424,6 +432,7 @@ fn render_family(text: &mut String, family: &Family) {
         };
         match value {
             Value::Counter(n) => line(text, "", None, n.to_string()),
+            Value::Seconds(time) => line(text, "", None, number(time.as_secs_f64())),
             Value::Gauge(v) => line(text, "", None, number(*v)),
             Value::Histogram(buckets) => {
                 for (le, n) in buckets.cumulative() {

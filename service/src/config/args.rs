@@ -44,11 +44,6 @@ impl CommonArgs {
     pub fn instance(&self) -> String {
         self.instance.clone().unwrap_or_else(host_name)
     }
-
-    /// The level to start with.
-    pub fn level(&self) -> &str {
-        if self.debug { "debug" } else { self.log_level.as_str() }
-    }
 }
 
 /// Name of this host, as the kernel has it.

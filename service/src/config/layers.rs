@@ -800,7 +800,7 @@ mod tests {
         assert_eq!(config.fabric.shard_bits, 3);
         assert_eq!(config.fabric.iface.0, ["a", "b"]);
         assert_eq!(config.backend.redis_addr.unwrap().0, ["h:1"]);
-        assert_eq!(role.common.level(), "debug");
+        assert!(role.common.debug);
         assert_eq!(role.common.metrics_addr.unwrap().to_string(), "[::]:9100");
         let (config, _) = proxy(&[], &[("TXID_DEDUP_REDIS_ADDR", "old:1"), ("REDIS_ADDR", "new:1")]);
         assert_eq!(config.backend.redis_addr.unwrap().0, ["new:1"]);

@@ -1,0 +1,276 @@
+//! A role from its configuration to its exit code: log, admin server, signals, start, wait, drain.
+//!
+//! Exit codes: 0 after a drain that ended in time, 1 for a failure at run time, 2 for a wrong configuration, 70 for a
+//! panic, 130 and 143 when a second SIGINT or SIGTERM ended a drain.
+
+use crate::admin::{Admin, Pages};
+use crate::config::layers::EXIT_USAGE;
+use crate::config::{Invalid, LogFormat, RoleLoaded, print};
+use crate::lifecycle::EXIT_PANIC;
+use crate::logs::{self, Logs};
+use crate::process::Process;
+use crate::{Lifecycle, Registry, limit, metrics, notify};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the role may take beyond `--drain-timeout` to close its sockets and threads.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the service gives to a role.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Readiness and drain.
+    pub lifecycle: Lifecycle,
+    /// Takes the role's sources.
+    pub registry: Arc<Registry>,
+}
+
+/// Runs a role until it ends. `check` judges combinations of options, `start` brings the role up and answers with a
+/// future that ends when the role has drained.
+pub fn run<C, Started, Wait>(
+    version: &'static str,
+    loaded: RoleLoaded,
+    config: C,
+    check: impl FnOnce(&C) -> Result<(), Invalid>,
+    start: impl FnOnce(C, Given) -> Started,
+) -> ExitCode
+where
+    Started: Future<Output = anyhow::Result<Wait>>,
+    Wait: Future<Output = ()>,
+{
+    let role = loaded.name;
+    if loaded.common.print_config {
+        say(&print::toml_text(role, &loaded.effective));
+    }
+    if let Err(invalid) = check(&config) {
+        return refuse(role, &invalid);
+    }
+    if loaded.common.check {
+        for warning in &loaded.warnings {
+            complain(&format!("oncecast {role}: warning: {warning}"));
+        }
+        say("configuration ok\n");
+    }
+    if loaded.common.check || loaded.common.print_config {
+        return ExitCode::SUCCESS;
+    }
+    let json = loaded.common.log_format == LogFormat::Json;
+    let outcome = serve(version, loaded, config, start);
+    let Err(error) = &outcome else { return ExitCode::SUCCESS };
+    if let Some(invalid) = error.downcast_ref::<Invalid>() {
+        return refuse(role, invalid);
+    }
+    // One line, in the form that whoever reads this stderr expects.
+    match json {
+        true => tracing::error!("{}", one_line(error)),
+        false => complain(&format!("oncecast {role}: {}", one_line(error))),
+    }
+    logs::flush();
+    ExitCode::FAILURE
+}
+
+fn serve<C, Started, Wait>(
+    version: &'static str,
+    loaded: RoleLoaded,
+    config: C,
+    start: impl FnOnce(C, Given) -> Started,
+) -> anyhow::Result<()>
+where
+    Started: Future<Output = anyhow::Result<Wait>>,
+    Wait: Future<Output = ()>,
+{
+    let level = if loaded.common.debug { "debug".parse()? } else { loaded.common.log_level.clone() };
+    let logs = Logs::start(loaded.common.log_format, &level)?;
+    metrics::process_recorder();
+    panics_end_the_process();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let outcome = runtime.block_on(control(version, loaded, config, start, logs));
+    // A lookup that hangs in a helper thread must not hold the process.
+    runtime.shutdown_background();
+    logs::flush();
+    outcome
+}
+
+/// Everything that happens on the control runtime.
+async fn control<C, Started, Wait>(
+    version: &'static str,
+    loaded: RoleLoaded,
+    config: C,
+    start: impl FnOnce(C, Given) -> Started,
+    logs: Logs,
+) -> anyhow::Result<()>
+where
+    Started: Future<Output = anyhow::Result<Wait>>,
+    Wait: Future<Output = ()>,
+{
+    let given = Given { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default() };
+    let lifecycle = given.lifecycle.clone();
+    let started = lifecycle.condition("start");
+    started.not_met("starting");
+    let instance = loaded.common.instance();
+    given.registry.add(Arc::new(Process {
+        lifecycle: lifecycle.clone(),
+        instance: instance.clone(),
+        version,
+    }));
+    let admin = admin(version, &loaded, &instance, &given, &logs).await?;
+    let _signals = watch_signals(&lifecycle, &logs)?;
+    let _housekeeping = Aborting(tokio::spawn(housekeeping()));
+    let role = loaded.name;
+    tracing::info!(role, version, instance, pid = std::process::id(), "starting");
+    if let Some(admin) = &admin {
+        tracing::info!(addr = %admin.addr(), "admin HTTP listens");
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let waiting = tokio::select! {
+        outcome = start(config, given) => outcome?,
+        () = lifecycle.drain_began() => {
+            tracing::warn!("stopped before the start was complete");
+            return Ok(());
+        }
+    };
+    started.met("started");
+    notify::tell("READY=1");
+    tracing::info!(role, "started");
+    drain(&lifecycle, waiting, loaded.common.drain_timeout).await
+}
+
+/// Waits for the end of the role: after a drain, which has a limit.
+async fn drain(
+    lifecycle: &Lifecycle,
+    waiting: impl Future<Output = ()>,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let mut waiting = std::pin::pin!(waiting);
+    tokio::select! {
+        () = lifecycle.drain_began() => {}
+        () = &mut waiting => {
+            anyhow::ensure!(lifecycle.is_draining(), "the role ended by itself; the log above says why");
+            return Ok(());
+        }
+    }
+    notify::tell("STOPPING=1");
+    tracing::info!(?limit, "draining");
+    if tokio::time::timeout(limit.saturating_add(GRACE), waiting).await.is_err() {
+        anyhow::bail!(
+            "the drain did not end within --drain-timeout={limit:?} and {GRACE:?} of grace; frames still in hand are lost"
+        );
+    }
+    tracing::info!("drained");
+    Ok(())
+}
+
+async fn admin(
+    version: &'static str,
+    loaded: &RoleLoaded,
+    instance: &str,
+    given: &Given,
+    logs: &Logs,
+) -> anyhow::Result<Option<Admin>> {
+    let Some(addr) = loaded.common.metrics_addr.and_then(|listen| listen.0) else {
+        tracing::warn!("--metrics-addr is off: no metrics, no health endpoints");
+        return Ok(None);
+    };
+    let pages = Pages {
+        lifecycle: given.lifecycle.clone(),
+        registry: given.registry.clone(),
+        logs: Some(logs.clone()),
+        instance: instance.to_owned(),
+        version,
+        config: print::json(&loaded.effective),
+    };
+    Ok(Some(Admin::serve(addr, pages).await?))
+}
+
+/// Ends its task when dropped.
+#[derive(Debug)]
+struct Aborting(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// SIGTERM and SIGINT begin the drain, a second one ends the process at once; SIGHUP switches debug logging.
+fn watch_signals(lifecycle: &Lifecycle, logs: &Logs) -> std::io::Result<Aborting> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (lifecycle, logs) = (lifecycle.clone(), logs.clone());
+    Ok(Aborting(tokio::spawn(async move {
+        loop {
+            let (name, code) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", 143),
+                _ = interrupt.recv() => ("SIGINT", 130),
+                _ = hangup.recv() => {
+                    let level = logs.toggle_debug();
+                    tracing::warn!(level, "SIGHUP: log level changed");
+                    continue;
+                }
+            };
+            if lifecycle.is_draining() {
+                tracing::error!("{name} during the drain: ending at once, frames in hand are lost");
+                logs::flush();
+                std::process::exit(code);
+            }
+            tracing::warn!("{name}: drain begins; a second signal ends at once");
+            lifecycle.begin_drain();
+        }
+    })))
+}
+
+/// Once a second: summaries of suppressed log lines, signs of life.
+async fn housekeeping() {
+    let watchdog = notify::watchdog_interval();
+    let mut every =
+        tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        limit::report_suppressed();
+        if watchdog.is_some() {
+            notify::tell("WATCHDOG=1");
+        }
+    }
+}
+
+/// A panic on any thread or task ends the process: what is left would look alive and lose frames.
+fn panics_end_the_process() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = crate::lifecycle::panic_text(panic.payload());
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(thread, place, %backtrace, "panic, ending the process: {text}");
+        logs::flush();
+        std::process::exit(EXIT_PANIC);
+    }));
+}
+
+fn refuse(role: &str, invalid: &Invalid) -> ExitCode {
+    logs::flush();
+    complain(&format!("oncecast {role}: {invalid}"));
+    EXIT_USAGE.into()
+}
+
+/// An error with its causes on one line.
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}
+
+fn say(text: &str) {
+    use std::io::Write;
+    // A closed pipe is no reason to panic.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn complain(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,1 +1,31 @@
-//! End-to-end scenarios that run the real binary in network namespaces.
+//! The world of an end-to-end test: hosts in network namespaces joined by a bridge, and processes on them.
+//!
+//! Everything a test made goes away when it ends, also when it fails: namespaces are deleted and processes killed by
+//! id on drop. What a killed test run left behind is swept by the next one (names carry the id of their owner).
+
+pub mod net;
+pub mod process;
+
+pub use net::{Host, Net};
+pub use process::{Process, oncecast};
+
+use std::path::PathBuf;
+
+/// The real block that travels with the project.
+pub fn block_file() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/block413567.raw")
+}
+
+/// True if `condition` became true within `seconds`; polled every 20 ms.
+pub fn eventually(seconds: f64, mut condition: impl FnMut() -> bool) -> bool {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs_f64(seconds);
+    loop {
+        if condition() {
+            return true;
+        }
+        if std::time::Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,39 @@
+# Everything a developer or an operator does with this checkout. `make help` lists the targets.
+
+CARGO ?= cargo
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help setup demo test lint check fuzz-quick bench soak test-aerospike
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup: ## installs what the tests need (or says exactly what to install)
+	@tests/setup.sh
+
+demo: ## a whole fabric on this machine: the real block arrives once, despite loss
+	$(CARGO) build --release --bin oncecast
+	target/release/oncecast demo
+
+test: setup lint ## lint, unit, property, simulation and end-to-end tests
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+lint: ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+fuzz-quick: ## 10 million random and 10 million mutated datagrams through every decoder
+	$(CARGO) run --release -p frame --example fuzz_quick
+
+bench: ## benchmarks as ratios inside one run; QUICK=1 for a short one, JSON=file for the figures as JSON
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) run --release -p bench -- $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
+soak: ## the long forms of the simulation and the crash tests
+	ONCECAST_SOAK=1 $(CARGO) test --release --workspace -- --include-ignored
+
+test-aerospike: ## the Aerospike suite against a real server: make test-aerospike AEROSPIKE=host:port
+	@test -n "$(AEROSPIKE)" || { echo "say where the server is: make test-aerospike AEROSPIKE=host:port" >&2; exit 2; }
+	ONCECAST_AEROSPIKE=$(AEROSPIKE) $(CARGO) test -p cache-backend --test aerospike

@@ -1,0 +1,276 @@
+//! `oncecast send`: puts transactions into a fabric through its proxies.
+
+use crate::endpoint::{Endpoint, Transport};
+use crate::traffic::{self, Traffic};
+use crate::progress;
+use anyhow::Context;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Longest UDP payload over IPv4 (over IPv6 it is 20 bytes more).
+const UDP_MAX: usize = 65_507;
+
+/// Sends transactions to one proxy or several.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Raw block file, file of hexadecimal transactions (one a line), a transaction in hexadecimal, or - for
+    /// standard input.
+    #[arg(value_name = "INPUT")]
+    inputs: Vec<String>,
+
+    /// Raw block file (the same as giving it as INPUT).
+    #[arg(long, value_name = "FILE")]
+    block: Option<String>,
+
+    /// Where to send: udp://HOST:PORT or tcp://HOST:PORT; repeat or separate by commas for several targets, which
+    /// take turns.
+    #[arg(long, value_name = "TARGET", required = true, value_delimiter = ',')]
+    to: Vec<Endpoint>,
+
+    /// Transactions per second over all targets, 0 = as fast as they take it [default: 10000 if a target is udp,
+    /// else 0].
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+
+    /// Share of the transactions that is sent to every target and not only to the one whose turn it is (with one
+    /// target: sent to it twice).
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
+    duplicates: f64,
+
+    /// Stop after N transactions; past the end of the input go on with transactions derived from it by changing the
+    /// lock time.
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+
+    /// framed: BRC-124 frames; bare: transactions as they are; raw: the bytes of each input line as they are, whatever
+    /// they may be (for trying how a role takes bad input).
+    #[arg(long, value_enum, default_value_t = Format::Framed)]
+    format: Format,
+
+    /// Seed of the random choice of duplicates.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Print one line with one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What goes over the wire.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Framed,
+    Bare,
+    Raw,
+}
+
+/// Parses a share between 0 and 100.
+pub fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
+        _ => Err("accepted: a number from 0 to 100".into()),
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    frames: u64,
+    duplicates: u64,
+    bytes: u64,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let traffic = match args.format {
+        Format::Framed | Format::Bare => Traffic::new(read_inputs(&args)?, args.count)?,
+        Format::Raw => Traffic::raw(&args.inputs)?,
+    };
+    let mut targets = args.to.iter().map(|to| Target::connect(*to)).collect::<anyhow::Result<Vec<_>>>()?;
+    let began = Instant::now();
+    let totals = send_all(&args, &traffic, &mut targets)?;
+    for target in targets {
+        target.finish()?;
+    }
+    report(&args, &traffic, &totals, began.elapsed());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_inputs(args: &Args) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut base = Vec::new();
+    for input in args.block.iter().chain(&args.inputs) {
+        base.extend(traffic::read_input(input)?);
+    }
+    if args.block.is_none() && args.inputs.is_empty() {
+        base = traffic::read_input("-")?;
+    }
+    Ok(base)
+}
+
+fn send_all(args: &Args, traffic: &Traffic, targets: &mut [Target]) -> anyhow::Result<Totals> {
+    let any_udp = args.to.iter().any(|to| to.transport == Transport::Udp);
+    let mut pace = Pace::new(args.rate.unwrap_or(if any_udp { 10_000 } else { 0 }));
+    let mut random = StdRng::seed_from_u64(args.seed);
+    let bar = progress::bar(traffic.len() as u64, args.json, "sending");
+    let (mut tx, mut message) = (Vec::new(), Vec::new());
+    let mut totals = Totals::default();
+    for index in 0..traffic.len() {
+        pace.wait(|| flush_all(targets))?;
+        traffic.write(index, &mut tx);
+        match args.format {
+            Format::Framed => traffic::frame_transaction(&tx, &mut message)?,
+            Format::Bare | Format::Raw => message.clone_from(&tx),
+        }
+        let turn = index % targets.len();
+        targets[turn].send(&message)?;
+        totals.frames += 1;
+        totals.bytes += message.len() as u64;
+        if args.duplicates > 0.0 && random.random_range(0.0..100.0) < args.duplicates {
+            let copies = targets.len().max(2) - 1;
+            for step in 1..=copies {
+                let other = (turn + step) % targets.len();
+                targets[other].send(&message)?;
+                totals.duplicates += 1;
+                totals.bytes += message.len() as u64;
+            }
+        }
+        bar.inc(1);
+    }
+    flush_all(targets)?;
+    bar.finish_and_clear();
+    Ok(totals)
+}
+
+fn flush_all(targets: &mut [Target]) -> anyhow::Result<()> {
+    targets.iter_mut().try_for_each(Target::flush)
+}
+
+fn report(args: &Args, traffic: &Traffic, totals: &Totals, took: Duration) {
+    let seconds = took.as_secs_f64();
+    if args.json {
+        let targets: Vec<String> = args.to.iter().map(Endpoint::to_string).collect();
+        println!(
+            "{}",
+            serde_json::json!({
+                "transactions": traffic.len(),
+                "frames_sent": totals.frames + totals.duplicates,
+                "duplicates_sent": totals.duplicates,
+                "bytes": totals.bytes,
+                "seconds": seconds,
+                "targets": targets,
+            })
+        );
+    } else {
+        println!(
+            "sent {} transactions and {} duplicates, {} bytes, in {seconds:.2} s ({:.0} a second)",
+            totals.frames,
+            totals.duplicates,
+            totals.bytes,
+            totals.frames as f64 / seconds.max(1e-9),
+        );
+    }
+}
+
+/// Keeps to a rate in slots of a millisecond; a sender that fell behind does not catch up in a burst.
+struct Pace {
+    rate: u64,
+    slot: Instant,
+    left: u64,
+    carried: u64,
+}
+
+impl Pace {
+    const SLOT: Duration = Duration::from_millis(1);
+
+    fn new(rate: u64) -> Pace {
+        Pace { rate, slot: Instant::now(), left: 0, carried: 0 }
+    }
+
+    /// Waits until one more may leave; `before_sleep` runs first, so that nothing sits in a buffer meanwhile.
+    fn wait(&mut self, mut before_sleep: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        if self.rate == 0 {
+            return Ok(());
+        }
+        while self.left == 0 {
+            let now = Instant::now();
+            if now < self.slot {
+                before_sleep()?;
+                std::thread::sleep(self.slot - now);
+            }
+            self.slot = self.slot.max(now.checked_sub(Self::SLOT).unwrap_or(now)) + Self::SLOT;
+            self.carried += self.rate;
+            self.left = self.carried / 1000;
+            self.carried %= 1000;
+        }
+        self.left -= 1;
+        Ok(())
+    }
+}
+
+/// A connected proxy.
+enum Target {
+    Udp { socket: UdpSocket, to: SocketAddr },
+    Tcp { stream: TcpStream, to: SocketAddr, buffer: Vec<u8> },
+}
+
+impl Target {
+    fn connect(to: Endpoint) -> anyhow::Result<Target> {
+        match to.transport {
+            Transport::Udp => {
+                let any = if to.address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+                let socket = UdpSocket::bind(any).context("a UDP socket")?;
+                Ok(Target::Udp { socket, to: to.address })
+            }
+            Transport::Tcp => {
+                let stream = TcpStream::connect_timeout(&to.address, Duration::from_secs(5))
+                    .with_context(|| format!("{to}: is a proxy listening there (--tcp-listen-port)?"))?;
+                stream.set_nodelay(true).context("TCP_NODELAY")?;
+                stream.set_write_timeout(Some(Duration::from_secs(60))).context("write timeout")?;
+                Ok(Target::Tcp { stream, to: to.address, buffer: Vec::with_capacity(1 << 17) })
+            }
+        }
+    }
+
+    fn send(&mut self, message: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Target::Udp { socket, to } => {
+                anyhow::ensure!(
+                    message.len() <= UDP_MAX,
+                    "a message of {} bytes does not fit a UDP datagram ({UDP_MAX} at most): send it to a tcp:// target",
+                    message.len()
+                );
+                socket.send_to(message, *to).with_context(|| format!("udp://{to}"))?;
+            }
+            Target::Tcp { buffer, .. } => {
+                buffer.extend_from_slice(message);
+                if buffer.len() >= 1 << 16 {
+                    self.flush()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        if let Target::Tcp { stream, to, buffer } = self {
+            stream.write_all(buffer).with_context(|| format!("tcp://{to}: the proxy closed or stopped reading"))?;
+            buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Closes the sending side and waits until the proxy has read everything and closed too.
+    fn finish(self) -> anyhow::Result<()> {
+        let Target::Tcp { mut stream, to, .. } = self else { return Ok(()) };
+        stream.shutdown(Shutdown::Write).with_context(|| format!("tcp://{to}"))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).context("read timeout")?;
+        let mut rest = [0; 64];
+        stream
+            .read(&mut rest)
+            .with_context(|| format!("tcp://{to}: the proxy did not confirm that it read everything"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Hosts in network namespaces, joined by a bridge in a namespace of its own. Nothing touches the machine's own network.
+
+use anyhow::{Context, bail};
+use std::cell::Cell;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A bridge and its hosts.
+pub struct Net {
+    prefix: String,
+    bridge: String,
+    hosts: Cell<u8>,
+    namespaces: std::cell::RefCell<Vec<String>>,
+}
+
+/// One namespace with `eth0` on the bridge: `fd10::N` and `10.10.0.N`.
+pub struct Host {
+    /// Name of the namespace.
+    pub namespace: String,
+    /// N in its addresses.
+    pub number: u8,
+}
+
+impl Net {
+    /// `None`, said loudly, where namespaces cannot be made (not root, or forbidden).
+    pub fn new() -> Option<Net> {
+        sweep();
+        let prefix = format!("oncecast-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let bridge = format!("{prefix}-br");
+        let net =
+            Net { prefix, bridge: bridge.clone(), hosts: Cell::new(0), namespaces: vec![bridge.clone()].into() };
+        let made = ip(&["netns", "add", &bridge])
+            .and_then(|()| ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]))
+            .and_then(|()| ip(&["-n", &bridge, "link", "set", "br0", "up"]));
+        match made {
+            Ok(()) => Some(net),
+            Err(error) => {
+                let forced = std::env::var_os("ONCECAST_REQUIRE_NETNS").is_some();
+                assert!(!forced, "network namespaces are required here: {error:#}");
+                eprintln!("\n*** SKIPPED: this test needs network namespaces (root and iproute2): {error:#} ***\n");
+                None
+            }
+        }
+    }
+
+    /// Adds a host.
+    pub fn host(&self, name: &str) -> Host {
+        let number = self.hosts.get() + 1;
+        self.hosts.set(number);
+        let namespace = format!("{}-{name}", self.prefix);
+        self.namespaces.borrow_mut().push(namespace.clone());
+        self.plug(&namespace, number).unwrap_or_else(|error| panic!("host {name}: {error:#}"));
+        Host { namespace, number }
+    }
+
+    fn plug(&self, namespace: &str, number: u8) -> anyhow::Result<()> {
+        let port = format!("port{number}");
+        ip(&["netns", "add", namespace])?;
+        ip(&["-n", &self.bridge, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", namespace])?;
+        ip(&["-n", &self.bridge, "link", "set", &port, "master", "br0", "up"])?;
+        ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+        ip(&["-n", namespace, "addr", "add", &format!("fd10::{number:x}/64"), "dev", "eth0", "nodad"])?;
+        ip(&["-n", namespace, "addr", "add", &format!("10.10.0.{number}/24"), "dev", "eth0"])?;
+        ip(&["-n", namespace, "link", "set", "eth0", "up"])
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for namespace in self.namespaces.borrow().iter() {
+            let _ = ip(&["netns", "del", namespace]);
+        }
+    }
+}
+
+impl Host {
+    /// Address on the bridge, without brackets.
+    pub fn v6(&self) -> String {
+        format!("fd10::{:x}", self.number)
+    }
+
+    /// A command that runs inside the namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
+    }
+
+    /// Drops this share of the UDP datagrams that arrive from the bridge.
+    pub fn lose(&self, percent: u32) {
+        let rules = format!(
+            "table inet loss {{ chain input {{ type filter hook input priority 0; \
+             iifname \"eth0\" meta l4proto udp numgen random mod 100 < {percent} drop; }} }}"
+        );
+        let mut command = self.command("nft");
+        run(command.arg(rules)).unwrap_or_else(|error| panic!("loss on {}: {error:#}", self.namespace));
+    }
+
+    /// Lets everything through again.
+    pub fn lose_nothing(&self) {
+        run(self.command("nft").args(["flush", "ruleset"])).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+/// Removes what test processes that no longer exist left behind.
+fn sweep() {
+    let Ok(listed) = Command::new("ip").args(["netns", "list"]).output() else { return };
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let owner = name.strip_prefix("oncecast-").and_then(|rest| rest.split('-').next());
+        let Some(owner) = owner.and_then(|id| id.parse::<u32>().ok()) else { continue };
+        if !std::path::Path::new(&format!("/proc/{owner}")).exists() {
+            let _ = ip(&["netns", "del", name]);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> anyhow::Result<()> {
+    run(Command::new("ip").args(args))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

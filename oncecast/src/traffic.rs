@@ -44,6 +44,11 @@ impl Traffic {
         self.count
     }
 
+    /// Length of the input, without what is derived from it.
+    pub fn base_len(&self) -> usize {
+        self.base.len()
+    }
+
     /// Writes transaction `index` into `out` (cleared first).
     pub fn write(&self, index: usize, out: &mut Vec<u8>) {
         out.clear();

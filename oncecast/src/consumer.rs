@@ -1,7 +1,7 @@
 //! What a consumer behind a listener does: takes records, finds out what they are, and checks them off.
 
-use frame::{DataFrame, TxId};
 use frame::block::Block;
+use frame::{DataFrame, TxId};
 use std::collections::HashMap;
 
 /// Longest record taken from a stream: a frame of 64 MiB and its header.

@@ -28,7 +28,8 @@ impl FromStr for Endpoint {
             Some(("tcp", rest)) => (Transport::Tcp, rest),
             _ => return Err(format!("accepted: {ACCEPTED}")),
         };
-        let mut addresses = rest.to_socket_addrs().map_err(|error| format!("{error}; accepted: {ACCEPTED}"))?;
+        let mut addresses =
+            rest.to_socket_addrs().map_err(|error| format!("{error}; accepted: {ACCEPTED}"))?;
         let address = addresses.next().ok_or_else(|| format!("{rest} has no address"))?;
         Ok(Endpoint { transport, address })
     }

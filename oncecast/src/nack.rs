@@ -2,12 +2,11 @@
 
 use anyhow::Context;
 use frame::{Ack, Datagram, HashKey, Nack, Response, SeqNum};
-use multicast_io::{Burst, Interface, Receiver, SocketOptions};
+use multicast_io::{Burst, Interface, Ready, Receiver, SocketOptions};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tokio::io::unix::AsyncFd;
 
 /// An endpoint answers an address that has not proved itself with at most three times what it sent, so the request is
 /// padded: every server ignores what follows the 64 bytes.
@@ -130,41 +129,37 @@ async fn ask(args: Args) -> anyhow::Result<ExitCode> {
     let mut search = Search::new(&args);
     let mut group_socket = args.iface.as_deref().map(|name| join_all(name, &args.groups)).transpose()?;
     let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let mut request_socket = AsyncFd::new(Receiver::open(&SocketOptions::new(SocketAddr::new(any, 0)))?)?;
+    let mut request_socket = Ready::new(Receiver::open(&SocketOptions::new(SocketAddr::new(any, 0)))?)?;
     let mut request = [0; PADDED];
     request[..Nack::LEN].copy_from_slice(&search.nack.encode());
     request_socket.get_ref().send_to(&request, to, None).with_context(|| format!("--to {to}"))?;
 
-    let mut burst = Burst::new(16, 0);
+    let (mut replies, mut repairs) = (Burst::new(16, 0), Burst::new(16, 0));
     let end = Instant::now() + Duration::try_from_secs_f64(args.timeout.max(0.0)).unwrap_or(Duration::MAX);
     while !search.is_over() {
         tokio::select! {
-            got = receive(Some(&mut request_socket), &mut burst) => got?,
-            got = receive(group_socket.as_mut(), &mut burst) => got?,
+            got = receive(Some(&mut request_socket), &mut replies) => got?,
+            got = receive(group_socket.as_mut(), &mut repairs) => got?,
             () = tokio::time::sleep_until(end.into()) => break,
         }
-        for arrival in burst.arrivals() {
-            search.take(burst.bytes(arrival.span), arrival.source);
+        for burst in [&mut replies, &mut repairs] {
+            for arrival in burst.arrivals() {
+                search.take(burst.bytes(arrival.span), arrival.source);
+            }
+            burst.clear();
         }
-        burst.clear();
     }
     Ok(search.verdict())
 }
 
 /// Receives once; pends forever without a socket.
-async fn receive(socket: Option<&mut AsyncFd<Receiver>>, burst: &mut Burst) -> anyhow::Result<()> {
+async fn receive(socket: Option<&mut Ready<Receiver>>, burst: &mut Burst) -> anyhow::Result<()> {
     let Some(socket) = socket else { return std::future::pending().await };
-    loop {
-        let mut ready = socket.readable_mut().await?;
-        match ready.try_io(|socket| socket.get_mut().receive(burst, 16)) {
-            Ok(received) => return received.map(|_| ()).context("receiving"),
-            Err(_would_block) => {}
-        }
-    }
+    socket.read_with(|socket| socket.receive(burst, 16)).await.map(|_| ()).context("receiving")
 }
 
 /// Opens the data port and joins every data and control group of the fabric on `iface`.
-fn join_all(iface: &str, groups: &Groups) -> anyhow::Result<AsyncFd<Receiver>> {
+fn join_all(iface: &str, groups: &Groups) -> anyhow::Result<Ready<Receiver>> {
     let interface = Interface::by_name(iface)?;
     let bits = frame::ShardBits::new(groups.shard_bits).context("--shard-bits")?;
     let fabric = match groups.mc_ipv4_net {
@@ -186,7 +181,7 @@ fn join_all(iface: &str, groups: &Groups) -> anyhow::Result<AsyncFd<Receiver>> {
     for group in shards.chain(control) {
         receiver.join(fabric.address(group), &interface)?;
     }
-    Ok(AsyncFd::new(receiver)?)
+    Ok(Ready::new(receiver)?)
 }
 
 /// What is still awaited, and what came.
@@ -229,7 +224,14 @@ impl Search {
         match Datagram::decode(datagram) {
             Ok(Datagram::Response(response)) => self.take_response(&response, from),
             Ok(Datagram::Data(data)) => {
-                self.take_frame(datagram, data.wire_len(), data.kind.name(), data.hash_key, data.seq_num, from);
+                self.take_frame(
+                    datagram,
+                    data.wire_len(),
+                    data.kind.name(),
+                    data.hash_key,
+                    data.seq_num,
+                    from,
+                );
             }
             Ok(Datagram::Fragment(part)) => {
                 self.take_frame(datagram, part.wire_len(), "fragment", part.hash_key, part.seq_num, from);
@@ -238,7 +240,15 @@ impl Search {
         }
     }
 
-    fn take_frame(&mut self, datagram: &[u8], len: usize, kind: &str, key: HashKey, seq: SeqNum, from: SocketAddr) {
+    fn take_frame(
+        &mut self,
+        datagram: &[u8],
+        len: usize,
+        kind: &str,
+        key: HashKey,
+        seq: SeqNum,
+        from: SocketAddr,
+    ) {
         if key != self.nack.hash_key || !self.open.remove(&seq.0) {
             return;
         }
@@ -250,14 +260,19 @@ impl Search {
             }});
             println!("{line}");
         } else {
-            println!("FRAME {kind} number {} of flow {:016x}, {len} bytes from {from}\n{bytes}", seq.0, key.0);
+            println!(
+                "FRAME {kind} number {} of flow {:016x}, {len} bytes from {from}\n{bytes}",
+                seq.0, key.0
+            );
         }
     }
 
     fn take_response(&mut self, response: &Response, from: SocketAddr) {
         let in_answer = |seq: &u64| response.extended.is_none_or(|more| more.is_missing(SeqNum(*seq)));
         let not_found: Vec<u64> = match (response.verdict, response.extended) {
-            (Ack::Miss, _) | (Ack::Ack { .. }, Some(_)) => self.open.iter().copied().filter(in_answer).collect(),
+            (Ack::Miss, _) | (Ack::Ack { .. }, Some(_)) => {
+                self.open.iter().copied().filter(in_answer).collect()
+            }
             _ => Vec::new(),
         };
         let name = match response.verdict {

@@ -61,7 +61,8 @@ async fn receive(args: Args) -> anyhow::Result<ExitCode> {
     let mut checklist = match &args.verify_block {
         Some(file) => {
             let bytes = std::fs::read(file).with_context(|| format!("--verify-block {file}"))?;
-            Checklist::of_block(&bytes).with_context(|| format!("--verify-block {file} is not a raw block"))?
+            Checklist::of_block(&bytes)
+                .with_context(|| format!("--verify-block {file} is not a raw block"))?
         }
         None => Checklist::open(),
     };

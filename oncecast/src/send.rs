@@ -1,8 +1,8 @@
 //! `oncecast send`: puts transactions into a fabric through its proxies.
 
 use crate::endpoint::{Endpoint, Transport};
-use crate::traffic::{self, Traffic};
 use crate::progress;
+use crate::traffic::{self, Traffic};
 use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -256,7 +256,9 @@ impl Target {
 
     fn flush(&mut self) -> anyhow::Result<()> {
         if let Target::Tcp { stream, to, buffer } = self {
-            stream.write_all(buffer).with_context(|| format!("tcp://{to}: the proxy closed or stopped reading"))?;
+            stream
+                .write_all(buffer)
+                .with_context(|| format!("tcp://{to}: the proxy closed or stopped reading"))?;
             buffer.clear();
         }
         Ok(())

@@ -108,7 +108,8 @@ fn parse_hex(text: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
         .filter(|word| !word.is_empty())
         .enumerate()
         .map(|(at, word)| {
-            let tx = hex::decode(word).with_context(|| format!("transaction {} is not hexadecimal", at + 1))?;
+            let tx =
+                hex::decode(word).with_context(|| format!("transaction {} is not hexadecimal", at + 1))?;
             let parsed = frame::tx::parse(&tx).with_context(|| format!("transaction {}", at + 1))?;
             if parsed.len != tx.len() {
                 bail!("transaction {} ends after {} of its {} bytes", at + 1, parsed.len, tx.len());

@@ -29,17 +29,25 @@ impl Net {
         sweep();
         let prefix = format!("oncecast-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let bridge = format!("{prefix}-br");
-        let net =
-            Net { prefix, bridge: bridge.clone(), hosts: Cell::new(0), namespaces: vec![bridge.clone()].into() };
+        let net = Net {
+            prefix,
+            bridge: bridge.clone(),
+            hosts: Cell::new(0),
+            namespaces: vec![bridge.clone()].into(),
+        };
         let made = ip(&["netns", "add", &bridge])
-            .and_then(|()| ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]))
+            .and_then(|()| {
+                ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"])
+            })
             .and_then(|()| ip(&["-n", &bridge, "link", "set", "br0", "up"]));
         match made {
             Ok(()) => Some(net),
             Err(error) => {
                 let forced = std::env::var_os("ONCECAST_REQUIRE_NETNS").is_some();
                 assert!(!forced, "network namespaces are required here: {error:#}");
-                eprintln!("\n*** SKIPPED: this test needs network namespaces (root and iproute2): {error:#} ***\n");
+                eprintln!(
+                    "\n*** SKIPPED: this test needs network namespaces (root and iproute2): {error:#} ***\n"
+                );
                 None
             }
         }
@@ -58,7 +66,20 @@ impl Net {
     fn plug(&self, namespace: &str, number: u8) -> anyhow::Result<()> {
         let port = format!("port{number}");
         ip(&["netns", "add", namespace])?;
-        ip(&["-n", &self.bridge, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", namespace])?;
+        ip(&[
+            "-n",
+            &self.bridge,
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            namespace,
+        ])?;
         ip(&["-n", &self.bridge, "link", "set", &port, "master", "br0", "up"])?;
         ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "addr", "add", &format!("fd10::{number:x}/64"), "dev", "eth0", "nodad"])?;

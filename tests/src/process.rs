@@ -11,7 +11,8 @@ pub fn oncecast() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().unwrap_or_default();
-    let path = test.parent().and_then(|deps| deps.parent()).map(|dir| dir.join("oncecast")).unwrap_or_default();
+    let path =
+        test.parent().and_then(|deps| deps.parent()).map(|dir| dir.join("oncecast")).unwrap_or_default();
     assert!(path.exists(), "{} is missing: run `cargo build` first, or set ONCECAST_BIN", path.display());
     path
 }
@@ -120,7 +121,8 @@ pub fn run(host: &Host, args: &str, seconds: f64) -> (bool, String, String) {
 /// Starts a role and waits until its admin address says ready.
 pub fn role(host: &Host, admin_port: u16, args: &str) -> Process {
     let process = Process::start(host, &format!("{args} --metrics-addr 127.0.0.1:{admin_port}"));
-    let (ready, _, error) = run(host, &format!("status 127.0.0.1:{admin_port} --page readyz --wait-ready 15"), 30.0);
+    let (ready, _, error) =
+        run(host, &format!("status 127.0.0.1:{admin_port} --page readyz --wait-ready 15"), 30.0);
     assert!(ready, "{args}: {error}\n{}", process.output());
     process
 }
@@ -134,7 +136,8 @@ pub fn metric(host: &Host, admin_port: u16, name: &str) -> f64 {
 
 /// Sum of the samples named `name` in a page of Prometheus text; `name` may end with one label matcher `{a="b"}`.
 pub fn sum_of(page: &str, name: &str) -> f64 {
-    let (name, label) = name.split_once('{').map_or((name, ""), |(name, rest)| (name, rest.trim_end_matches('}')));
+    let (name, label) =
+        name.split_once('{').map_or((name, ""), |(name, rest)| (name, rest.trim_end_matches('}')));
     page.lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.rsplit_once(' '))

@@ -65,8 +65,10 @@ fn the_block_arrives_once_through_udp_and_tcp_despite_loss() {
 #[test]
 fn a_nack_shows_the_very_frame_and_a_number_never_sent_is_a_miss() {
     let Some(mut fleet) = Fleet::start(0, "--strip-header=false") else { return };
-    let mut consumer =
-        Process::start(&fleet.listener, "recv --listen tcp://127.0.0.1:9100 --count 20 --frames --timeout 30");
+    let mut consumer = Process::start(
+        &fleet.listener,
+        "recv --listen tcp://127.0.0.1:9100 --count 20 --frames --timeout 30",
+    );
     let send = format!("send {} --to {} --count 20", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 30.0);
     assert!(sent, "{error}");

@@ -8,9 +8,21 @@
 pub mod claims;
 pub mod driver;
 pub mod key;
+mod ledger;
 pub mod local;
+#[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "only the simulator plants faults"))]
+#[doc(hidden)]
+pub mod mutation;
+pub mod name;
 mod random;
+pub mod stats;
+pub mod value;
 
-pub use claims::{Claims, ClaimsConfig, Decision, Mode, Ticket, Token, Verdict, Why};
+pub use claims::{
+    Answer, Ask, Claims, ClaimsConfig, Decision, Mode, Request, RequestId, Ticket, Token, Trust, Verdict, Why,
+};
+pub use driver::Driver;
 pub use key::{ClaimKey, Class};
 pub use local::LocalSet;
+pub use name::{KeyStyle, Names};
+pub use stats::ClaimStats;

@@ -804,16 +804,16 @@ mod tests {
     #[test]
     fn the_oldest_leaves_when_room_is_needed() {
         let world = World::new(200_000);
-        let budget = world.set.occupancy()[0].capacity as u64;
-        let keys: Vec<_> = (0..2 * budget).map(tx).collect();
+        let budget = world.set.occupancy()[0].capacity;
+        let keys: Vec<_> = (0..2 * budget as u64).map(tx).collect();
         for (second, part) in keys.chunks(keys.len() / 20 + 1).enumerate() {
             world.insert(second as u64, part);
         }
         let now = world.at(20);
-        let newest = &keys[keys.len() - budget as usize * 97 / 100..];
+        let newest = &keys[keys.len() - budget * 97 / 100..];
         let lost = newest.iter().filter(|key| !world.set.contains(key, now)).count();
         assert_eq!(lost, 0, "newest entries were evicted");
-        assert!(world.set.evicted_early() >= budget * 9 / 10);
+        assert!(world.set.evicted_early() >= budget as u64 * 9 / 10);
         let held = world.set.effective_horizon(now).as_secs();
         assert!((8..=11).contains(&held), "{held} s");
     }

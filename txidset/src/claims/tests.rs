@@ -1,0 +1,390 @@
+//! Two workers, one store, and a clock that the test moves.
+
+use super::*;
+use crate::Class;
+use cache_backend::{Claimed, Memory, OpErrorKind};
+use std::collections::BTreeMap;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A store whose answers the test can withhold.
+struct World {
+    now: Instant,
+    memory: Memory,
+    workers: Vec<Claims>,
+    sent: BTreeMap<(usize, Token), (Ticket, Why)>,
+    suppressed: BTreeMap<(usize, Token), Why>,
+}
+
+impl World {
+    fn new(workers: usize, change: impl Fn(&mut ClaimsConfig)) -> World {
+        let now = Instant::now();
+        let make = |i: usize| {
+            let mut config = ClaimsConfig { tier2: true, ..ClaimsConfig::default() };
+            change(&mut config);
+            let local = LocalSet::starting_at(4096, Duration::from_secs(60), i as u64, now);
+            Claims::new(config, Arc::new(local), 1000 + i as u64)
+        };
+        World {
+            now,
+            memory: Memory::new(1 << 22),
+            workers: (0..workers).map(make).collect(),
+            sent: BTreeMap::new(),
+            suppressed: BTreeMap::new(),
+        }
+    }
+
+    fn claim(&mut self, worker: usize, n: u8) -> Verdict {
+        let mut out = Vec::new();
+        self.workers[worker].claim(self.now, &[(key(n), n.into(), 100)], &mut out);
+        out[0]
+    }
+
+    /// Carries out what a worker asks for.
+    fn pump(&mut self, worker: usize) {
+        let now = self.now;
+        self.workers[worker].on_timeout(now);
+        while let Some(request) = self.workers[worker].poll_request(now) {
+            let answer = self.carry_out(request.ask);
+            assert_eq!(self.workers[worker].on_answer(now, request.id, answer), Trust::Kept);
+        }
+        self.collect(worker);
+    }
+
+    fn carry_out(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Claim { batch, ttl } => {
+                let mut answers = Vec::new();
+                self.memory.claim(&batch, ttl, self.now, &mut answers);
+                Answer::Claimed(answers.into_iter().map(Ok).collect())
+            }
+            Ask::Read { keys } => {
+                Answer::Read(keys.iter().map(|(key, _)| Ok(self.memory.get(key, self.now))).collect())
+            }
+            Ask::Write { batch, ttl } => {
+                self.memory.set(&batch, ttl, self.now);
+                Answer::Written(vec![Ok(())])
+            }
+            Ask::Release { keys } => {
+                Answer::Released(keys.iter().map(|(key, _)| Ok(self.memory.del(key))).collect())
+            }
+        }
+    }
+
+    fn collect(&mut self, worker: usize) {
+        while let Some(decision) = self.workers[worker].next_decision() {
+            match decision {
+                Decision::Send { token, ticket, why } => {
+                    self.sent.insert((worker, token), (ticket, why));
+                }
+                Decision::Suppress { token, why } => {
+                    self.suppressed.insert((worker, token), why);
+                }
+            }
+        }
+    }
+
+    /// Every store request of this worker fails from now on, until its queue is empty.
+    fn fail(&mut self, worker: usize, kind: OpErrorKind) {
+        let now = self.now;
+        while let Some(request) = self.workers[worker].poll_request(now) {
+            self.workers[worker].on_failure(now, request.id, kind);
+        }
+        self.collect(worker);
+    }
+
+    /// Time passes in steps of 10 ms in which these workers run.
+    fn run(&mut self, workers: &[usize], millis: u32) {
+        for _ in 0..millis.div_ceil(10) {
+            self.now += 10 * MS;
+            for &worker in workers {
+                self.pump(worker);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, worker: usize, n: u8) {
+        let (ticket, _) = self.sent[&(worker, n.into())];
+        self.workers[worker].sent(self.now, ticket);
+    }
+
+    fn refuse(&mut self, worker: usize, n: u8) {
+        let (ticket, _) = self.sent[&(worker, n.into())];
+        self.workers[worker].failed(self.now, ticket);
+    }
+
+    fn why_sent(&self, worker: usize, n: u8) -> Option<Why> {
+        self.sent.get(&(worker, n.into())).map(|&(_, why)| why)
+    }
+
+    fn why_suppressed(&self, worker: usize, n: u8) -> Option<Why> {
+        self.suppressed.get(&(worker, n.into())).copied()
+    }
+
+    fn park_behind(&mut self, owner: usize, copy: usize, n: u8) {
+        self.claim(owner, n);
+        self.pump(owner);
+        self.claim(copy, n);
+        self.pump(copy);
+        assert_eq!(self.why_sent(owner, n), Some(Why::Won));
+        assert_eq!(self.workers[copy].stats().parked.value(), 1);
+    }
+}
+
+fn key(n: u8) -> ClaimKey {
+    ClaimKey { class: Class::Tx, id: [n; 32] }
+}
+
+#[test]
+fn without_a_backend_first_sight_wins() {
+    let mut world = World::new(1, |config| config.tier2 = false);
+    let Verdict::Won(ticket) = world.claim(0, 1) else { panic!("not won") };
+    assert_eq!(world.claim(0, 1), Verdict::Seen);
+    world.workers[0].failed(world.now, ticket);
+    assert!(matches!(world.claim(0, 1), Verdict::Won(_)), "a failed send leaves tier 1");
+    assert!(world.workers[0].next_timeout().is_none());
+}
+
+#[test]
+fn a_copy_is_let_go_once_its_owner_has_settled() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    world.hand_over(0, 1);
+    world.run(&[0, 1], 150);
+    assert_eq!(world.why_suppressed(1, 1), Some(Why::Settled));
+    assert!(world.workers[0].is_idle() && world.workers[1].is_idle());
+    assert_eq!(world.claim(1, 1), Verdict::Seen, "what was let go stays in tier 1");
+}
+
+#[test]
+fn a_copy_is_sent_when_its_owner_died() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    world.run(&[1], 240);
+    assert_eq!(world.why_sent(1, 1), None);
+    world.run(&[1], 100);
+    assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver));
+}
+
+#[test]
+fn one_of_two_siblings_takes_over_and_the_next_when_that_one_dies() {
+    let mut world = World::new(3, |_| ());
+    world.park_behind(0, 1, 1);
+    world.claim(2, 1);
+    world.pump(2);
+    world.run(&[1, 2], 300);
+    assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver));
+    assert_eq!(world.why_sent(2, 1), None);
+    world.run(&[2], 300);
+    assert_eq!(world.why_sent(2, 1), Some(Why::TakenOver));
+}
+
+#[test]
+fn a_copy_is_let_go_when_a_sibling_took_over_and_settled() {
+    let mut world = World::new(3, |_| ());
+    world.park_behind(0, 1, 1);
+    world.claim(2, 1);
+    world.pump(2);
+    world.run(&[1, 2], 300);
+    world.hand_over(1, 1);
+    world.run(&[1, 2], 150);
+    assert_eq!(world.why_suppressed(2, 1), Some(Why::Settled));
+}
+
+#[test]
+fn a_refused_frame_goes_out_through_the_sibling() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    world.refuse(0, 1);
+    world.run(&[0, 1], 150);
+    assert_eq!(world.why_sent(1, 1), Some(Why::Won));
+    assert!(matches!(world.claim(0, 1), Verdict::Wait), "the client's resend is new again");
+}
+
+#[test]
+fn a_release_in_the_same_epoch_does_not_bring_back_what_was_sent() {
+    let mut world = World::new(2, |_| ());
+    world.claim(0, 2);
+    world.park_behind(0, 1, 1);
+    world.hand_over(0, 1);
+    world.refuse(0, 2);
+    world.run(&[0, 1], 150);
+    assert_eq!(world.why_suppressed(1, 1), Some(Why::Settled));
+}
+
+#[test]
+fn an_unacknowledged_release_changes_the_owner_and_never_settles() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    let owner = world.workers[0].owner();
+    world.refuse(0, 1);
+    world.fail(0, OpErrorKind::Timeout);
+    assert_ne!(world.workers[0].owner(), owner);
+    world.run(&[0, 1], 240);
+    assert_eq!(world.why_sent(1, 1), None);
+    world.run(&[0, 1], 100);
+    assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver));
+}
+
+#[test]
+fn a_lost_reply_forwards_the_frame() {
+    let mut world = World::new(1, |_| ());
+    world.claim(0, 1);
+    world.fail(0, OpErrorKind::Timeout);
+    assert_eq!(world.why_sent(0, 1), Some(Why::InDoubt));
+}
+
+#[test]
+fn a_claim_in_doubt_settles_when_its_frame_was_sent() {
+    let mut world = World::new(2, |_| ());
+    world.claim(0, 1);
+    let now = world.now;
+    let request = world.workers[0].poll_request(now).unwrap();
+    world.carry_out(request.ask);
+    world.workers[0].on_failure(now, request.id, OpErrorKind::Timeout);
+    world.collect(0);
+    world.claim(1, 1);
+    world.pump(1);
+    world.hand_over(0, 1);
+    world.run(&[0, 1], 150);
+    assert_eq!(world.why_suppressed(1, 1), Some(Why::Settled));
+}
+
+#[test]
+fn an_owner_that_wakes_late_asks_before_it_sends() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    world.run(&[1], 300);
+    assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver));
+    let (ticket, _) = world.sent[&(0, 1)];
+    let now = world.now;
+    assert!(!world.workers[0].may_send(now, ticket, 1));
+    world.sent.remove(&(0, 1));
+    world.hand_over(1, 1);
+    world.run(&[0, 1], 150);
+    assert_eq!(world.why_suppressed(0, 1), Some(Why::Settled));
+    assert!(world.workers[0].is_idle());
+}
+
+#[test]
+fn an_owner_that_wakes_late_but_first_sends() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    let (ticket, _) = world.sent[&(0, 1)];
+    world.now += 200 * MS;
+    let now = world.now;
+    assert!(!world.workers[0].may_send(now, ticket, 1));
+    world.sent.clear();
+    world.pump(0);
+    assert_eq!(world.why_sent(0, 1), Some(Why::Won));
+    world.run(&[1], 150);
+    assert_eq!(world.why_sent(1, 1), None, "the sibling's takeover meets the owner's");
+}
+
+#[test]
+fn an_answer_to_another_question_is_not_believed() {
+    let mut world = World::new(1, |_| ());
+    world.claim(0, 1);
+    let now = world.now;
+    let request = world.workers[0].poll_request(now).unwrap();
+    let other = ClaimValue { owner: 9, epoch: 1, nonce: 9, id: [2; 8] };
+    let answer = Answer::Claimed(vec![Ok(Claimed::Exists(other.encode().to_vec().into()))]);
+    assert_eq!(world.workers[0].on_answer(now, request.id, answer), Trust::Lost);
+    world.collect(0);
+    assert_eq!(world.why_sent(0, 1), Some(Why::InDoubt));
+}
+
+#[test]
+fn a_go_value_suppresses_and_an_unknown_one_does_not() {
+    for (value, sent) in [(&b"1"[..], None), (b"\x02whatever", Some(Why::InDoubt))] {
+        let mut world = World::new(1, |_| ());
+        let mut name = Vec::new();
+        Names::new(b"bsp:tx:", KeyStyle::Hex).claim(&key(1), &[], &mut name);
+        world.memory.set(&crate::value::one(&name, value), Duration::ZERO, world.now);
+        world.claim(0, 1);
+        world.pump(0);
+        assert_eq!(world.why_sent(0, 1), sent);
+    }
+}
+
+#[test]
+fn an_open_breaker_leaves_new_ids_to_tier_1() {
+    let mut world = World::new(1, |_| ());
+    for n in 0..20 {
+        world.claim(0, n);
+    }
+    world.fail(0, OpErrorKind::BreakerOpen);
+    assert!(matches!(world.claim(0, 100), Verdict::Won(_)));
+    assert_eq!(world.claim(0, 100), Verdict::Seen);
+    world.now += 200 * MS;
+    assert_eq!(world.claim(0, 101), Verdict::Wait, "the next batch tries again");
+}
+
+#[test]
+fn when_parking_is_full_the_oldest_copy_is_sent() {
+    let mut world = World::new(2, |config| config.park_bytes = 250);
+    for n in 1..=3 {
+        world.claim(0, n);
+        world.pump(0);
+        world.claim(1, n);
+        world.pump(1);
+    }
+    assert_eq!(world.why_sent(1, 1), Some(Why::ParkingFull));
+    assert_eq!((world.why_sent(1, 2), world.why_sent(1, 3)), (None, None));
+    assert_eq!(world.workers[1].stats().parked_bytes.value(), 200);
+}
+
+#[test]
+fn when_too_many_wait_the_oldest_unclaimed_is_sent() {
+    let mut world = World::new(1, |_| ());
+    world.workers[0].wait_limit = Load { frames: 2, bytes: 1 << 20 };
+    for n in 1..=3 {
+        assert_eq!(world.claim(0, n), Verdict::Wait);
+    }
+    world.collect(0);
+    assert_eq!(world.why_sent(0, 1), Some(Why::Bypassed));
+    let now = world.now;
+    let _under_way = world.workers[0].poll_request(now);
+    assert!(matches!(world.claim(0, 4), Verdict::Won(_)), "nothing is left to bypass");
+}
+
+#[test]
+fn draining_sends_what_waits() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    world.claim(1, 2);
+    let now = world.now;
+    world.workers[1].drain(now);
+    world.collect(1);
+    assert_eq!(world.why_sent(1, 1), Some(Why::Draining));
+    assert_eq!(world.why_sent(1, 2), Some(Why::Draining));
+    assert_eq!(world.workers[1].waiting(), 0);
+}
+
+#[test]
+fn simple_mode_suppresses_whatever_exists() {
+    let mut world = World::new(2, |config| config.mode = Mode::Simple);
+    world.claim(0, 1);
+    world.pump(0);
+    world.claim(1, 1);
+    world.pump(1);
+    assert_eq!(world.why_sent(0, 1), Some(Why::Won));
+    assert_eq!(world.why_suppressed(1, 1), Some(Why::Exists));
+    world.refuse(0, 1);
+    world.pump(0);
+    assert!(world.workers[0].is_idle());
+    assert_eq!(world.claim(0, 1), Verdict::Wait);
+    world.pump(0);
+    assert_eq!(world.why_sent(0, 1), Some(Why::Won), "a refused frame releases its claim");
+}
+
+#[test]
+fn a_ticket_counts_once() {
+    let mut world = World::new(1, |_| ());
+    world.claim(0, 1);
+    world.pump(0);
+    world.hand_over(0, 1);
+    world.hand_over(0, 1);
+    world.refuse(0, 1);
+    assert_eq!(world.workers[0].stats().failed.value(), 0);
+}

@@ -1,0 +1,167 @@
+//! Names of claims and records in tier 2.
+
+use crate::{ClaimKey, Class};
+
+/// How ids appear in keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyStyle {
+    /// 64 lower-case hex digits, as the Go nodes write: needed where they share the store.
+    #[default]
+    Hex,
+    /// 32 raw bytes after one byte of class: about half the store's memory.
+    Compact,
+}
+
+/// Builds the keys of one gate.
+///
+/// The prefix names the fabric (ingress gate, `bsp:tx:`) or the consumer (egress gate, `bsl:egr:<deployment>:`).
+/// Transactions: prefix and id. Other classes: the prefix without a trailing `tx:`, then `<class>[:<kind>]:` and id.
+/// Records: the same base, `rec:` and the owner.
+#[derive(Clone, Debug)]
+pub struct Names {
+    prefix: Vec<u8>,
+    style: KeyStyle,
+    /// Length of the prefix without a trailing `tx:`.
+    base: usize,
+}
+
+/// A link of a chain of takeovers: whose unsettled claim is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Owner of the claim.
+    pub owner: u64,
+    /// Its epoch.
+    pub epoch: u32,
+}
+
+impl Names {
+    /// `prefix` as configured.
+    pub fn new(prefix: &[u8], style: KeyStyle) -> Names {
+        let base = prefix.strip_suffix(b"tx:").map_or(prefix.len(), <[u8]>::len);
+        Names { prefix: prefix.to_vec(), style, base }
+    }
+
+    /// Appends the key of a claim; `chain` is empty unless claims are taken over.
+    pub fn claim(&self, key: &ClaimKey, chain: &[Holder], out: &mut Vec<u8>) {
+        match self.style {
+            KeyStyle::Hex => self.hex_claim(key, out),
+            KeyStyle::Compact => self.compact_claim(key, out),
+        }
+        for holder in chain {
+            let (owner, epoch) = (holder.owner.to_be_bytes(), holder.epoch.to_be_bytes());
+            match self.style {
+                KeyStyle::Hex => {
+                    out.push(b':');
+                    push_hex(out, &owner);
+                    out.push(b':');
+                    push_hex(out, &epoch);
+                }
+                KeyStyle::Compact => {
+                    out.extend_from_slice(&owner);
+                    out.extend_from_slice(&epoch);
+                }
+            }
+        }
+    }
+
+    /// Appends the key of an owner's record.
+    pub fn record(&self, owner: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix[..self.base]);
+        match self.style {
+            KeyStyle::Hex => {
+                out.extend_from_slice(b"rec:");
+                push_hex(out, &owner.to_be_bytes());
+            }
+            KeyStyle::Compact => {
+                out.push(RECORD_TAG);
+                out.extend_from_slice(&owner.to_be_bytes());
+            }
+        }
+    }
+
+    fn hex_claim(&self, key: &ClaimKey, out: &mut Vec<u8>) {
+        if key.class == Class::Tx {
+            out.extend_from_slice(&self.prefix);
+        } else {
+            out.extend_from_slice(&self.prefix[..self.base]);
+            out.extend_from_slice(key.class.label().as_bytes());
+            out.push(b':');
+            if let Some(kind) = key.class.kind() {
+                push_decimal(out, kind);
+                out.push(b':');
+            }
+        }
+        push_hex(out, &key.id);
+    }
+
+    fn compact_claim(&self, key: &ClaimKey, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix[..self.base]);
+        #[allow(clippy::cast_possible_truncation, reason = "five classes")]
+        let class = key.class.index() as u8;
+        out.push(class);
+        out.extend(key.class.kind());
+        out.extend_from_slice(&key.id);
+    }
+}
+
+/// Class byte of records in compact keys.
+const RECORD_TAG: u8 = 0xFF;
+
+fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for &byte in bytes {
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+fn push_decimal(out: &mut Vec<u8>, number: u8) {
+    for place in [100, 10, 1] {
+        if number >= place || place == 1 {
+            out.push(b'0' + number / place % 10);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(prefix: &str, style: KeyStyle, class: Class, chain: &[Holder]) -> String {
+        let mut out = Vec::new();
+        Names::new(prefix.as_bytes(), style).claim(&ClaimKey { class, id: [0xAB; 32] }, chain, &mut out);
+        match style {
+            KeyStyle::Hex => String::from_utf8(out).unwrap(),
+            KeyStyle::Compact => out.len().to_string(),
+        }
+    }
+
+    #[test]
+    fn a_transaction_has_the_key_of_the_go_nodes() {
+        let id = "ab".repeat(32);
+        assert_eq!(name("bsp:tx:", KeyStyle::Hex, Class::Tx, &[]), format!("bsp:tx:{id}"));
+        assert_eq!(name("bsl:egr:pair:", KeyStyle::Hex, Class::Tx, &[]), format!("bsl:egr:pair:{id}"));
+    }
+
+    #[test]
+    fn other_classes_have_keys_of_their_own() {
+        let id = "ab".repeat(32);
+        assert_eq!(name("bsp:tx:", KeyStyle::Hex, Class::Anchor, &[]), format!("bsp:anchor:{id}"));
+        assert_eq!(name("bsp:tx:", KeyStyle::Hex, Class::Block(2), &[]), format!("bsp:block:2:{id}"));
+        assert_eq!(name("bsp:tx:", KeyStyle::Hex, Class::Object(205), &[]), format!("bsp:object:205:{id}"));
+        assert_eq!(
+            name("bsl:egr:pair:", KeyStyle::Hex, Class::Subtree(1), &[]),
+            format!("bsl:egr:pair:subtree:1:{id}")
+        );
+    }
+
+    #[test]
+    fn a_takeover_names_the_claim_it_takes_over() {
+        let chain = [Holder { owner: 0x1122, epoch: 7 }];
+        let id = "ab".repeat(32);
+        assert_eq!(
+            name("bsp:tx:", KeyStyle::Hex, Class::Tx, &chain),
+            format!("bsp:tx:{id}:0000000000001122:00000007")
+        );
+        assert_eq!(name("bsp:tx:", KeyStyle::Compact, Class::Tx, &chain), (4 + 1 + 32 + 12).to_string());
+    }
+}

@@ -1,0 +1,79 @@
+//! Counters of one worker's claims: written by that worker alone, read by whoever exports them.
+
+use crate::Why;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number with one writer: plain loads and stores.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Current value.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.value() + n, Relaxed);
+    }
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+}
+
+/// What happened to the frames of one worker.
+#[derive(Debug, Default)]
+pub struct ClaimStats {
+    /// Suppressed by tier 1.
+    pub seen: Count,
+    /// First sight in tier 1.
+    pub novel: Count,
+    /// Let through or held back, by `Why::index`.
+    by_why: [Count; Why::ALL.len()],
+    /// Frames that wait for an answer about their claim, and their bytes.
+    pub waiting: Count,
+    /// Bytes of `waiting`.
+    pub waiting_bytes: Count,
+    /// Copies parked until another owner settles.
+    pub parked: Count,
+    /// Bytes of `parked`.
+    pub parked_bytes: Count,
+    /// Copies that were parked, in total.
+    pub parked_total: Count,
+    /// Milliseconds that parked copies waited until they were let go, and how many were: a mean for the scrape.
+    pub parked_ms: Count,
+    /// Frames whose sender could not hand them over.
+    pub failed: Count,
+    /// Claims deleted with an acknowledgement.
+    pub released: Count,
+    /// Releases that were not acknowledged or not safe: the worker goes on under a new owner id.
+    pub renewed: Count,
+    /// Claims made on the worker's own takeover key because it was late.
+    pub fenced: Count,
+    /// Keys sent to tier 2 as claims.
+    pub claims: Count,
+    /// Claim requests (batches).
+    pub claim_requests: Count,
+    /// Records read (keys).
+    pub records_read: Count,
+    /// Records written.
+    pub records_written: Count,
+    /// Answers that belonged to another question.
+    pub slipped: Count,
+    /// One while claims bypass tier 2 because the breaker is open.
+    pub bypass: Count,
+}
+
+impl ClaimStats {
+    /// Frames let through or held back for this reason.
+    pub fn by(&self, why: Why) -> &Count {
+        &self.by_why[why.index()]
+    }
+    /// Frames let through.
+    pub fn won(&self) -> u64 {
+        Why::ALL.iter().filter(|why| why.sends()).map(|&why| self.by(why).value()).sum()
+    }
+    /// Frames held back after asking tier 2.
+    pub fn suppressed(&self) -> u64 {
+        Why::ALL.iter().filter(|why| !why.sends()).map(|&why| self.by(why).value()).sum()
+    }
+}

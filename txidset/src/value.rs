@@ -1,0 +1,116 @@
+//! What tier 2 holds: the value of a claim and the record of an owner, byte by byte as in `docs/claims.md`.
+
+use cache_backend::KeyValues;
+
+/// First byte of every value that Oncecast writes in settled mode.
+pub const VERSION: u8 = 1;
+/// Bytes of a claim's value.
+pub const CLAIM_LEN: usize = 29;
+/// Bytes of a record.
+pub const RECORD_LEN: usize = 17;
+/// Value of a Go node, and of simple mode.
+pub const PLAIN: &[u8] = b"1";
+
+/// Who took an id and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimValue {
+    /// Random per worker and start.
+    pub owner: u64,
+    /// Epoch of the owner in which the request was built.
+    pub epoch: u32,
+    /// Random per request: tells our own value from any other.
+    pub nonce: u64,
+    /// First bytes of the id: an answer to another question shows itself.
+    pub id: [u8; 8],
+}
+
+/// A value as found in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A claim of an Oncecast worker.
+    Claim(ClaimValue),
+    /// `1`: a Go node or simple mode.
+    Plain,
+    /// Neither: another version, or something else under this key.
+    Unknown,
+}
+
+impl ClaimValue {
+    /// The 29 bytes: version, owner, epoch, nonce, id; numbers big endian.
+    pub fn encode(&self) -> [u8; CLAIM_LEN] {
+        let mut bytes = [0; CLAIM_LEN];
+        bytes[0] = VERSION;
+        bytes[1..9].copy_from_slice(&self.owner.to_be_bytes());
+        bytes[9..13].copy_from_slice(&self.epoch.to_be_bytes());
+        bytes[13..21].copy_from_slice(&self.nonce.to_be_bytes());
+        bytes[21..29].copy_from_slice(&self.id);
+        bytes
+    }
+}
+
+impl Found {
+    /// Reads a value.
+    pub fn parse(bytes: &[u8]) -> Found {
+        if bytes == PLAIN {
+            return Found::Plain;
+        }
+        let Ok(bytes) = <&[u8; CLAIM_LEN]>::try_from(bytes) else { return Found::Unknown };
+        if bytes[0] != VERSION {
+            return Found::Unknown;
+        }
+        Found::Claim(ClaimValue {
+            owner: u64_at(bytes, 1),
+            epoch: u32_at(bytes, 9),
+            nonce: u64_at(bytes, 13),
+            id: u64_at(bytes, 21).to_be_bytes(),
+        })
+    }
+}
+
+/// An owner's one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Whose it is: an answer to another question shows itself.
+    pub owner: u64,
+    /// Every epoch up to this one is settled.
+    pub settled: u32,
+    /// The highest epoch in which a claim was released; zero for none.
+    pub released: u32,
+}
+
+impl Record {
+    /// The 17 bytes: version, owner, settled, released; numbers big endian.
+    pub fn encode(&self) -> [u8; RECORD_LEN] {
+        let mut bytes = [0; RECORD_LEN];
+        bytes[0] = VERSION;
+        bytes[1..9].copy_from_slice(&self.owner.to_be_bytes());
+        bytes[9..13].copy_from_slice(&self.settled.to_be_bytes());
+        bytes[13..17].copy_from_slice(&self.released.to_be_bytes());
+        bytes
+    }
+
+    /// `None`: not a record that this version can read.
+    pub fn parse(bytes: &[u8]) -> Option<Record> {
+        let bytes = <&[u8; RECORD_LEN]>::try_from(bytes).ok()?;
+        (bytes[0] == VERSION).then(|| Record {
+            owner: u64_at(bytes, 1),
+            settled: u32_at(bytes, 9),
+            released: u32_at(bytes, 13),
+        })
+    }
+}
+
+/// A batch of one pair.
+pub(crate) fn one(key: &[u8], value: &[u8]) -> KeyValues {
+    let mut batch = KeyValues::new();
+    batch.push(key, value);
+    batch
+}
+
+fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}

@@ -23,6 +23,16 @@ impl OpError {
     pub fn in_doubt(backend: &'static str, kind: OpErrorKind, detail: impl Into<String>) -> OpError {
         OpError { backend, kind, in_doubt: true, detail: detail.into() }
     }
+    /// Says something about the health of the server. A redirection or a full queue of our own does not.
+    pub(crate) fn blames_server(&self) -> bool {
+        match self.kind {
+            OpErrorKind::Overloaded => false,
+            OpErrorKind::Refused => {
+                !["MOVED ", "ASK ", "TRYAGAIN"].iter().any(|hint| self.detail.starts_with(hint))
+            }
+            _ => true,
+        }
+    }
 }
 
 /// Classes of failure; each is a label of the error counters.

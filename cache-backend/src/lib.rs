@@ -5,12 +5,14 @@
 
 pub mod batch;
 pub mod error;
+pub mod guard;
 pub mod memory;
 pub mod open;
 pub mod settings;
 
 pub use batch::KeyValues;
 pub use error::{OpError, OpErrorKind, OpenError};
+pub use guard::{Breaker, BreakerState, GuardStats, Guarded};
 pub use memory::Memory;
 pub use open::open;
 pub use settings::{
@@ -20,6 +22,7 @@ pub use settings::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Answer to one create-only write.
@@ -43,6 +46,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Present where answers need no waiting: the caller then never parks a frame.
     fn immediate(&self) -> Option<&Memory> {
         None
+    }
+    /// Breaker, errors, latency and bytes in flight of each server known so far, for metrics and `/status`. Sessions of
+    /// remote stores are guarded already; the list may grow (Cluster).
+    fn guards(&self) -> Vec<Arc<GuardStats>> {
+        Vec::new()
     }
     /// Cold path, for readyz: `Err` says what is wrong.
     fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>>;

@@ -1,0 +1,775 @@
+//! The guard around every remote session: a server that is slow or dead must cost neither frames nor latency.
+//!
+//! Promises: no call waits longer than its deadline; a batch is answered at once, and nothing is sent, while the breaker
+//! is open or too much waits already; one log line where the breaker opens and one where it closes.
+//!
+//! *Deadline*: a small multiple of the p99 seen in the last seconds, never below the floor, never above the operation
+//! timeout of the settings nor the deadline of the caller. A batch that timed out counts as twice its deadline, so a
+//! server that became slower as a whole is given more time instead of being cut off for good.
+//!
+//! *Breaker*, one per server, shared by the workers: closed → (a run of failed batches) → open → (pause over) → one real
+//! batch goes as a probe (half-open) → closed if it was answered, else open for twice as long. A batch failed when more
+//! than half of its keys have no answer.
+//!
+//! *Bounds*, per session: batches and bytes that wait for their answer; beyond them a batch is refused as overloaded,
+//! which says nothing about the server and does not move the breaker.
+//!
+//! Cost: one uncontended lock and one timer a batch; nothing per key.
+
+use crate::{Answers, Claimed, KeyValues, OpError, OpErrorKind, RemoteSettings, Session};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+/// Deadline = this multiple of the observed p99.
+const DEADLINE_FACTOR: u32 = 4;
+/// Until so many batches were seen the deadline is the operation timeout.
+const WARM: u32 = 32;
+/// The p99 is of the last one to two of these.
+const WINDOW: Duration = Duration::from_secs(1);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What the breaker of one server does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BreakerState {
+    /// Batches go through.
+    Closed,
+    /// One batch is on its way to find out.
+    HalfOpen,
+    /// Batches are refused at once.
+    Open,
+}
+
+impl BreakerState {
+    /// All states, in the order of their gauge values 0, 1, 2.
+    pub const ALL: [BreakerState; 3] = [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open];
+
+    /// Value of the metric label `state`.
+    pub fn label(self) -> &'static str {
+        match self {
+            BreakerState::Closed => "closed",
+            BreakerState::HalfOpen => "half_open",
+            BreakerState::Open => "open",
+        }
+    }
+}
+
+/// What the roles export about one server. All sessions of a backend that talk to it share these counters.
+#[derive(Debug)]
+pub struct GuardStats {
+    backend: &'static str,
+    server: String,
+    state: AtomicU8,
+    transitions: [AtomicU64; 3],
+    errors: [AtomicU64; OpErrorKind::ALL.len()],
+    answered: AtomicU64,
+    batches_in_flight: AtomicUsize,
+    bytes_in_flight: AtomicUsize,
+    deadline_us: AtomicU64,
+    latency: Latency,
+}
+
+impl GuardStats {
+    fn new(backend: &'static str, server: String, deadline: Duration) -> GuardStats {
+        GuardStats {
+            backend,
+            server,
+            state: AtomicU8::new(0),
+            transitions: Default::default(),
+            errors: Default::default(),
+            answered: AtomicU64::new(0),
+            batches_in_flight: AtomicUsize::new(0),
+            bytes_in_flight: AtomicUsize::new(0),
+            deadline_us: AtomicU64::new(micros(deadline)),
+            latency: Latency::default(),
+        }
+    }
+    /// `redis`, `aerospike`.
+    pub fn backend(&self) -> &'static str {
+        self.backend
+    }
+    /// Address of the server, or what stands for it (a Sentinel master, a set of hosts).
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+    /// Now.
+    pub fn state(&self) -> BreakerState {
+        BreakerState::ALL[usize::from(self.state.load(Relaxed)).min(2)]
+    }
+    /// How often the breaker went into `state`.
+    pub fn transitions(&self, state: BreakerState) -> u64 {
+        self.transitions[state as usize].load(Relaxed)
+    }
+    /// Keys that got no answer, by class.
+    pub fn errors(&self, kind: OpErrorKind) -> u64 {
+        self.errors[kind.index()].load(Relaxed)
+    }
+    /// Keys that were answered.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Relaxed)
+    }
+    /// Batches that wait for their answer, over all sessions.
+    pub fn batches_in_flight(&self) -> usize {
+        self.batches_in_flight.load(Relaxed)
+    }
+    /// Bytes of keys and values that wait for their answer, over all sessions.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.bytes_in_flight.load(Relaxed)
+    }
+    /// The deadline that the next batch gets.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_micros(self.deadline_us.load(Relaxed))
+    }
+    /// Time from request to answer, of batches that were answered.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
+    fn count<T>(&self, answers: &[Result<T, OpError>]) {
+        let mut failed = 0;
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            failed += 1;
+            self.errors[error.kind.index()].fetch_add(1, Relaxed);
+        }
+        self.answered.fetch_add((answers.len() - failed) as u64, Relaxed);
+    }
+}
+
+/// A histogram in powers of two of a microsecond.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; Latency::BUCKETS],
+    sum_us: AtomicU64,
+}
+
+impl Latency {
+    /// The last bucket has no upper edge.
+    pub const BUCKETS: usize = 24;
+
+    /// Upper edge of a bucket; `None` for the last.
+    pub fn edge(bucket: usize) -> Option<Duration> {
+        (bucket + 1 < Latency::BUCKETS).then(|| Duration::from_micros(1 << bucket))
+    }
+    /// Batches in each bucket (not cumulative).
+    pub fn counts(&self) -> [u64; Latency::BUCKETS] {
+        std::array::from_fn(|bucket| self.buckets[bucket].load(Relaxed))
+    }
+    /// Sum of all observations.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum_us.load(Relaxed))
+    }
+    fn observe(&self, latency: Duration) {
+        let us = micros(latency);
+        // The smallest power of two that is not below the observation.
+        let bucket = (64 - us.saturating_sub(1).leading_zeros()) as usize;
+        self.buckets[bucket.min(Latency::BUCKETS - 1)].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// How a batch ended, as far as the server is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Answered(Duration),
+    TimedOut(Duration),
+    Failed(OpErrorKind),
+    /// The caller dropped the future: nothing was learnt.
+    Abandoned,
+}
+
+/// Leave to send one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leave {
+    deadline: Duration,
+    probe: bool,
+}
+
+/// Judges one server for all sessions of a backend.
+#[derive(Debug)]
+pub struct Breaker {
+    stats: Arc<GuardStats>,
+    floor: Duration,
+    cap: Duration,
+    threshold: u32,
+    judge: Mutex<Judge>,
+}
+
+#[derive(Debug)]
+struct Judge {
+    phase: Phase,
+    pause: Duration,
+    opened: Option<Instant>,
+    p99: Percentile,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Closed { run: u32 },
+    Open { until: Instant },
+    HalfOpen,
+}
+
+impl Breaker {
+    /// For one server of a backend.
+    pub fn new(backend: &'static str, server: impl Into<String>, settings: &RemoteSettings) -> Arc<Breaker> {
+        let floor = settings.deadline_floor.min(settings.op_timeout);
+        Arc::new(Breaker {
+            stats: Arc::new(GuardStats::new(backend, server.into(), settings.op_timeout)),
+            floor,
+            cap: settings.op_timeout,
+            threshold: settings.breaker_threshold.max(1),
+            judge: Mutex::new(Judge {
+                phase: Phase::Closed { run: 0 },
+                pause: PAUSE_MIN,
+                opened: None,
+                p99: Percentile::default(),
+            }),
+        })
+    }
+
+    /// Counters of this server.
+    pub fn stats(&self) -> &Arc<GuardStats> {
+        &self.stats
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` while the breaker is open.
+    fn admit(&self, now: Instant) -> Option<Leave> {
+        let mut judge = self.judge();
+        match judge.phase {
+            Phase::Closed { .. } => Some(Leave { deadline: self.stats.deadline(), probe: false }),
+            Phase::HalfOpen => None,
+            Phase::Open { until } if now < until => None,
+            Phase::Open { .. } => {
+                judge.phase = Phase::HalfOpen;
+                self.enter(BreakerState::HalfOpen);
+                debug!(backend = self.stats.backend, server = %self.stats.server, "breaker sends a probe");
+                Some(Leave { deadline: self.cap, probe: true })
+            }
+        }
+    }
+
+    fn record(&self, now: Instant, leave: Leave, outcome: Outcome) {
+        let mut judge = self.judge();
+        match outcome {
+            Outcome::Answered(latency) => {
+                self.stats.latency.observe(latency);
+                self.learn(&mut judge, now, latency);
+                self.succeeded(&mut judge, now, leave);
+            }
+            Outcome::TimedOut(deadline) => {
+                self.learn(&mut judge, now, (deadline * 2).min(self.cap));
+                self.failed(&mut judge, now, leave, OpErrorKind::Timeout);
+            }
+            Outcome::Failed(kind) => self.failed(&mut judge, now, leave, kind),
+            Outcome::Abandoned if leave.probe => self.open(&mut judge, now, Duration::ZERO),
+            Outcome::Abandoned => {}
+        }
+    }
+
+    fn learn(&self, judge: &mut Judge, now: Instant, latency: Duration) {
+        if let Some(p99) = judge.p99.observe(now, latency) {
+            let deadline = (p99 * DEADLINE_FACTOR).clamp(self.floor, self.cap);
+            self.stats.deadline_us.store(micros(deadline), Relaxed);
+        }
+    }
+
+    fn succeeded(&self, judge: &mut Judge, now: Instant, leave: Leave) {
+        match judge.phase {
+            Phase::Closed { .. } => judge.phase = Phase::Closed { run: 0 },
+            // A late answer of a batch from before says less than the probe that is under way.
+            Phase::Open { .. } | Phase::HalfOpen if !leave.probe => {}
+            Phase::Open { .. } | Phase::HalfOpen => {
+                judge.phase = Phase::Closed { run: 0 };
+                judge.pause = PAUSE_MIN;
+                self.enter(BreakerState::Closed);
+                let open = judge.opened.take().map_or(Duration::ZERO, |opened| now.duration_since(opened));
+                info!(
+                    backend = self.stats.backend,
+                    server = %self.stats.server,
+                    open_ms = micros(open) / 1000,
+                    "breaker closed: the server answers again"
+                );
+            }
+        }
+    }
+
+    fn failed(&self, judge: &mut Judge, now: Instant, leave: Leave, kind: OpErrorKind) {
+        match judge.phase {
+            Phase::Closed { run } if run + 1 < self.threshold => judge.phase = Phase::Closed { run: run + 1 },
+            Phase::Closed { run } => {
+                judge.pause = PAUSE_MIN;
+                judge.opened = Some(now);
+                self.open(judge, now, PAUSE_MIN);
+                warn!(
+                    backend = self.stats.backend,
+                    server = %self.stats.server,
+                    failed_batches = run + 1,
+                    last = kind.label(),
+                    "breaker opened: this server is not asked until a probe is answered"
+                );
+            }
+            Phase::HalfOpen if leave.probe => {
+                judge.pause = (judge.pause * 2).min(PAUSE_MAX);
+                let pause = judge.pause.mul_f64(rand::random_range(0.75..1.25));
+                self.open(judge, now, pause);
+            }
+            Phase::HalfOpen | Phase::Open { .. } => {}
+        }
+    }
+
+    fn open(&self, judge: &mut Judge, now: Instant, pause: Duration) {
+        judge.phase = Phase::Open { until: now + pause };
+        self.enter(BreakerState::Open);
+    }
+
+    fn enter(&self, state: BreakerState) {
+        self.stats.state.store(state as u8, Relaxed);
+        self.stats.transitions[state as usize].fetch_add(1, Relaxed);
+    }
+}
+
+/// A running p99 over the last one to two windows, in steps of a quarter of an octave.
+#[derive(Debug)]
+struct Percentile {
+    halves: [[u32; Percentile::STEPS]; 2],
+    counts: [u32; 2],
+    rotated: Option<Instant>,
+}
+
+impl Default for Percentile {
+    fn default() -> Percentile {
+        Percentile { halves: [[0; Percentile::STEPS]; 2], counts: [0; 2], rotated: None }
+    }
+}
+
+impl Percentile {
+    const STEPS: usize = 112;
+
+    /// The p99 where it was computed anew (every 16 observations) and enough was seen.
+    fn observe(&mut self, now: Instant, latency: Duration) -> Option<Duration> {
+        let rotated = *self.rotated.get_or_insert(now);
+        if now.saturating_duration_since(rotated) >= WINDOW && self.counts[0] >= WARM {
+            self.halves.swap(0, 1);
+            self.counts.swap(0, 1);
+            self.halves[0] = [0; Percentile::STEPS];
+            self.counts[0] = 0;
+            self.rotated = Some(now);
+        }
+        self.halves[0][Percentile::step(micros(latency))] += 1;
+        self.counts[0] += 1;
+        let total = self.counts[0] + self.counts[1];
+        (total >= WARM && self.counts[0].is_multiple_of(16)).then(|| self.p99(total))
+    }
+
+    fn p99(&self, total: u32) -> Duration {
+        let mut above = total / 100;
+        for step in (0..Percentile::STEPS).rev() {
+            let here = self.halves[0][step] + self.halves[1][step];
+            if here > above {
+                return Duration::from_micros(Percentile::edge(step));
+            }
+            above -= here;
+        }
+        Duration::ZERO
+    }
+
+    fn step(us: u64) -> usize {
+        let us = us.max(4);
+        let octave = us.ilog2();
+        let quarter = (us >> (octave - 2)) & 3;
+        ((octave as usize - 2) * 4 + quarter as usize).min(Percentile::STEPS - 1)
+    }
+
+    /// Upper edge of a step.
+    fn edge(step: usize) -> u64 {
+        (5 + (step as u64 & 3)) << (step / 4)
+    }
+}
+
+/// A session behind a breaker, a deadline and bounds.
+pub struct Guarded<S> {
+    session: S,
+    breaker: Arc<Breaker>,
+    max_batches: usize,
+    max_bytes: usize,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    batches: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl<S: Session> Guarded<S> {
+    /// Guards `session`; its server is judged by `breaker`.
+    pub fn new(session: S, breaker: Arc<Breaker>, settings: &RemoteSettings) -> Guarded<S> {
+        Guarded {
+            session,
+            breaker,
+            max_batches: settings.max_batches.max(1),
+            max_bytes: settings.max_bytes,
+            waiting: Arc::default(),
+        }
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        batch: KeyValues,
+        deadline: Instant,
+        writes: bool,
+        start: impl FnOnce(&S, KeyValues, Instant) -> BoxFuture<'static, Answers<T>>,
+    ) -> BoxFuture<'static, Answers<T>> {
+        let keys = batch.len();
+        if keys == 0 {
+            return ready(Vec::new()).boxed();
+        }
+        let now = Instant::now();
+        let Some(place) = self.take_place(batch.bytes()) else {
+            return self.refuse(keys, OpErrorKind::Overloaded);
+        };
+        let Some(leave) = self.breaker.admit(now) else {
+            return self.refuse(keys, OpErrorKind::BreakerOpen);
+        };
+        let deadline = deadline.min(now + leave.deadline);
+        let mut flight = Flight { breaker: self.breaker.clone(), leave, _place: place, judged: false };
+        let answers = start(&self.session, batch, deadline);
+        async move {
+            let answers = match tokio::time::timeout_at(deadline.into(), answers).await {
+                Ok(answers) => {
+                    flight.judge(judge_answers(&answers, now.elapsed()));
+                    answers
+                }
+                Err(_) => {
+                    flight.judge(Outcome::TimedOut(deadline.saturating_duration_since(now)));
+                    let backend = flight.breaker.stats.backend;
+                    let error = OpError {
+                        backend,
+                        kind: OpErrorKind::Timeout,
+                        in_doubt: writes,
+                        detail: String::new(),
+                    };
+                    vec_of_errors(keys, &error)
+                }
+            };
+            flight.breaker.stats.count(&answers);
+            answers
+        }
+        .boxed()
+    }
+
+    fn refuse<T: Send + 'static>(&self, keys: usize, kind: OpErrorKind) -> BoxFuture<'static, Answers<T>> {
+        let stats = &self.breaker.stats;
+        stats.errors[kind.index()].fetch_add(keys as u64, Relaxed);
+        ready(vec_of_errors(keys, &OpError::not_done(stats.backend, kind, String::new()))).boxed()
+    }
+
+    /// One batch always fits, however long, when nothing else waits.
+    fn take_place(&self, bytes: usize) -> Option<Place> {
+        let batches = self.waiting.batches.load(Relaxed);
+        let waiting = self.waiting.bytes.load(Relaxed);
+        if batches > 0 && (batches >= self.max_batches || waiting.saturating_add(bytes) > self.max_bytes) {
+            return None;
+        }
+        Some(Place::take(self.waiting.clone(), self.breaker.stats.clone(), bytes))
+    }
+}
+
+/// One error for every key.
+pub(crate) fn vec_of_errors<T>(keys: usize, error: &OpError) -> Answers<T> {
+    (0..keys).map(|_| Err(error.clone())).collect()
+}
+
+fn judge_answers<T>(answers: &Answers<T>, latency: Duration) -> Outcome {
+    let blamed = answers.iter().filter_map(|answer| answer.as_ref().err().filter(|e| e.blames_server()));
+    let last = blamed.clone().last().map(|error| error.kind);
+    match last {
+        Some(kind) if blamed.count() * 2 > answers.len() => Outcome::Failed(kind),
+        _ => Outcome::Answered(latency),
+    }
+}
+
+/// A batch that was admitted; dropping it unjudged gives a probe back.
+struct Flight {
+    breaker: Arc<Breaker>,
+    leave: Leave,
+    _place: Place,
+    judged: bool,
+}
+
+impl Flight {
+    fn judge(&mut self, outcome: Outcome) {
+        self.judged = true;
+        self.breaker.record(Instant::now(), self.leave, outcome);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.judged {
+            self.judge(Outcome::Abandoned);
+        }
+    }
+}
+
+/// Batches and bytes of one batch in flight, given back on drop.
+struct Place {
+    waiting: Arc<Waiting>,
+    stats: Arc<GuardStats>,
+    bytes: usize,
+}
+
+impl Place {
+    fn take(waiting: Arc<Waiting>, stats: Arc<GuardStats>, bytes: usize) -> Place {
+        waiting.batches.fetch_add(1, Relaxed);
+        waiting.bytes.fetch_add(bytes, Relaxed);
+        stats.batches_in_flight.fetch_add(1, Relaxed);
+        stats.bytes_in_flight.fetch_add(bytes, Relaxed);
+        Place { waiting, stats, bytes }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.waiting.batches.fetch_sub(1, Relaxed);
+        self.waiting.bytes.fetch_sub(self.bytes, Relaxed);
+        self.stats.batches_in_flight.fetch_sub(1, Relaxed);
+        self.stats.bytes_in_flight.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+impl<S: Session> Session for Guarded<S> {
+    fn claim(
+        &self,
+        batch: KeyValues,
+        ttl: Duration,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Answers<Claimed>> {
+        self.run(batch, deadline, true, |session, batch, deadline| session.claim(batch, ttl, deadline))
+    }
+    fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>> {
+        self.run(batch, deadline, true, |session, batch, deadline| session.set(batch, ttl, deadline))
+    }
+    fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+        self.run(keys, deadline, false, |session, keys, deadline| session.get(keys, deadline))
+    }
+    fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
+        self.run(keys, deadline, true, |session, keys, deadline| session.del(keys, deadline))
+    }
+    fn distrust(&self) {
+        self.session.distrust();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::pending;
+
+    fn settings() -> RemoteSettings {
+        RemoteSettings { max_batches: 2, max_bytes: 100, ..RemoteSettings::for_claims() }
+    }
+
+    fn breaker() -> Arc<Breaker> {
+        Breaker::new("test", "server", &settings())
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+    const TIMED_OUT: Outcome = Outcome::TimedOut(MS);
+
+    fn answered(breaker: &Breaker, now: Instant, latency: Duration, times: u32) {
+        for _ in 0..times {
+            let leave = breaker.admit(now).expect("closed");
+            breaker.record(now, leave, Outcome::Answered(latency));
+        }
+    }
+
+    fn open(breaker: &Breaker, now: Instant) {
+        for _ in 0..3 {
+            let leave = breaker.admit(now).expect("closed");
+            breaker.record(now, leave, TIMED_OUT);
+        }
+        assert_eq!(breaker.stats.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn a_run_of_failures_opens_and_an_answer_between_them_starts_the_run_anew() {
+        let (breaker, now) = (breaker(), Instant::now());
+        for _ in 0..10 {
+            for _ in 0..2 {
+                let leave = breaker.admit(now).unwrap();
+                breaker.record(now, leave, Outcome::Failed(OpErrorKind::Refused));
+            }
+            answered(&breaker, now, MS, 1);
+        }
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
+        open(&breaker, now);
+        assert_eq!(breaker.admit(now), None);
+        assert_eq!(breaker.stats.transitions(BreakerState::Open), 1);
+    }
+
+    #[test]
+    fn after_a_pause_one_probe_goes_and_its_answer_closes() {
+        let (breaker, now) = (breaker(), Instant::now());
+        open(&breaker, now);
+        let later = now + PAUSE_MIN;
+        let probe = breaker.admit(later).unwrap();
+        assert!(probe.probe);
+        assert_eq!(breaker.admit(later), None, "one probe at a time");
+        breaker.record(later, probe, Outcome::Answered(MS));
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
+        assert!(breaker.admit(later).is_some());
+    }
+
+    #[test]
+    fn pauses_grow_while_probes_fail_and_stay_bounded() {
+        let (breaker, mut now) = (breaker(), Instant::now());
+        open(&breaker, now);
+        for _ in 0..20 {
+            now += PAUSE_MAX.mul_f64(1.25);
+            let probe = breaker.admit(now).expect("a pause is never longer than the bound");
+            breaker.record(now, probe, TIMED_OUT);
+            assert_eq!(breaker.admit(now + PAUSE_MIN), None);
+        }
+    }
+
+    #[test]
+    fn a_probe_that_its_caller_dropped_is_given_back_at_once() {
+        let (breaker, now) = (breaker(), Instant::now());
+        open(&breaker, now);
+        let later = now + PAUSE_MIN;
+        let probe = breaker.admit(later).unwrap();
+        breaker.record(later, probe, Outcome::Abandoned);
+        assert!(breaker.admit(later).is_some_and(|leave| leave.probe));
+    }
+
+    #[test]
+    fn late_answers_of_old_batches_do_not_close_an_open_breaker() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let old = breaker.admit(now).unwrap();
+        open(&breaker, now);
+        breaker.record(now, old, Outcome::Answered(MS));
+        assert_eq!(breaker.stats.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn the_deadline_follows_the_p99_between_floor_and_cap() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let deadline = || breaker.stats.deadline();
+        assert_eq!(deadline(), 50 * MS, "nothing known yet");
+        answered(&breaker, now, MS / 10, 64);
+        assert_eq!(deadline(), 5 * MS, "the floor");
+        answered(&breaker, now, 3 * MS, 64);
+        assert!((12 * MS..16 * MS).contains(&deadline()), "{:?}", deadline());
+        answered(&breaker, now, 40 * MS, 64);
+        assert_eq!(deadline(), 50 * MS, "the cap");
+        for second in 1..4 {
+            answered(&breaker, now + Duration::from_secs(second), MS / 10, 64);
+        }
+        assert_eq!(deadline(), 5 * MS, "what was slow is forgotten");
+    }
+
+    #[test]
+    fn a_server_that_became_slower_gets_more_time_instead_of_timing_out_for_ever() {
+        let (breaker, now) = (breaker(), Instant::now());
+        answered(&breaker, now, MS / 10, 64);
+        let mut rounds = 0;
+        // It now needs 12 ms. The breaker may open meanwhile; its probes get the whole cap.
+        while breaker.stats.deadline() < 12 * MS {
+            rounds += 1;
+            assert!(rounds < 1000, "the deadline stays at {:?}", breaker.stats.deadline());
+            let now = now + rounds * PAUSE_MAX * 2;
+            let Some(leave) = breaker.admit(now) else { continue };
+            let outcome = match leave.deadline < 12 * MS {
+                true => Outcome::TimedOut(leave.deadline),
+                false => Outcome::Answered(12 * MS),
+            };
+            breaker.record(now, leave, outcome);
+        }
+    }
+
+    #[test]
+    fn every_latency_lies_below_the_edge_of_its_step_and_bucket() {
+        for us in (1..100_000).chain([1 << 24, (1 << 24) + 1]) {
+            assert!(Percentile::edge(Percentile::step(us)) > us);
+            assert!(us < 4 || Percentile::edge(Percentile::step(us)) <= us + us / 4 + 1);
+            let latency = Latency::default();
+            latency.observe(Duration::from_micros(us));
+            let bucket = latency.counts().iter().position(|&count| count == 1).unwrap();
+            assert!(Latency::edge(bucket).is_none_or(|edge| micros(edge) >= us));
+            assert!(bucket == 0 || Latency::edge(bucket - 1).is_some_and(|edge| micros(edge) < us));
+        }
+    }
+
+    /// Never answers.
+    struct Stopped;
+    impl Session for Stopped {
+        fn claim(&self, _: KeyValues, _: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
+            pending().boxed()
+        }
+        fn set(&self, _: KeyValues, _: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
+            pending().boxed()
+        }
+        fn get(&self, _: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+            pending().boxed()
+        }
+        fn del(&self, _: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
+            pending().boxed()
+        }
+    }
+
+    fn keys(count: usize) -> KeyValues {
+        let mut keys = KeyValues::new();
+        (0..count).for_each(|i| keys.push(format!("key-{i:06}").as_bytes(), b""));
+        keys
+    }
+
+    fn kinds<T>(answers: &Answers<T>) -> Vec<(OpErrorKind, bool)> {
+        answers.iter().filter_map(|answer| answer.as_ref().err().map(|e| (e.kind, e.in_doubt))).collect()
+    }
+
+    #[tokio::test]
+    async fn a_stopped_server_costs_a_few_deadlines_and_then_nothing() {
+        let breaker = breaker();
+        let session = Guarded::new(Stopped, breaker.clone(), &settings());
+        let far = Instant::now() + Duration::from_secs(3600);
+        for _ in 0..3 {
+            let answers = session.claim(keys(2), Duration::ZERO, far).await;
+            assert_eq!(kinds(&answers), [(OpErrorKind::Timeout, true); 2]);
+        }
+        let answers = session.get(keys(2), far).now_or_never().expect("answered at once");
+        assert_eq!(kinds(&answers), [(OpErrorKind::BreakerOpen, false); 2]);
+        assert_eq!(breaker.stats.errors(OpErrorKind::Timeout), 6);
+        assert_eq!(breaker.stats.batches_in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_batches_and_bytes() {
+        let breaker = breaker();
+        let session = Guarded::new(Stopped, breaker.clone(), &settings());
+        let far = Instant::now() + Duration::from_secs(3600);
+        let first = session.claim(keys(20), Duration::ZERO, far);
+        assert_eq!(breaker.stats.bytes_in_flight(), 200, "one batch always fits");
+        let refused = session.claim(keys(1), Duration::ZERO, far).now_or_never().unwrap();
+        assert_eq!(kinds(&refused), [(OpErrorKind::Overloaded, false)]);
+        drop(first);
+        let _first = session.claim(keys(1), Duration::ZERO, far);
+        let _second = session.claim(keys(1), Duration::ZERO, far);
+        let refused = session.claim(keys(1), Duration::ZERO, far).now_or_never().unwrap();
+        assert_eq!(kinds(&refused), [(OpErrorKind::Overloaded, false)]);
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
+    }
+}

@@ -344,21 +344,19 @@ impl Stripe {
         true
     }
 
-    /// A dead entry in one of the two buckets, else the oldest of the sixteen.
+    /// A dead entry in the emptier of the two buckets, else the oldest entry of both.
     fn free_slot(&self, hash: u64) -> usize {
-        let mut oldest = (0, 0);
-        for bucket in self.buckets(hash) {
-            for (way, &entry) in self.index[bucket..bucket + WAYS].iter().enumerate() {
-                if !self.is_live(entry) {
-                    return bucket + way;
-                }
-                let age = self.sequence.wrapping_sub(entry.sequence);
-                if age >= oldest.1 {
-                    oldest = (bucket + way, age);
-                }
-            }
+        let buckets = self.buckets(hash);
+        let [first, second] = buckets.map(|bucket| self.index[bucket..bucket + WAYS].iter());
+        let dead =
+            |bucket: std::slice::Iter<'_, Entry>| bucket.filter(|&&entry| !self.is_live(entry)).count();
+        let emptier = if dead(second) > dead(first) { buckets[1] } else { buckets[0] };
+        let slots = emptier..emptier + WAYS;
+        if let Some(slot) = slots.clone().find(|&slot| !self.is_live(self.index[slot])) {
+            return slot;
         }
-        oldest.0
+        let age = |slot: &usize| self.sequence.wrapping_sub(self.index[*slot].sequence);
+        buckets.into_iter().flat_map(|bucket| bucket..bucket + WAYS).max_by_key(age).unwrap_or(emptier)
     }
 
     fn next_generation(&mut self, now: u64) {

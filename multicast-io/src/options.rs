@@ -4,20 +4,33 @@ use crate::Interface;
 use std::net::SocketAddr;
 
 /// Options of a socket; defaults are those of a plain unicast receiver.
+///
+/// Always set, whatever the options say: non-blocking; `IP(V6)_MULTICAST_ALL` off (a socket takes only the groups that
+/// it joined itself); except on control sockets `IP(V6)_RECVERR` on (a send that a queue refused is an error). IPv4
+/// datagrams leave without DF, since no router reports a multicast datagram that was too long for it; IPv6 ones are cut only by the sender, by what
+/// it knows of the path. A datagram longer than the MTU leaves in IP fragments.
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
+    /// Local address. A group address is allowed (the socket then takes nothing but that group); a unicast address
+    /// becomes the source of what is sent.
     pub bind: SocketAddr,
     /// Multicast leaves by this interface and joins default to it.
     pub interface: Option<Interface>,
+    /// SO_REUSEPORT: spreads unicast over the sockets of a port. It does not spread multicast.
     pub reuse_port: bool,
+    /// SO_REUSEADDR: several sockets may bind a group's port.
     pub reuse_address: bool,
     /// SO_RCVBUF wish in bytes; SO_RCVBUFFORCE is tried first. What was got is readable afterwards.
     pub receive_buffer: Option<usize>,
+    /// SO_SNDBUF wish in bytes; SO_SNDBUFFORCE is tried first.
     pub send_buffer: Option<usize>,
+    /// Hop limit (TTL) of multicast. Unicast keeps the system's.
     pub hop_limit: u8,
     /// Loop own multicast back to this host.
     pub loopback: bool,
+    /// Take trains from the kernel whole and split them here (`UDP_GRO`).
     pub gro: bool,
+    /// Hand trains to the kernel whole (`UDP_SEGMENT`).
     pub gso: bool,
     /// Report the destination address of each datagram.
     pub packet_info: bool,
@@ -26,6 +39,7 @@ pub struct SocketOptions {
 }
 
 impl SocketOptions {
+    /// Hop limit 1, no multicast loopback, GRO and GSO allowed, all else off.
     pub fn new(bind: SocketAddr) -> SocketOptions {
         SocketOptions {
             bind,
@@ -52,7 +66,18 @@ pub struct SocketError {
     pub operation: &'static str,
     /// Address, group or interface.
     pub subject: String,
+    /// What the kernel said.
     pub source: std::io::Error,
     /// Empty, or ` (raise sysctl net.core.optmem_max, now 20480)` and the like.
     pub hint: String,
+}
+
+impl SocketError {
+    /// An error without a hint, for `map_err`.
+    pub(crate) fn about(
+        operation: &'static str,
+        subject: impl ToString,
+    ) -> impl FnOnce(std::io::Error) -> SocketError {
+        move |source| SocketError { operation, subject: subject.to_string(), source, hint: String::new() }
+    }
 }

@@ -27,13 +27,13 @@ pub struct Given {
     pub registry: Arc<Registry>,
 }
 
-/// Runs a role until it ends. `check` judges combinations of options, `start` brings the role up and answers with a
-/// future that ends when the role has drained.
+/// Runs a role until it ends. `check` judges combinations of options without touching the network (an error is a usage
+/// error, exit code 2), `start` brings the role up and answers with a future that ends when the role has drained.
 pub fn run<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,
     config: C,
-    check: impl FnOnce(&C) -> Result<(), Invalid>,
+    check: impl FnOnce(&C) -> anyhow::Result<()>,
     start: impl FnOnce(C, Given) -> Started,
 ) -> ExitCode
 where
@@ -45,7 +45,7 @@ where
         say(&print::toml_text(role, &loaded.effective));
     }
     if let Err(invalid) = check(&config) {
-        return refuse(role, &invalid);
+        return refuse(role, &one_line(&invalid));
     }
     if loaded.common.check {
         for warning in &loaded.warnings {
@@ -60,7 +60,7 @@ where
     let outcome = serve(version, loaded, config, start);
     let Err(error) = &outcome else { return ExitCode::SUCCESS };
     if let Some(invalid) = error.downcast_ref::<Invalid>() {
-        return refuse(role, invalid);
+        return refuse(role, &invalid.to_string());
     }
     // One line, in the form that whoever reads this stderr expects.
     match json {
@@ -253,9 +253,9 @@ fn panics_end_the_process() {
     }));
 }
 
-fn refuse(role: &str, invalid: &Invalid) -> ExitCode {
+fn refuse(role: &str, why: &str) -> ExitCode {
     logs::flush();
-    complain(&format!("oncecast {role}: {invalid}"));
+    complain(&format!("oncecast {role}: {why}"));
     EXIT_USAGE.into()
 }
 

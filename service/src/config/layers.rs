@@ -187,9 +187,10 @@ pub fn decorate(mut command: Command, roles: &'static [Role]) -> Command {
 }
 
 fn decorate_role(mut sub: Command, role: &'static Role) -> Command {
-    if !sub.get_arguments().any(|arg| arg.get_long() == Some("config")) {
-        sub = CommonArgs::augment_args(sub);
-    }
+    // A role may declare options of the service itself; those it left out are added.
+    let known: HashSet<String> = sub.get_arguments().flat_map(names).collect();
+    let common = CommonArgs::augment_args(Command::new("common"));
+    sub = sub.args(common.get_arguments().filter(|arg| !names(arg).iter().any(|name| known.contains(name))));
     let known: HashSet<String> = sub.get_arguments().flat_map(names).collect();
     let aliases = role.aliases.iter().filter(|alias| !alias.flag.is_empty() && !known.contains(alias.flag));
     let mut by_option: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

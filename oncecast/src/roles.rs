@@ -1,0 +1,75 @@
+//! The three roles: what the loader must know of each, and how it is started.
+
+use service::config::{Alias, Role, RoleLoaded};
+use service::run::{self, Given};
+use std::process::ExitCode;
+
+/// Options of the ingress role.
+pub(crate) type ProxyConfig = NotBuilt;
+/// Options of the egress role.
+pub(crate) type ListenerConfig = NotBuilt;
+/// Options of the retry role.
+pub(crate) type RetryConfig = NotBuilt;
+
+/// Stands where a role's crate has no start yet.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct NotBuilt {}
+
+const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
+    Alias { option, flag, env }
+}
+
+/// Names that the Go stack has for options which are called otherwise here. A row whose option the role does not declare
+/// has no effect.
+pub(crate) const ROLES: &[Role] = &[
+    Role {
+        name: "proxy",
+        aliases: &[
+            alias("cache-backend", "txid-dedup-backend", "TXID_DEDUP_BACKEND"),
+            alias("redis-addr", "txid-dedup-redis-addr", "TXID_DEDUP_REDIS_ADDR"),
+            alias("aerospike-hosts", "txid-dedup-aerospike-hosts", "TXID_DEDUP_AEROSPIKE_HOSTS"),
+            alias("aerospike-namespace", "txid-dedup-aerospike-namespace", "TXID_DEDUP_AEROSPIKE_NAMESPACE"),
+            alias("aerospike-set", "txid-dedup-aerospike-set", "TXID_DEDUP_AEROSPIKE_SET"),
+        ],
+        defaults: &[("metrics-addr", ":9100")],
+    },
+    Role {
+        name: "listener",
+        aliases: &[
+            alias("cache-backend", "egress-dedup-backend", "EGRESS_DEDUP_BACKEND"),
+            alias("redis-addr", "egress-dedup-redis-addr", "EGRESS_DEDUP_REDIS_ADDR"),
+            alias("aerospike-hosts", "egress-dedup-aerospike-hosts", "EGRESS_DEDUP_AEROSPIKE_HOSTS"),
+            alias(
+                "aerospike-namespace",
+                "egress-dedup-aerospike-namespace",
+                "EGRESS_DEDUP_AEROSPIKE_NAMESPACE",
+            ),
+            alias("aerospike-set", "egress-dedup-aerospike-set", "EGRESS_DEDUP_AEROSPIKE_SET"),
+        ],
+        defaults: &[("metrics-addr", ":9200")],
+    },
+    Role {
+        name: "retry",
+        aliases: &[alias("iface", "mc-iface", "MC_IFACE"), alias("egress-loop", "egress-multicast-loop", "")],
+        defaults: &[("metrics-addr", ":9400")],
+    },
+];
+
+/// Runs the ingress role.
+pub(crate) fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
+    run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
+}
+
+/// Runs the egress role.
+pub(crate) fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
+    run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
+}
+
+/// Runs the retry role.
+pub(crate) fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
+    run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
+}
+
+async fn not_built(_: NotBuilt, given: Given) -> anyhow::Result<std::future::Ready<()>> {
+    anyhow::bail!("this build does not contain the role {} yet", given.lifecycle.role())
+}

@@ -9,10 +9,10 @@ const MAX_RECORD: usize = (64 << 20) + 1024;
 
 /// The transaction in a record: the payload of a frame whose header was kept, or the record itself.
 pub fn payload_of(record: &[u8]) -> &[u8] {
-    if record.starts_with(&frame::MAGIC) {
-        if let Ok(frame) = DataFrame::decode(record) {
-            return frame.payload;
-        }
+    if record.starts_with(&frame::MAGIC)
+        && let Ok(frame) = DataFrame::decode(record)
+    {
+        return frame.payload;
     }
     record
 }

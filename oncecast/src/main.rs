@@ -3,6 +3,8 @@
 //! A command is one variant of [`Command`] and one arm of [`run`]. Roles take their options from flags, environment and
 //! file (`service::config`); tools from flags alone.
 
+#![allow(unreachable_pub, reason = "a binary has no outside: pub marks what a module offers to its siblings")]
+
 mod consumer;
 mod endpoint;
 mod nack;
@@ -12,6 +14,7 @@ mod recv;
 mod roles;
 mod send;
 mod status;
+#[allow(dead_code, reason = "the demo uses the rest")]
 mod traffic;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

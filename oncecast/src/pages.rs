@@ -6,17 +6,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Writes a completion script to stdout.
-pub(crate) fn completions(
-    mut command: clap::Command,
-    shell: clap_complete::Shell,
-) -> anyhow::Result<ExitCode> {
+pub fn completions(mut command: clap::Command, shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "oncecast", &mut script);
     print(&script)
 }
 
 /// Writes the manual to stdout, or one page per command into `dir`.
-pub(crate) fn man(command: clap::Command, dir: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub fn man(command: clap::Command, dir: Option<&Path>) -> anyhow::Result<ExitCode> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
         clap_mangen::Man::new(command).render(&mut page)?;

@@ -5,15 +5,15 @@ use service::run::{self, Given};
 use std::process::ExitCode;
 
 /// Options of the ingress role.
-pub(crate) type ProxyConfig = NotBuilt;
+pub type ProxyConfig = NotBuilt;
 /// Options of the egress role.
-pub(crate) type ListenerConfig = NotBuilt;
+pub type ListenerConfig = NotBuilt;
 /// Options of the retry role.
-pub(crate) type RetryConfig = NotBuilt;
+pub type RetryConfig = NotBuilt;
 
 /// Stands where a role's crate has no start yet.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct NotBuilt {}
+pub struct NotBuilt {}
 
 const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
     Alias { option, flag, env }
@@ -21,7 +21,7 @@ const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> A
 
 /// Names that the Go stack has for options which are called otherwise here. A row whose option the role does not declare
 /// has no effect.
-pub(crate) const ROLES: &[Role] = &[
+pub const ROLES: &[Role] = &[
     Role {
         name: "proxy",
         aliases: &[
@@ -56,17 +56,17 @@ pub(crate) const ROLES: &[Role] = &[
 ];
 
 /// Runs the ingress role.
-pub(crate) fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
+pub fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
     run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
 }
 
 /// Runs the egress role.
-pub(crate) fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
+pub fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
     run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
 }
 
 /// Runs the retry role.
-pub(crate) fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
+pub fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
     run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
 }
 

@@ -1,0 +1,175 @@
+//! Second stage: first sight or not.
+//!
+//! A whole batch is claimed at once; what tier 1 or an immediate store decides goes on in the same round, without being
+//! copied. What must wait for a shared store keeps its place in the burst until the round ends, is then copied to the
+//! [`slab`](super::slab), and goes on when its decision comes.
+
+use super::admit::Admitted;
+use super::slab::{Held, Key, Slab};
+use crate::tally::Tally;
+use multicast_io::{Burst, Span};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Instant;
+use txidset::{ClaimKey, Claims, Decision, Ticket, Token, Verdict};
+
+/// A frame on its way through the gate.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// What it is.
+    pub frame: Admitted,
+    /// Who sent it.
+    pub sender: IpAddr,
+    /// When it came to the gate.
+    pub since: Instant,
+}
+
+/// A frame that may leave.
+#[derive(Debug)]
+pub struct Cleared {
+    /// What it is, and who sent it.
+    pub candidate: Candidate,
+    /// Where its bytes are.
+    pub held: Held,
+    /// The claim to be answered; `None` where the frame goes without one.
+    pub ticket: Option<Ticket>,
+}
+
+/// See the module text.
+pub struct Gate {
+    claims: Claims,
+    slab: Slab<Candidate>,
+    asked: Vec<(ClaimKey, Token, u32)>,
+    verdicts: Vec<Verdict>,
+    cleared: VecDeque<Cleared>,
+    /// Undecided frames that are still in the burst.
+    in_burst: Vec<Key>,
+}
+
+impl Gate {
+    /// A gate in front of `claims` with room for `bytes` of waiting frames.
+    pub fn new(claims: Claims, entries: usize, bytes: usize) -> Gate {
+        Gate {
+            claims,
+            slab: Slab::new(entries, bytes),
+            asked: Vec::new(),
+            verdicts: Vec::new(),
+            cleared: VecDeque::new(),
+            in_burst: Vec::new(),
+        }
+    }
+
+    /// The protocol, for the driver.
+    pub fn claims(&mut self) -> &mut Claims {
+        &mut self.claims
+    }
+
+    /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
+    pub fn offer(&mut self, candidate: Candidate, held: Held, tally: &Tally) {
+        let Some(key) = candidate.frame.claim_key() else {
+            self.cleared.push_back(Cleared { candidate, held, ticket: None });
+            return;
+        };
+        let bytes = candidate.frame.len;
+        match self.slab.insert(candidate, held) {
+            Ok(entry) => self.asked.push((key, entry.token(), bytes)),
+            Err((candidate, held)) => {
+                tally.slab_overflow.add(1);
+                self.cleared.push_back(Cleared { candidate, held, ticket: None });
+            }
+        }
+    }
+
+    /// Claims the batch.
+    pub fn ask(&mut self, now: Instant, tally: &Tally) {
+        if self.asked.is_empty() {
+            return;
+        }
+        self.verdicts.clear();
+        self.claims.claim(now, &self.asked, &mut self.verdicts);
+        for (&(_, token, _), &verdict) in self.asked.iter().zip(&self.verdicts) {
+            let key = Key::from_token(token);
+            match verdict {
+                Verdict::Wait => {
+                    tally.new_locally.add(1);
+                    self.in_burst.push(key);
+                }
+                Verdict::Seen => {
+                    tally.seen_locally.add(1);
+                    if let Some((candidate, _)) = self.slab.release(key) {
+                        tally.deduped(candidate.frame.kind).add(1);
+                    }
+                }
+                Verdict::Won(ticket) => {
+                    tally.new_locally.add(1);
+                    if let Some((candidate, held)) = self.slab.release(key) {
+                        self.cleared.push_back(Cleared { candidate, held, ticket: Some(ticket) });
+                    }
+                }
+            }
+        }
+        self.asked.clear();
+    }
+
+    /// The next frame that may leave. `room` is what the caller can copy now; a frame that needs more stays where it is
+    /// and `None` is returned.
+    pub fn next(&mut self, now: Instant, room: usize, tally: &Tally) -> Option<Cleared> {
+        if let Some(cleared) = self.cleared.pop_front() {
+            return Some(cleared);
+        }
+        while room > 0 {
+            match self.claims.next_decision()? {
+                Decision::Suppress { token, why } => {
+                    tally.decided(why).add(1);
+                    if let Some((candidate, _)) = self.slab.release(Key::from_token(token)) {
+                        tally.deduped(candidate.frame.kind).add(1);
+                        tally.wait_time.observe(now.saturating_duration_since(candidate.since));
+                    }
+                }
+                Decision::Send { token, ticket, why } => {
+                    tally.decided(why).add(1);
+                    match self.slab.release(Key::from_token(token)) {
+                        None | Some((_, Held::Gone)) => self.claims.sent(now, ticket),
+                        Some((candidate, held)) => {
+                            tally.wait_time.observe(now.saturating_duration_since(candidate.since));
+                            return Some(Cleared { candidate, held, ticket: Some(ticket) });
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Copies undecided frames out of the burst, which is about to be cleared. Those that find no room are handed to
+    /// `overflow`, to be sent undecided.
+    pub fn keep(&mut self, burst: &Burst, tally: &Tally, mut overflow: impl FnMut(Cleared)) {
+        for key in self.in_burst.drain(..) {
+            let Some((_, Held::InBurst(span))) = self.slab.find(key) else { continue };
+            let span: Span = *span;
+            if self.slab.keep(key, burst.bytes(span)) {
+                continue;
+            }
+            tally.slab_overflow.add(1);
+            if let Some((candidate, _)) = self.slab.find(key) {
+                overflow(Cleared { candidate: candidate.clone(), held: Held::InBurst(span), ticket: None });
+            }
+            self.slab.mark_gone(key);
+        }
+    }
+
+    /// Reads the bytes of a copied frame. Its blocks are free already; call before anything else is kept.
+    pub fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
+        self.slab.read(first, len, out);
+    }
+
+    /// Frames in the batch that are cleared and not taken.
+    pub fn has_cleared(&self) -> bool {
+        !self.cleared.is_empty()
+    }
+
+    /// Waiting bytes and frames, and the room for bytes.
+    pub fn load(&self) -> (usize, usize, usize) {
+        (self.slab.used_bytes(), self.slab.len(), self.slab.capacity())
+    }
+}

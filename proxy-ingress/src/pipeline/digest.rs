@@ -1,0 +1,173 @@
+//! When to announce which flow (design section 7, flow digests): so that receivers find the loss of a flow's last
+//! frames, or of its only one.
+//!
+//! A flow is announced 100 ms after it became active, every 100 ms while it stays active, then after twice the time
+//! each, up to 10 s, until it expires. Pure schedule: the caller says what time it is and sends what it is given.
+//!
+//! Limits: at most [`MAX_PER_TICK`] datagrams a tick; flows that did not get a place stay due and come first next time.
+//! Cost: nothing for a frame of an active flow; a heap operation for each announcement.
+
+use super::number::{FlowRef, FlowTable};
+use frame::digest::{ENTRY, Entry, HEADER};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+/// Time from activity to announcement.
+pub const FIRST: Duration = Duration::from_millis(100);
+/// Longest time between announcements of a quiet flow.
+pub const LONGEST: Duration = Duration::from_secs(10);
+/// Longest digest datagram.
+pub const MAX_DATAGRAM: usize = 1_400;
+/// Flows in a digest.
+pub const ENTRIES: usize = (MAX_DATAGRAM - HEADER) / ENTRY;
+/// Digests a tick.
+pub const MAX_PER_TICK: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
+    at: Instant,
+    flow: FlowRef,
+    interval: Duration,
+    /// Number that the last announcement carried.
+    announced: u64,
+    /// The waking that this entry belongs to: a flow that woke since has another.
+    woken: u32,
+}
+
+/// See the module text.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    due: BinaryHeap<Reverse<Due>>,
+    woken: Vec<FlowRef>,
+}
+
+impl Schedule {
+    /// Nothing is due.
+    pub fn new() -> Schedule {
+        Schedule::default()
+    }
+
+    /// Takes up the flows that became active since the last call.
+    pub fn wake(&mut self, now: Instant, flows: &mut FlowTable) {
+        self.woken.extend(flows.drain_woken());
+        for flow in self.woken.drain(..) {
+            let Some(state) = flows.announced(flow) else { continue };
+            let due = Due { at: now + FIRST, flow, interval: FIRST, announced: 0, woken: state.woken };
+            self.due.push(Reverse(due));
+        }
+    }
+
+    /// When [`Schedule::next_digest`] has something to say.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.due.peek().map(|Reverse(due)| due.at)
+    }
+
+    /// Flows that are due now, as entries of one digest; empty when none is.
+    pub fn next_digest(&mut self, now: Instant, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
+        entries.clear();
+        while entries.len() < ENTRIES {
+            let Some(&Reverse(due)) = self.due.peek() else { break };
+            if due.at > now {
+                break;
+            }
+            self.due.pop();
+            self.announce(now, due, flows, entries);
+        }
+    }
+
+    fn announce(&mut self, now: Instant, due: Due, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
+        let Some(flow) = flows.announced(due.flow) else { return };
+        if flow.woken != due.woken || flows.expire(now, due.flow) {
+            return;
+        }
+        entries.push(Entry {
+            hash_key: flow.hash_key,
+            highest: flow.highest,
+            group: flow.group,
+            subtree_id: flow.subtree,
+        });
+        let active = flow.highest.0 != due.announced;
+        let interval = if active { FIRST } else { (due.interval * 2).min(LONGEST) };
+        if !active {
+            // The next frame begins a new schedule, and with it this one becomes stale.
+            flows.mark_quiet(due.flow);
+        }
+        let announced = flow.highest.0;
+        self.due.push(Reverse(Due { at: now + interval, interval, announced, ..due }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::group::Route;
+    use crate::pipeline::number::{FlowLimits, Identity, MIN_FLOWS};
+    use frame::{GroupIndex, Id};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    const ANYONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn table() -> FlowTable {
+        let limits = FlowLimits { flows: MIN_FLOWS, idle: Duration::from_secs(300) };
+        FlowTable::new(Identity::Instance([9; 16]), limits)
+    }
+
+    fn number(flows: &mut FlowTable, now: Instant, subtree: &Id) {
+        let route = Route { destination: GroupIndex(1), ingredient: GroupIndex(1), subtree };
+        let flow = flows.flow(now, &route, ANYONE);
+        flows.next(flow).unwrap();
+    }
+
+    /// Times (ms from `start`) at which something is announced until `end`, stepping from timeout to timeout.
+    fn announcements(schedule: &mut Schedule, flows: &mut FlowTable, start: Instant, end: Duration) -> Vec<u128> {
+        let mut times = Vec::new();
+        let mut entries = Vec::new();
+        while let Some(at) = schedule.next_timeout().filter(|at| *at <= start + end) {
+            schedule.next_digest(at, flows, &mut entries);
+            times.extend(entries.iter().map(|_| (at - start).as_millis()));
+        }
+        times
+    }
+
+    #[test]
+    fn a_burst_is_announced_soon_then_ever_less_often_until_it_expires() {
+        let (mut flows, mut schedule, start) = (table(), Schedule::new(), Instant::now());
+        number(&mut flows, start, &[0; 32]);
+        schedule.wake(start, &mut flows);
+        let times = announcements(&mut schedule, &mut flows, start, Duration::from_secs(3600));
+        assert_eq!(times[..7], [100, 200, 400, 800, 1600, 3200, 6400]);
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= LONGEST.as_millis()));
+        assert!(*times.last().unwrap() < 300_000 + 20_000);
+        assert!(flows.is_empty() && schedule.next_timeout().is_none());
+    }
+
+    #[test]
+    fn a_quiet_flow_that_speaks_again_is_announced_once_within_100_ms() {
+        let (mut flows, mut schedule, start) = (table(), Schedule::new(), Instant::now());
+        number(&mut flows, start, &[0; 32]);
+        schedule.wake(start, &mut flows);
+        announcements(&mut schedule, &mut flows, start, Duration::from_secs(20));
+        let later = start + Duration::from_secs(20);
+        number(&mut flows, later, &[0; 32]);
+        schedule.wake(later, &mut flows);
+        let times = announcements(&mut schedule, &mut flows, later, Duration::from_millis(900));
+        assert_eq!(times, [100, 200, 400, 800]);
+    }
+
+    #[test]
+    fn more_flows_than_a_datagram_holds_take_turns() {
+        let (mut flows, mut schedule, start) = (table(), Schedule::new(), Instant::now());
+        for subtree in 0..100_u8 {
+            number(&mut flows, start, &[subtree; 32]);
+        }
+        schedule.wake(start, &mut flows);
+        let (mut seen, mut entries) = (std::collections::HashSet::new(), Vec::new());
+        for _ in 0..100_usize.div_ceil(ENTRIES) {
+            schedule.next_digest(start + FIRST, &mut flows, &mut entries);
+            assert!(HEADER + entries.len() * ENTRY <= MAX_DATAGRAM);
+            seen.extend(entries.iter().map(|entry| entry.subtree_id));
+        }
+        assert_eq!(seen.len(), 100);
+    }
+}

@@ -1,0 +1,602 @@
+//! One worker's pipeline: all stages in the order in which a frame passes them.
+//!
+//! A round of the runtime is: receive into the burst; [`Ingress::receive`]; let the driver ask the store;
+//! [`Ingress::load`]; [`Ingress::plan`]; [`Ingress::emit`]; [`Ingress::finish`]; clear the burst. Everything that waits
+//! (for a decision, for room, for its next chunk) is kept here and goes on in a later round.
+
+use super::admit::{self, Admitted, Policy, Shape, Via, admit};
+use super::claim::{Candidate, Cleared, Gate};
+use super::digest::{self, Schedule};
+use super::drops::DropReason;
+use super::emit::{DebtRef, Emission, Ledger, Offer, Outlet, OutletLimits, Owner, Transmit};
+use super::fragment::cut;
+use super::group::route;
+use super::number::{FlowLimits, FlowRef, FlowTable, Identity, Stamp, stamp_of};
+use super::slab::Held;
+use super::train::{Car, Limits, Order, Plan};
+use crate::tally::Tally;
+use bytes::Bytes;
+use frame::data::{HEADER, HeaderFields, encode_header, stamp};
+use frame::digest::Entry;
+use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits};
+use multicast_io::{Burst, Span, Train};
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use txidset::{Claims, Ticket};
+
+/// Bytes of a large frame that are cut in one round, so that a 64 MiB frame does not hold up small ones.
+const CHUNK: usize = 256 << 10;
+/// Heap that must be free before another waiting frame is fetched: more than the largest whole frame and its header.
+const HEAP_RESERVE: usize = 2 * (64 << 10);
+/// Port of control datagrams, unless configured.
+pub const BEACON_PORT: u16 = 9_300;
+
+/// What the pipeline of a worker needs to know.
+#[derive(Clone, Debug)]
+pub struct IngressConfig {
+    /// What is admitted.
+    pub policy: Policy,
+    /// Address plan.
+    pub fabric: Fabric,
+    /// Shards.
+    pub shard_bits: ShardBits,
+    /// Port of the data groups.
+    pub egress_port: u16,
+    /// Port of flow digests.
+    pub beacon_port: u16,
+    /// Who numbers.
+    pub identity: Identity,
+    /// `--stamp-source`.
+    pub stamp_source: bool,
+    /// Bounds of the flow table.
+    pub flows: FlowLimits,
+    /// Whether flow digests are sent.
+    pub digests: bool,
+    /// Longest frame that may share a train (link MTU less IP and UDP headers).
+    pub max_segment: u16,
+    /// `--train-padding`.
+    pub padding_percent: u32,
+    /// `--train-order`.
+    pub train_order: Order,
+    /// Emit interfaces.
+    pub outlets: usize,
+    /// Bounds of each interface's backlog.
+    pub outlet: OutletLimits,
+    /// Bytes of waiting frames.
+    pub slab_bytes: usize,
+    /// Waiting frames.
+    pub slab_entries: usize,
+}
+
+/// A frame of the next emission.
+struct Load {
+    span: Span,
+    flow: Option<FlowRef>,
+    stamp: Stamp,
+    debt: DebtRef,
+}
+
+/// A large frame that is cut over several rounds.
+struct Object {
+    frame: Admitted,
+    payload: Bytes,
+    plan: frame::fragment::Plan,
+    next: u32,
+    flow: FlowRef,
+    group: GroupIndex,
+    debt: DebtRef,
+}
+
+/// See the module text.
+pub struct Ingress {
+    config: IngressConfig,
+    gate: Gate,
+    flows: FlowTable,
+    schedule: Schedule,
+    ledger: Ledger,
+    outlets: Vec<Outlet>,
+    offers: Vec<Offer>,
+    loads: Vec<Load>,
+    cars: Vec<Car>,
+    plan: Plan,
+    emission: Emission,
+    objects: VecDeque<Object>,
+    object_bytes: usize,
+    scratch: Vec<u8>,
+    entries: Vec<Entry>,
+    retired: Vec<FlowRef>,
+    tally: Arc<Tally>,
+}
+
+impl Ingress {
+    /// A pipeline in front of `claims`.
+    pub fn new(now: Instant, config: IngressConfig, claims: Claims, tally: Arc<Tally>) -> Ingress {
+        Ingress {
+            gate: Gate::new(claims, config.slab_entries, config.slab_bytes),
+            flows: FlowTable::new(config.identity.clone(), config.flows),
+            schedule: Schedule::new(),
+            ledger: Ledger::default(),
+            outlets: (0..config.outlets.max(1)).map(|_| Outlet::new(now, config.outlet)).collect(),
+            offers: Vec::new(),
+            loads: Vec::new(),
+            cars: Vec::new(),
+            plan: Plan::new(),
+            emission: Emission::default(),
+            objects: VecDeque::new(),
+            object_bytes: 0,
+            scratch: Vec::with_capacity(64 << 10),
+            entries: Vec::with_capacity(digest::ENTRIES),
+            retired: Vec::new(),
+            tally,
+            config,
+        }
+    }
+
+    /// The claim protocol, for the driver.
+    pub fn claims(&mut self) -> &mut Claims {
+        self.gate.claims()
+    }
+
+    /// Judges and claims the arrivals of `burst` from index `from` on.
+    pub fn receive(&mut self, now: Instant, burst: &Burst, from: usize) {
+        let arrivals = burst.arrivals().get(from..).unwrap_or_default();
+        let mut bytes = 0;
+        for arrival in arrivals {
+            bytes += u64::from(arrival.span.len);
+            let datagram = burst.bytes(arrival.span);
+            self.judge(now, datagram, Via::Udp, arrival.source.ip(), |frame| {
+                Held::InBurst(Span { start: arrival.span.start, len: frame.len })
+            });
+        }
+        self.tally.packets_received.add(arrivals.len() as u64);
+        self.tally.bytes_received.add(bytes);
+        self.gate.ask(now, &self.tally);
+    }
+
+    /// Judges and claims messages of a TCP stream; each is one frame or one bare transaction.
+    pub fn receive_stream<'a>(
+        &mut self,
+        now: Instant,
+        messages: impl Iterator<Item = &'a Bytes>,
+        sender: IpAddr,
+    ) {
+        for message in messages {
+            self.tally.tcp_messages.add(1);
+            self.judge(now, message, Via::Tcp, sender, |_| Held::Owned(message.clone()));
+        }
+        self.gate.ask(now, &self.tally);
+    }
+
+    fn judge(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        via: Via,
+        sender: IpAddr,
+        held: impl FnOnce(&Admitted) -> Held,
+    ) {
+        match admit(&self.config.policy, bytes, via) {
+            Err(reason) => self.tally.dropped(reason).add(1),
+            Ok(frame) => {
+                self.tally.accepted(frame.kind).add(1);
+                if frame.kind == Kind::Subtree && self.config.policy.verify_subtree_root {
+                    self.tally.subtree_roots_ok.add(1);
+                }
+                let held = held(&frame);
+                self.gate.offer(Candidate { frame, sender, since: now }, held, &self.tally);
+            }
+        }
+    }
+
+    /// Loads everything that may leave now: decided frames, and the next chunk of large ones. `true`: there is more,
+    /// but the heap is full; emit, clear and call again.
+    pub fn load(&mut self, now: Instant, burst: &mut Burst) -> bool {
+        self.cut_objects(burst);
+        loop {
+            let room = burst.heap_free().saturating_sub(HEAP_RESERVE);
+            match self.gate.next(now, room, &self.tally) {
+                Some(cleared) => self.load_one(now, burst, cleared),
+                None => return room == 0 || !self.objects.is_empty(),
+            }
+        }
+    }
+
+    fn load_one(&mut self, now: Instant, burst: &mut Burst, cleared: Cleared) {
+        let Cleared { candidate, held, ticket } = cleared;
+        let frame = candidate.frame;
+        let route = route(frame.kind, frame.msg_type, &frame.id, &frame.second_id, self.config.shard_bits);
+        let flow = frame.is_numbered().then(|| self.flows.flow(now, &route, candidate.sender));
+        let group = route.destination;
+        let loaded = match (frame.shape, flow) {
+            (Shape::Cut(plan), Some(flow)) => self.load_large(burst, frame, plan, held, flow, group, ticket),
+            _ => self.load_whole(burst, &frame, held, flow, group, ticket),
+        };
+        if !loaded {
+            // Only a heap smaller than one receive batch can do this; the claim must not outlive the frame.
+            self.tally.dropped(DropReason::BacklogFull).add(1);
+            if let Some(ticket) = ticket {
+                self.tally.released.add(1);
+                self.gate.claims().failed(now, ticket);
+            }
+        }
+    }
+
+    fn load_whole(
+        &mut self,
+        burst: &mut Burst,
+        frame: &Admitted,
+        held: Held,
+        flow: Option<FlowRef>,
+        group: GroupIndex,
+        ticket: Option<Ticket>,
+    ) -> bool {
+        let Some(span) = self.place(burst, frame, held) else { return false };
+        let Ok(len) = u16::try_from(span.len) else { return false };
+        let keep = self.config.policy.allow_stamped_ingress;
+        let standard = matches!(self.config.identity, Identity::Standard(_));
+        let stamp = stamp_of(standard, self.config.stamp_source, keep, frame.preset);
+        let debt = self.open(ticket, 1);
+        self.cars.push(Car::whole(group, len));
+        self.loads.push(Load { span, flow, stamp, debt });
+        true
+    }
+
+    /// Where the frame's bytes are in the burst, brought there if need be.
+    fn place(&mut self, burst: &mut Burst, frame: &Admitted, held: Held) -> Option<Span> {
+        match held {
+            Held::InBurst(span) if !frame.bare => return Some(span),
+            Held::Gone => return None,
+            _ => {}
+        }
+        self.scratch.clear();
+        if frame.bare {
+            self.scratch.resize(HEADER, 0);
+            encode_header(&header_of(frame), &mut self.scratch)?;
+        }
+        self.read(burst, &held, frame);
+        burst.push(&self.scratch)
+    }
+
+    /// Appends the frame's bytes (the payload, for a bare one) to the scratch.
+    fn read(&mut self, burst: &Burst, held: &Held, frame: &Admitted) {
+        match held {
+            Held::InBurst(span) => self.scratch.extend_from_slice(burst.bytes(*span)),
+            Held::Copied { first, len } => self.gate.read(*first, *len, &mut self.scratch),
+            Held::Owned(bytes) => {
+                let len = (frame.len as usize).min(bytes.len());
+                self.scratch.extend_from_slice(&bytes[..len]);
+            }
+            Held::Gone => {}
+        }
+    }
+
+    /// A frame that leaves in fragments: kept aside and cut chunk by chunk.
+    #[allow(clippy::too_many_arguments, reason = "one frame and what was decided about it")]
+    fn load_large(
+        &mut self,
+        burst: &mut Burst,
+        frame: Admitted,
+        plan: frame::fragment::Plan,
+        held: Held,
+        flow: FlowRef,
+        group: GroupIndex,
+        ticket: Option<Ticket>,
+    ) -> bool {
+        let payload = match held {
+            Held::Owned(bytes) => bytes.slice(usize::from(frame.payload_at).min(bytes.len())..),
+            Held::Gone => return false,
+            held => {
+                self.scratch.clear();
+                self.read(burst, &held, &frame);
+                Bytes::copy_from_slice(self.scratch.get(usize::from(frame.payload_at)..).unwrap_or_default())
+            }
+        };
+        self.tally.fragmented.add(1);
+        let debt = self.open(ticket, u64::from(plan.total));
+        self.object_bytes += payload.len();
+        self.objects.push_back(Object { frame, payload, plan, next: 0, flow, group, debt });
+        self.cut_objects(burst);
+        true
+    }
+
+    /// Cuts large frames, in order, while the round's chunk and the heap last.
+    fn cut_objects(&mut self, burst: &mut Burst) {
+        let floor = burst.heap_free().saturating_sub(CHUNK).max(HEAP_RESERVE);
+        while let Some(mut object) = self.objects.pop_front() {
+            if !self.cut_some(burst, &mut object, floor) {
+                self.objects.push_front(object);
+                return;
+            }
+            self.object_bytes = self.object_bytes.saturating_sub(object.payload.len());
+        }
+    }
+
+    /// `true`: the last fragment was cut.
+    fn cut_some(&mut self, burst: &mut Burst, object: &mut Object, floor: usize) -> bool {
+        let largest = u16::try_from(frame::fragment::HEADER).unwrap_or(0) + object.plan.data_len;
+        while let Ok(index) = u16::try_from(object.next)
+            && index < object.plan.total
+        {
+            if burst.heap_free() < floor + usize::from(largest) {
+                return false;
+            }
+            let data = object.payload.get(object.plan.range(index)).unwrap_or_default();
+            let Some(span) = cut(burst, &object.frame, &object.plan, index, data, &mut self.scratch) else {
+                return false;
+            };
+            let len = u16::try_from(span.len).unwrap_or(u16::MAX);
+            self.cars.push(Car { group: object.group, len, sort_len: largest.max(len) });
+            let (flow, debt) = (Some(object.flow), object.debt);
+            self.loads.push(Load { span, flow, stamp: Stamp::Number, debt });
+            self.tally.fragments.add(1);
+            object.next += 1;
+        }
+        true
+    }
+
+    fn open(&mut self, ticket: Option<Ticket>, datagrams: u64) -> DebtRef {
+        match ticket {
+            Some(ticket) => self.ledger.open(ticket, datagrams * self.outlets.len() as u64),
+            None => DebtRef::NONE,
+        }
+    }
+
+    /// Plans what was loaded and numbers it in the order in which it will leave. `false`: nothing to send.
+    pub fn plan(&mut self, now: Instant, burst: &mut Burst, max_train: usize) -> bool {
+        if self.loads.is_empty() {
+            return false;
+        }
+        let limits = Limits {
+            max_frames: max_train,
+            max_bytes: admit::MAX_DATAGRAM,
+            max_segment: self.config.max_segment,
+            padding_percent: self.config.padding_percent,
+            order: self.config.train_order,
+        };
+        self.plan.make(&limits, &self.cars);
+        self.emission.clear();
+        for at in 0..self.plan.order.len() {
+            let load = &self.loads[self.plan.order[at] as usize];
+            let flow = number(&mut self.flows, burst, load);
+            self.emission.frames.push(load.span);
+            self.emission.owners.push(Owner { flow, debt: load.debt });
+        }
+        self.schedule.wake(now, &mut self.flows);
+        self.couple();
+        self.offers.clear();
+        self.offers.resize(self.outlets.len(), Offer::Blocked(0));
+        self.loads.clear();
+        self.cars.clear();
+        true
+    }
+
+    fn couple(&mut self) {
+        let mut bytes = 0;
+        for cars in &self.plan.trains {
+            let members = &self.emission.frames[cars.first as usize..][..cars.count as usize];
+            let train_bytes = members.iter().map(|span| u64::from(span.len)).sum::<u64>();
+            let group = self.tally.group(cars.group);
+            group.packets.add(u64::from(cars.count));
+            group.bytes.add(train_bytes);
+            self.tally.train(cars.count);
+            bytes += train_bytes;
+            self.emission.trains.push(Train {
+                destination: SocketAddr::new(self.config.fabric.address(cars.group), self.config.egress_port),
+                first: cars.first,
+                count: cars.count,
+                segment: cars.segment,
+            });
+        }
+        self.tally.emitted.add(self.emission.frames.len() as u64);
+        self.tally.emitted_bytes.add(bytes);
+        self.tally.padding.add(self.plan.padding);
+    }
+
+    /// Offers the planned batch to every interface; `sockets` are those of the configuration, in order. `true`: at
+    /// least one is full; wait until it is writable and call again, or give up waiting with [`Ingress::defer`].
+    pub fn emit(&mut self, now: Instant, memory: &[u8], sockets: &mut [impl Transmit]) -> bool {
+        let mut blocked = false;
+        for ((outlet, offer), socket) in self.outlets.iter_mut().zip(&mut self.offers).zip(sockets) {
+            if let Offer::Blocked(taken) = *offer {
+                *offer = outlet.offer(now, &self.emission, memory, taken, socket, &mut self.ledger);
+            }
+            blocked |= *offer != Offer::Done;
+        }
+        if blocked {
+            self.tally.send_blocked.add(1);
+        }
+        self.settle(now);
+        blocked
+    }
+
+    /// Which interfaces are full.
+    pub fn is_full(&self, outlet: usize) -> bool {
+        self.offers.get(outlet).is_some_and(|offer| *offer != Offer::Done)
+    }
+
+    /// Copies what full interfaces did not take to their backlogs.
+    pub fn defer(&mut self, now: Instant, memory: &[u8]) {
+        for (outlet, offer) in self.outlets.iter_mut().zip(&mut self.offers) {
+            if let Offer::Blocked(taken) = *offer {
+                outlet.defer(now, &self.emission, memory, taken, &mut self.ledger);
+                *offer = Offer::Done;
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Ends a round: copies undecided frames out of the burst. `true`: some found no room and were loaded to be sent
+    /// undecided; plan and emit once more before the burst is cleared.
+    pub fn finish(&mut self, now: Instant, burst: &mut Burst) -> bool {
+        self.emission.clear();
+        self.offers.clear();
+        let mut overflow = Vec::new();
+        self.gate.keep(burst, &self.tally, |cleared| overflow.push(cleared));
+        let any = !overflow.is_empty();
+        for cleared in overflow {
+            self.load_one(now, burst, cleared);
+        }
+        any
+    }
+
+    /// Time has passed: tries backlogs again, sends due digests.
+    pub fn tick(&mut self, now: Instant, sockets: &mut [impl Transmit]) {
+        for (outlet, socket) in self.outlets.iter_mut().zip(sockets.iter_mut()) {
+            outlet.retry(now, socket, &mut self.ledger);
+        }
+        self.settle(now);
+        if self.config.digests && self.schedule.next_timeout().is_some_and(|at| at <= now) {
+            self.announce(now, sockets);
+        }
+        self.report();
+    }
+
+    fn announce(&mut self, now: Instant, sockets: &mut [impl Transmit]) {
+        let group = self.config.fabric.address(GroupIndex::BEACON);
+        let destination = SocketAddr::new(group, self.config.beacon_port);
+        let mut datagram = [0; digest::MAX_DATAGRAM];
+        for _ in 0..digest::MAX_PER_TICK {
+            self.schedule.next_digest(now, &mut self.flows, &mut self.entries);
+            if self.entries.is_empty() {
+                break;
+            }
+            let (length, written) = frame::digest::encode(&self.entries, &mut datagram);
+            let (Ok(len), Ok(segment)) = (u32::try_from(length), u16::try_from(length)) else { break };
+            let train = Train { destination, first: 0, count: 1, segment };
+            for (outlet, socket) in self.outlets.iter().zip(sockets.iter_mut()) {
+                // A digest must not overtake the frames it announces; the flow's next one will follow them.
+                if !outlet.is_blocked() {
+                    socket.transmit(&datagram, &[train], &[Span { start: 0, len }]);
+                }
+            }
+            self.tally.digests.add(1);
+            self.tally.digest_entries.add(written as u64);
+        }
+    }
+
+    /// Answers claims and retires flows, as the ledger says.
+    fn settle(&mut self, now: Instant) {
+        let ledger = &mut self.ledger;
+        self.tally.handed_over.add(std::mem::take(&mut ledger.handed_over));
+        for ticket in ledger.sent.drain(..) {
+            self.gate.claims().sent(now, ticket);
+        }
+        if ledger.lost.is_empty() {
+            return;
+        }
+        for (reason, frames) in ledger.lost.drain(..) {
+            self.tally.dropped(reason).add(frames);
+        }
+        for ticket in ledger.failed.drain(..) {
+            self.tally.released.add(1);
+            self.gate.claims().failed(now, ticket);
+        }
+        self.retired.clear();
+        self.retired.append(&mut ledger.holed);
+        self.retired.sort_unstable();
+        self.retired.dedup();
+        for flow in self.retired.drain(..) {
+            self.flows.retire(flow);
+        }
+    }
+
+    /// When [`Ingress::tick`] wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let digests = self.schedule.next_timeout().filter(|_| self.config.digests);
+        self.outlets.iter().filter_map(Outlet::next_timeout).chain(digests).min()
+    }
+
+    /// Every interface has a backlog: receiving more would only overflow it.
+    pub fn is_blocked(&self) -> bool {
+        self.outlets.iter().all(Outlet::is_blocked)
+    }
+
+    /// TCP stops being read first: when an interface has a backlog, half of the slab is taken, or large frames wait.
+    pub fn may_read_streams(&self) -> bool {
+        let (bytes, _, capacity) = self.gate.load();
+        !self.outlets.iter().any(Outlet::is_blocked) && bytes <= capacity / 2 && self.objects.len() < 64
+    }
+
+    /// Something is under way that a later round must finish.
+    pub fn is_busy(&self) -> bool {
+        !self.objects.is_empty() || self.gate.has_cleared() || !self.loads.is_empty()
+    }
+
+    /// Nothing waits: no frame, no backlog, no open claim.
+    pub fn is_drained(&self) -> bool {
+        let (_, frames, _) = self.gate.load();
+        !self.is_busy()
+            && frames == 0
+            && self.ledger.outstanding() == 0
+            && !self.outlets.iter().any(Outlet::is_blocked)
+    }
+
+    /// End of the time for an orderly stop: what still waits is given up, counted and released.
+    pub fn abandon(&mut self, now: Instant) {
+        for outlet in &mut self.outlets {
+            outlet.abandon(&mut self.ledger);
+        }
+        for object in self.objects.drain(..) {
+            let left = u64::from(object.plan.total).saturating_sub(u64::from(object.next));
+            self.ledger.settle(object.debt, left * self.outlets.len() as u64, true);
+            self.ledger.lost.push((DropReason::SendRefused, 1));
+        }
+        self.settle(now);
+    }
+
+    /// Copies levels to their gauges.
+    fn report(&self) {
+        let (bytes, frames, _) = self.gate.load();
+        let tally = &self.tally;
+        tally.slab_bytes.set(bytes as u64);
+        tally.slab_frames.set(frames as u64);
+        tally.backlog_bytes.set(self.outlets.iter().map(|outlet| outlet.backlog_bytes() as u64).sum());
+        tally.flows.set(self.flows.len() as u64);
+        let totals = self.flows.totals();
+        tally.flows_evicted.set(totals.evicted);
+        tally.flows_expired.set(totals.expired);
+        tally.flows_retired.set(totals.retired);
+        tally.flow_holes.set(totals.holes);
+    }
+
+    /// How long the runtime may sleep at most, so that gauges do not go stale.
+    pub const REPORT_EVERY: Duration = Duration::from_secs(1);
+}
+
+/// Stamps one frame; returns the flow under the key it has now.
+fn number(flows: &mut FlowTable, burst: &mut Burst, load: &Load) -> Option<FlowRef> {
+    let flow = load.flow?;
+    match load.stamp {
+        Stamp::Number => {
+            let numbered = flows.next(flow)?;
+            stamp(burst.bytes_mut(load.span), numbered.hash_key, numbered.seq_num);
+            Some(numbered.flow)
+        }
+        Stamp::KeyOnly => {
+            let bytes = burst.bytes_mut(load.span);
+            let preset = bytes.get(48..56).and_then(|slice| slice.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b));
+            stamp(bytes, flows.key(flow)?, SeqNum(preset));
+            None
+        }
+        Stamp::Keep => None,
+    }
+}
+
+fn header_of(frame: &Admitted) -> HeaderFields<'_> {
+    HeaderFields {
+        kind: Kind::Tx,
+        msg_type: 0,
+        id: &frame.id,
+        hash_key: HashKey(0),
+        seq_num: SeqNum(0),
+        second_id: &frame.second_id,
+        payload_len: frame.len,
+    }
+}
+
+/// Address of a sender as flows see it.
+pub fn sender_of(address: SocketAddr) -> IpAddr {
+    address.ip()
+}

@@ -1,0 +1,303 @@
+//! Frames that wait for the shared store: copied out of the burst into a bounded memory until they are decided.
+//!
+//! Why: a claim never blocks a worker (design section 3). A frame whose id tier 1 has not seen gets a token and waits
+//! here while the worker goes on; most wait for one round trip, a parked copy for a lease.
+//!
+//! Limits: a fixed number of entries and a fixed number of bytes, in blocks of [`BLOCK`] bytes, taken once (untouched
+//! pages cost nothing). Large stream frames stay in the buffer that they came in and count by their length.
+//! Overflow rule: when it is full the frame is sent at once, undecided (fail open), and counted; before that, TCP
+//! ingress stops reading.
+//!
+//! Cost: one copy in, one copy out, no allocation in steady state.
+
+use bytes::Bytes;
+use multicast_io::Span;
+
+/// Bytes a block.
+pub const BLOCK: usize = 256;
+const NONE: u32 = u32::MAX;
+
+/// Where the bytes of a waiting frame are.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// Still in the burst that it arrived in.
+    InBurst(Span),
+    /// In blocks of the slab.
+    Copied {
+        /// First block of the chain.
+        first: u32,
+        /// Bytes.
+        len: u32,
+    },
+    /// In the buffer of a stream.
+    Owned(Bytes),
+    /// Already sent without waiting, because the slab was full.
+    Gone,
+}
+
+/// Name of an entry: index and generation, so that a late answer never names a newer frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    /// As the opaque token of `txidset`.
+    pub fn token(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The inverse of [`Key::token`].
+    #[allow(clippy::cast_possible_truncation, reason = "a token is two halves")]
+    pub fn from_token(token: u64) -> Key {
+        Key { index: token as u32, generation: (token >> 32) as u32 }
+    }
+}
+
+struct Entry<T> {
+    generation: u32,
+    value: Option<(T, Held)>,
+}
+
+/// See the module text.
+pub struct Slab<T> {
+    entries: Vec<Entry<T>>,
+    free_entries: Vec<u32>,
+    max_entries: usize,
+    blocks: Vec<u8>,
+    next: Vec<u32>,
+    free_block: u32,
+    used_bytes: usize,
+    capacity: usize,
+}
+
+impl<T> Slab<T> {
+    /// Room for `entries` waiting frames and `bytes` of their bytes.
+    pub fn new(entries: usize, bytes: usize) -> Slab<T> {
+        let blocks = u32::try_from(bytes / BLOCK).unwrap_or(NONE - 1);
+        let chain = (1..=blocks).map(|block| if block == blocks { NONE } else { block });
+        Slab {
+            entries: Vec::new(),
+            free_entries: Vec::new(),
+            max_entries: entries.clamp(1, NONE as usize),
+            blocks: vec![0; blocks as usize * BLOCK],
+            next: chain.collect(),
+            free_block: if blocks == 0 { NONE } else { 0 },
+            used_bytes: 0,
+            capacity: bytes,
+        }
+    }
+
+    /// Takes an entry; gives the frame back when all are taken.
+    #[allow(clippy::result_large_err, reason = "the frame itself, given back")]
+    pub fn insert(&mut self, value: T, held: Held) -> Result<Key, (T, Held)> {
+        let Some(index) = self.vacant() else { return Err((value, held)) };
+        if let Held::Owned(bytes) = &held {
+            self.used_bytes += bytes.len();
+        }
+        let entry = &mut self.entries[index as usize];
+        entry.value = Some((value, held));
+        Ok(Key { index, generation: entry.generation })
+    }
+
+    /// The entry of `key`, unless it was released.
+    pub fn find(&mut self, key: Key) -> Option<&mut (T, Held)> {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        if entry.generation != key.generation { None } else { entry.value.as_mut() }
+    }
+
+    /// Gives an entry back. Blocks it held are free at once: read them first with [`Slab::read`].
+    pub fn release(&mut self, key: Key) -> Option<(T, Held)> {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        let value = entry.value.take()?;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free_entries.push(key.index);
+        match &value.1 {
+            Held::Copied { first, len } => self.free_chain(*first, *len as usize),
+            Held::Owned(bytes) => self.used_bytes -= bytes.len(),
+            Held::InBurst(_) | Held::Gone => {}
+        }
+        Some(value)
+    }
+
+    /// Copies the bytes of an entry that is still in its burst; `false` when there is no room.
+    pub fn keep(&mut self, key: Key, bytes: &[u8]) -> bool {
+        if self.used_bytes + rounded(bytes.len()) > self.capacity {
+            return false;
+        }
+        let Ok(len) = u32::try_from(bytes.len()) else { return false };
+        let Some(first) = self.write(bytes) else { return false };
+        match self.find(key) {
+            Some((_, held)) => *held = Held::Copied { first, len },
+            None => self.free_chain(first, bytes.len()),
+        }
+        true
+    }
+
+    /// The frame of `key` was sent without waiting.
+    pub fn mark_gone(&mut self, key: Key) {
+        if let Some((_, held)) = self.find(key) {
+            *held = Held::Gone;
+        }
+    }
+
+    /// Copies the bytes of a chain into `out`.
+    pub fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
+        let (mut block, mut left) = (first, len as usize);
+        while left > 0 && block != NONE {
+            let take = left.min(BLOCK);
+            let at = block as usize * BLOCK;
+            out.extend_from_slice(&self.blocks[at..at + take]);
+            left -= take;
+            block = self.next[block as usize];
+        }
+    }
+
+    /// Bytes held, rounded up to blocks.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+
+    /// Bytes it may hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Frames that wait.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.free_entries.len()
+    }
+
+    /// No frame waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn vacant(&mut self) -> Option<u32> {
+        if let Some(index) = self.free_entries.pop() {
+            return Some(index);
+        }
+        if self.entries.len() >= self.max_entries {
+            return None;
+        }
+        self.entries.push(Entry { generation: 0, value: None });
+        u32::try_from(self.entries.len() - 1).ok()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Option<u32> {
+        let first = self.free_block;
+        let mut last = NONE;
+        for chunk in bytes.chunks(BLOCK) {
+            if self.free_block == NONE {
+                self.restore(first, last);
+                return None;
+            }
+            let block = self.free_block;
+            let at = block as usize * BLOCK;
+            self.blocks[at..at + chunk.len()].copy_from_slice(chunk);
+            self.free_block = self.next[block as usize];
+            last = block;
+        }
+        if last != NONE {
+            self.next[last as usize] = NONE;
+        }
+        self.used_bytes += rounded(bytes.len());
+        Some(if last == NONE { NONE } else { first })
+    }
+
+    /// The blocks from `first` to `last` still hang together in the free list's order: put them back in front.
+    fn restore(&mut self, first: u32, last: u32) {
+        if last != NONE {
+            self.next[last as usize] = self.free_block;
+            self.free_block = first;
+        }
+    }
+
+    fn free_chain(&mut self, first: u32, len: usize) {
+        let mut last = first;
+        if first == NONE {
+            return;
+        }
+        while self.next[last as usize] != NONE {
+            last = self.next[last as usize];
+        }
+        self.next[last as usize] = self.free_block;
+        self.free_block = first;
+        self.used_bytes -= rounded(len);
+    }
+}
+
+fn rounded(len: usize) -> usize {
+    len.div_ceil(BLOCK) * BLOCK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(slab: &Slab<u8>, held: &Held) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Held::Copied { first, len } = held {
+            slab.read(*first, *len, &mut out);
+        }
+        out
+    }
+
+    #[test]
+    fn a_frame_comes_out_as_it_went_in() {
+        let mut slab = Slab::new(8, 64 * BLOCK);
+        let frames: Vec<Vec<u8>> =
+            [1_usize, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK].iter().map(|&n| vec![n as u8; n]).collect();
+        let keys: Vec<Key> = frames
+            .iter()
+            .map(|bytes| {
+                let key = slab.insert(0, Held::Gone).unwrap();
+                assert!(slab.keep(key, bytes));
+                key
+            })
+            .collect();
+        for (key, bytes) in keys.iter().zip(&frames) {
+            let held = slab.find(*key).unwrap().1.clone();
+            assert_eq!(&content(&slab, &held), bytes);
+            slab.release(*key).unwrap();
+        }
+        assert_eq!((slab.used_bytes(), slab.len()), (0, 0));
+    }
+
+    #[test]
+    fn bytes_never_exceed_the_bound_and_all_room_comes_back() {
+        let mut slab = Slab::new(1000, 10 * BLOCK);
+        for _ in 0..3 {
+            let mut kept = Vec::new();
+            for _ in 0..20 {
+                let key = slab.insert(0, Held::Gone).unwrap();
+                if slab.keep(key, &[7; BLOCK + 1]) {
+                    kept.push(key);
+                } else {
+                    slab.release(key).unwrap();
+                }
+                assert!(slab.used_bytes() <= slab.capacity());
+            }
+            assert_eq!(kept.len(), 5);
+            for key in kept {
+                slab.release(key).unwrap();
+            }
+            assert_eq!(slab.used_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_late_token_never_names_a_newer_frame() {
+        let mut slab = Slab::new(1, BLOCK);
+        let old = slab.insert(1, Held::Gone).unwrap();
+        assert!(slab.insert(2, Held::Gone).is_err());
+        slab.release(old).unwrap();
+        let new = slab.insert(3, Held::Gone).unwrap();
+        assert!(slab.find(Key::from_token(old.token())).is_none());
+        assert_eq!(slab.find(Key::from_token(new.token())).unwrap().0, 3);
+    }
+}

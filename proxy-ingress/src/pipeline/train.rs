@@ -1,0 +1,229 @@
+//! Trains: which frames of an emit batch leave together.
+//!
+//! Why: one datagram per send costs the kernel microseconds, a train of sixteen costs a tenth of that a frame (design
+//! section 3). A train needs one destination and equal lengths, and transactions come in many lengths; every decoder
+//! ignores bytes after the declared length (wire 1.0), so frames of nearly equal length share a train when the
+//! shorter ones are padded.
+//!
+//! Promises: every frame is in exactly one train; a train has one group, at most [`Limits::max_frames`] frames and
+//! [`Limits::max_bytes`] bytes; no frame but a train's last is longer or shorter than the segment by more than the
+//! padding allows; a frame longer than [`Limits::max_segment`] travels alone. Fragments of one object keep their order.
+//!
+//! Cost: one `sort_unstable` over packed 64-bit keys and one pass; no allocation once the vectors have grown.
+
+use frame::GroupIndex;
+
+/// What a train may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Frames a train; 1 turns trains (and padding) off.
+    pub max_frames: usize,
+    /// Bytes a train, padding included.
+    pub max_bytes: usize,
+    /// Longest frame that may share a train: the MTU less IP and UDP headers.
+    pub max_segment: u16,
+    /// How many percent of its own length a frame may grow by padding; 0 = equal lengths only.
+    pub padding_percent: u32,
+    /// Whether a group's frames may be reordered by length.
+    pub order: Order,
+}
+
+/// `--train-order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Sorted by length: the longest trains.
+    Length,
+    /// Order of arrival within a group (and so within a flow): shorter trains.
+    Arrival,
+}
+
+/// A frame as the planner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Car {
+    /// Destination.
+    pub group: GroupIndex,
+    /// Bytes of the datagram.
+    pub len: u16,
+    /// Length to sort by: `len`, except for the short last fragment of an object, which sorts with its siblings.
+    pub sort_len: u16,
+}
+
+impl Car {
+    /// A frame of its own.
+    pub const fn whole(group: GroupIndex, len: u16) -> Car {
+        Car { group, len, sort_len: len }
+    }
+
+    const fn is_runt(&self) -> bool {
+        self.len < self.sort_len
+    }
+}
+
+/// Frames `first .. first + count` of [`Plan::order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cars {
+    /// Destination.
+    pub group: GroupIndex,
+    /// Position of the first frame in the send order.
+    pub first: u32,
+    /// Number of frames.
+    pub count: u32,
+    /// Bytes a segment.
+    pub segment: u16,
+}
+
+/// A planned batch. Reused from batch to batch.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Send order: indices into the batch.
+    pub order: Vec<u32>,
+    /// Trains in send order; together they cover `order`.
+    pub trains: Vec<Cars>,
+    /// Bytes of padding in all trains.
+    pub padding: u64,
+    keys: Vec<u64>,
+}
+
+impl Plan {
+    /// An empty plan.
+    pub fn new() -> Plan {
+        Plan::default()
+    }
+
+    /// Plans `cars`; what was planned before is forgotten. Batches hold fewer than 2^32 frames.
+    pub fn make(&mut self, limits: &Limits, cars: &[Car]) {
+        self.order.clear();
+        self.trains.clear();
+        self.keys.clear();
+        self.padding = 0;
+        if limits.max_frames <= 1 {
+            return self.one_by_one(cars);
+        }
+        self.sort(limits.order, cars);
+        let mut from = 0;
+        while from < self.keys.len() {
+            from = self.couple(limits, cars, from);
+        }
+    }
+
+    fn one_by_one(&mut self, cars: &[Car]) {
+        for (position, car) in (0_u32..).zip(cars) {
+            self.order.push(position);
+            self.trains.push(Cars { group: car.group, first: position, count: 1, segment: car.len });
+        }
+    }
+
+    /// Key = group, length (or nothing), position.
+    fn sort(&mut self, order: Order, cars: &[Car]) {
+        let by_length = u64::from(order == Order::Length);
+        self.keys.extend((0_u64..).zip(cars).map(|(position, car)| {
+            u64::from(car.group.0) << 48 | (by_length * u64::from(car.sort_len)) << 32 | position
+        }));
+        self.keys.sort_unstable();
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the low 32 bits of a key are the position")]
+    fn position(&self, sorted: usize) -> u32 {
+        self.keys[sorted] as u32
+    }
+
+    fn car<'a>(&self, cars: &'a [Car], sorted: usize) -> &'a Car {
+        &cars[self.position(sorted) as usize]
+    }
+
+    /// Appends the train that begins with the frame at `from` of the sorted keys; returns where the next one begins.
+    ///
+    /// The last frame of a train is not padded, so the shortest goes there and does not bound the others.
+    fn couple(&mut self, limits: &Limits, cars: &[Car], from: usize) -> usize {
+        let head = *self.car(cars, from);
+        let mut reach = Reach::new(limits, &head);
+        let second = (from + 1 < self.keys.len()).then(|| *self.car(cars, from + 1));
+        let sorted = limits.order == Order::Length;
+        let head_goes_last = sorted && second.is_some_and(|next| head.len < next.len) && !head.is_runt();
+        if head_goes_last {
+            reach.widen(second.map_or(head.len, |next| next.sort_len));
+        }
+        let mut end = from + 1;
+        if !head.is_runt() {
+            while end < self.keys.len() {
+                let next = *self.car(cars, end);
+                let count = end - from + 1;
+                let closes = next.is_runt() || (!sorted && reach.ends_with(&head, &next, count));
+                if !closes && !reach.admits(&head, &next, count) {
+                    break;
+                }
+                if closes && (head_goes_last || !reach.ends_with(&head, &next, count)) {
+                    break;
+                }
+                end += 1;
+                if closes {
+                    break;
+                }
+            }
+        }
+        self.seal(cars, from, end, head_goes_last);
+        end
+    }
+
+    fn seal(&mut self, cars: &[Car], from: usize, end: usize, head_goes_last: bool) {
+        let first = u32::try_from(self.order.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(end - from).unwrap_or(u32::MAX);
+        let rotate = usize::from(head_goes_last && end - from > 1);
+        for sorted in (from + rotate..end).chain(from..from + rotate) {
+            let position = self.position(sorted);
+            self.order.push(position);
+        }
+        let members = &self.order[first as usize..];
+        let segment = members.iter().map(|&p| cars[p as usize].len).max().unwrap_or(0);
+        let padded = members.len().saturating_sub(1);
+        self.padding +=
+            members[..padded].iter().map(|&p| u64::from(segment - cars[p as usize].len)).sum::<u64>();
+        let group = cars[self.position(from) as usize].group;
+        self.trains.push(Cars { group, first, count, segment });
+    }
+}
+
+/// How far a train may go: lengths between what was seen so far and what padding allows.
+struct Reach<'a> {
+    limits: &'a Limits,
+    shortest: u32,
+    longest: u32,
+}
+
+impl Reach<'_> {
+    fn new<'a>(limits: &'a Limits, head: &Car) -> Reach<'a> {
+        Reach { limits, shortest: u32::from(head.sort_len), longest: u32::from(head.sort_len) }
+    }
+
+    /// The head goes last, unpadded: the bounds start at the second frame.
+    fn widen(&mut self, second: u16) {
+        self.shortest = u32::from(second);
+        self.longest = u32::from(second);
+    }
+
+    /// Whether `next` may be frame number `count` of the train that `head` began, padded if need be.
+    fn admits(&mut self, head: &Car, next: &Car, count: usize) -> bool {
+        let length = u32::from(next.sort_len);
+        let (shortest, longest) = (self.shortest.min(length), self.longest.max(length));
+        let padding = u64::from(self.limits.padding_percent);
+        let fits = self.holds(head, next, count, longest)
+            && u64::from(longest) * 100 <= u64::from(shortest) * (100 + padding);
+        if fits {
+            (self.shortest, self.longest) = (shortest, longest);
+        }
+        fits
+    }
+
+    /// Whether `next` may be the last frame, shorter than the segment and not padded, of the train that `head` began.
+    fn ends_with(&self, head: &Car, next: &Car, count: usize) -> bool {
+        u32::from(next.len) < self.longest && self.holds(head, next, count, self.longest)
+    }
+
+    fn holds(&self, head: &Car, next: &Car, count: usize, longest: u32) -> bool {
+        next.group == head.group
+            && count <= self.limits.max_frames
+            && head.len <= self.limits.max_segment
+            && next.sort_len <= self.limits.max_segment
+            && longest as usize * count <= self.limits.max_bytes
+    }
+}

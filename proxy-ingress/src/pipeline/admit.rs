@@ -10,7 +10,8 @@
 use super::drops::DropReason;
 use frame::data::DataFrame;
 use frame::fragment::Plan;
-use frame::{DecodeError, HashKey, Id, Kind, SeqNum, block, tx};
+use frame::subtree::{Form, SubtreeData};
+use frame::{DecodeError, HashKey, Id, Kind, SeqNum, TxId, block, tx};
 use txidset::{ClaimKey, Class};
 
 /// Longest UDP payload over IPv6 without jumbograms: what one datagram can carry.
@@ -113,7 +114,6 @@ pub fn admit(policy: &Policy, bytes: &[u8], via: Via) -> Result<Admitted, DropRe
         Ok(kind) => admit_kind(policy, kind, bytes, via),
         Err(DecodeError::BadMagic) if !bytes.starts_with(&[0xBE, 0xEF]) => admit_bare(policy, bytes),
         Err(DecodeError::BadMagic) => Err(DropReason::Object),
-        Err(DecodeError::BadVersion | DecodeError::TooShort) => Err(DropReason::Decode),
         Err(_) => Err(DropReason::Decode),
     }
 }
@@ -254,6 +254,16 @@ fn verify_block(policy: &Policy, frame: &DataFrame<'_>) -> Result<(), DropReason
     Ok(())
 }
 
-fn verify_subtree(_frame: &DataFrame<'_>) -> Result<(), DropReason> {
+/// The nodes must hash to the SubtreeID. A Merkle root stays the same when the end of the list is repeated, so a list
+/// with a repeated node is refused.
+fn verify_subtree(frame: &DataFrame<'_>) -> Result<(), DropReason> {
+    let form = Form::of(frame.msg_type).ok_or(DropReason::Decode)?;
+    let data = SubtreeData::decode(form, frame.payload).map_err(|_| DropReason::SubtreeMalformed)?;
+    let mut nodes: Vec<TxId> = data.nodes.iter().map(|node| TxId(*node.hash)).collect();
+    let mut sorted = nodes.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) || block::merkle_root(&mut nodes) != *frame.id {
+        return Err(DropReason::SubtreeRoot);
+    }
     Ok(())
 }

@@ -117,7 +117,10 @@ impl Gate {
         if let Some(cleared) = self.cleared.pop_front() {
             return Some(cleared);
         }
-        while room > 0 {
+        if room == 0 {
+            return None;
+        }
+        loop {
             match self.claims.next_decision()? {
                 Decision::Suppress { token, why } => {
                     tally.decided(why).add(1);
@@ -138,7 +141,6 @@ impl Gate {
                 }
             }
         }
-        None
     }
 
     /// Copies undecided frames out of the burst, which is about to be cleared. Those that find no room are handed to

@@ -120,7 +120,12 @@ mod tests {
     }
 
     /// Times (ms from `start`) at which something is announced until `end`, stepping from timeout to timeout.
-    fn announcements(schedule: &mut Schedule, flows: &mut FlowTable, start: Instant, end: Duration) -> Vec<u128> {
+    fn announcements(
+        schedule: &mut Schedule,
+        flows: &mut FlowTable,
+        start: Instant,
+        end: Duration,
+    ) -> Vec<u128> {
         let mut times = Vec::new();
         let mut entries = Vec::new();
         while let Some(at) = schedule.next_timeout().filter(|at| *at <= start + end) {

@@ -225,8 +225,7 @@ struct Waiting {
 
 impl Waiting {
     fn copy(batch: &Emission, memory: &[u8], taken: usize, room: usize, since: Instant) -> (Waiting, usize) {
-        let mut copy =
-            Waiting { batch: Emission::default(), memory: Vec::new(), taken: 0, since };
+        let mut copy = Waiting { batch: Emission::default(), memory: Vec::new(), taken: 0, since };
         let (cut, after) = batch.rest(taken);
         let mut upto = taken;
         for train in cut.iter().chain(after) {
@@ -349,7 +348,14 @@ impl Outlet {
     }
 
     /// Copies what is left of the batch to the backlog; what does not fit is dropped.
-    pub fn defer(&mut self, now: Instant, batch: &Emission, memory: &[u8], taken: usize, ledger: &mut Ledger) {
+    pub fn defer(
+        &mut self,
+        now: Instant,
+        batch: &Emission,
+        memory: &[u8],
+        taken: usize,
+        ledger: &mut Ledger,
+    ) {
         if taken >= batch.frames.len() {
             return;
         }

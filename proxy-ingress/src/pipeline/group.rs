@@ -17,8 +17,7 @@ pub struct Route<'a> {
 
 /// The table of wire 3. `second_id` is what offset 56 holds; it counts for V2 alone.
 pub fn route<'a>(kind: Kind, msg_type: u8, id: &'a Id, second_id: &'a Id, bits: ShardBits) -> Route<'a> {
-    let control =
-        |destination, ingredient| Route { destination, ingredient, subtree: NO_SUBTREE };
+    let control = |destination, ingredient| Route { destination, ingredient, subtree: NO_SUBTREE };
     match kind {
         Kind::Block if msg_type == 2 => control(GroupIndex::BLOCK_BROADCAST, GroupIndex::COINBASE_FLOW),
         Kind::Block => control(GroupIndex::BLOCK_BROADCAST, GroupIndex::BLOCK_BROADCAST),
@@ -26,11 +25,9 @@ pub fn route<'a>(kind: Kind, msg_type: u8, id: &'a Id, second_id: &'a Id, bits: 
         Kind::SubtreeGroupAnnounce => {
             control(GroupIndex::SUBTREE_GROUP_ANNOUNCE, GroupIndex::SUBTREE_GROUP_ANNOUNCE)
         }
-        Kind::Subtree => Route {
-            destination: GroupIndex::SUBTREE_DATA,
-            ingredient: GroupIndex::SUBTREE_DATA,
-            subtree: id,
-        },
+        Kind::Subtree => {
+            Route { destination: GroupIndex::SUBTREE_DATA, ingredient: GroupIndex::SUBTREE_DATA, subtree: id }
+        }
         _ => {
             let shard = bits.group_of(id);
             Route { destination: shard, ingredient: shard, subtree: second_id }

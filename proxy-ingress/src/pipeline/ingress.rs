@@ -576,7 +576,8 @@ fn number(flows: &mut FlowTable, burst: &mut Burst, load: &Load) -> Option<FlowR
         }
         Stamp::KeyOnly => {
             let bytes = burst.bytes_mut(load.span);
-            let preset = bytes.get(48..56).and_then(|slice| slice.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b));
+            let preset =
+                bytes.get(48..56).and_then(|slice| slice.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b));
             stamp(bytes, flows.key(flow)?, SeqNum(preset));
             None
         }

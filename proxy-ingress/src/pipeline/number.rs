@@ -395,7 +395,11 @@ pub struct Directory {
 impl Directory {
     /// Room for `capacity` counters.
     pub fn new(capacity: usize) -> Directory {
-        Directory { counters: Mutex::new(HashMap::new()), capacity: capacity.max(1), dropped: AtomicU64::new(0) }
+        Directory {
+            counters: Mutex::new(HashMap::new()),
+            capacity: capacity.max(1),
+            dropped: AtomicU64::new(0),
+        }
     }
 
     /// Continues flows that were saved: (key, last number given out).
@@ -437,7 +441,12 @@ impl Directory {
 
 /// Which stamp a frame gets (wire 3). A preset number means something only under the sender's own key: in `instance`
 /// identity a frame with both set keeps them, any other is numbered afresh.
-pub fn stamp_of(identity_is_standard: bool, stamp_source: bool, may_keep: bool, preset: (HashKey, SeqNum)) -> Stamp {
+pub fn stamp_of(
+    identity_is_standard: bool,
+    stamp_source: bool,
+    may_keep: bool,
+    preset: (HashKey, SeqNum),
+) -> Stamp {
     let (key, number) = preset;
     match (number.0, key.0) {
         (0, _) => Stamp::Number,

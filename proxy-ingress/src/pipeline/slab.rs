@@ -250,8 +250,10 @@ mod tests {
     #[test]
     fn a_frame_comes_out_as_it_went_in() {
         let mut slab = Slab::new(8, 64 * BLOCK);
-        let frames: Vec<Vec<u8>> =
-            [1_usize, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK].iter().map(|&n| vec![n as u8; n]).collect();
+        let frames: Vec<Vec<u8>> = [1_usize, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK]
+            .iter()
+            .map(|&n| vec![(n % 251).to_le_bytes()[0]; n])
+            .collect();
         let keys: Vec<Key> = frames
             .iter()
             .map(|bytes| {

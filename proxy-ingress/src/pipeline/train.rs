@@ -227,3 +227,143 @@ impl Reach<'_> {
             && longest as usize * count <= self.limits.max_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits {
+        max_frames: 64,
+        max_bytes: 65_487,
+        max_segment: 1_452,
+        padding_percent: 15,
+        order: Order::Length,
+    };
+
+    fn whole(group: u16, len: u16) -> Car {
+        Car::whole(GroupIndex(group), len)
+    }
+
+    fn planned(limits: &Limits, cars: &[Car]) -> Plan {
+        let mut plan = Plan::new();
+        plan.make(limits, cars);
+        plan
+    }
+
+    fn lengths(plan: &Plan, cars: &[Car], train: &Cars) -> Vec<u16> {
+        let range = train.first as usize..(train.first + train.count) as usize;
+        plan.order[range].iter().map(|&p| cars[p as usize].len).collect()
+    }
+
+    #[test]
+    fn frames_of_nearly_equal_length_share_a_train_and_the_shortest_goes_last() {
+        let cars = [whole(1, 230), whole(1, 100), whole(1, 226), whole(1, 200)];
+        let plan = planned(&LIMITS, &cars);
+        assert_eq!(plan.trains.len(), 1);
+        assert_eq!(lengths(&plan, &cars, &plan.trains[0]), [200, 226, 230, 100]);
+        assert_eq!(plan.trains[0].segment, 230);
+        assert_eq!(plan.padding, 30 + 4);
+    }
+
+    #[test]
+    fn groups_never_share_a_train() {
+        let cars: Vec<Car> = (0..10).map(|i| whole(i % 2, 300)).collect();
+        let plan = planned(&LIMITS, &cars);
+        assert_eq!(plan.trains.iter().map(|t| (t.group.0, t.count)).collect::<Vec<_>>(), [(0, 5), (1, 5)]);
+    }
+
+    #[test]
+    fn a_frame_above_the_mtu_travels_alone() {
+        let cars = [whole(1, 1_453), whole(1, 1_453), whole(1, 1_452), whole(1, 1_452)];
+        let plan = planned(&LIMITS, &cars);
+        assert_eq!(plan.trains.iter().map(|t| t.count).collect::<Vec<_>>(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn fragments_keep_their_order_and_the_short_last_one_ends_the_train() {
+        let fragment = |len| Car { group: GroupIndex(3), len, sort_len: 1_452 };
+        let cars = [fragment(1_452), fragment(1_452), fragment(200), fragment(1_452), fragment(90)];
+        let plan = planned(&LIMITS, &cars);
+        assert_eq!(plan.order, [0, 1, 2, 3, 4]);
+        assert_eq!(plan.trains.iter().map(|t| t.count).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(plan.padding, 0);
+    }
+
+    #[test]
+    fn without_trains_frames_leave_one_by_one_as_they_came() {
+        let cars = [whole(2, 300), whole(1, 200), whole(2, 100)];
+        let plan = planned(&Limits { max_frames: 1, ..LIMITS }, &cars);
+        assert_eq!(plan.order, [0, 1, 2]);
+        assert_eq!((plan.trains.len(), plan.padding), (3, 0));
+    }
+
+    #[test]
+    fn arrival_order_holds_within_a_group() {
+        let limits = Limits { order: Order::Arrival, ..LIMITS };
+        let cars: Vec<Car> = [300, 310, 90, 305, 1000, 301].map(|len| whole(1, len)).to_vec();
+        let plan = planned(&limits, &cars);
+        assert_eq!(plan.order, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(plan.trains.iter().map(|t| t.count).collect::<Vec<_>>(), [3, 1, 2]);
+    }
+
+    fn cars() -> impl Strategy<Value = Vec<Car>> {
+        let car = (0_u16..5, 44_u16..3_000, prop::bool::weighted(0.1)).prop_map(|(group, len, runt)| Car {
+            group: GroupIndex(group),
+            len,
+            sort_len: if runt { len.max(1_452) } else { len },
+        });
+        prop::collection::vec(car, 0..400)
+    }
+
+    fn limits() -> impl Strategy<Value = Limits> {
+        (1_usize..70, 0_u32..30, prop::bool::ANY).prop_map(|(max_frames, padding_percent, arrival)| Limits {
+            max_frames,
+            padding_percent,
+            order: if arrival { Order::Arrival } else { Order::Length },
+            ..LIMITS
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_plan_keeps_its_promises(limits in limits(), cars in cars()) {
+            let plan = planned(&limits, &cars);
+            let mut seen = plan.order.clone();
+            seen.sort_unstable();
+            prop_assert!(seen.iter().copied().eq(0..u32::try_from(cars.len()).unwrap()));
+            let (mut next, mut padding) = (0, 0);
+            for train in &plan.trains {
+                prop_assert_eq!(train.first, next);
+                prop_assert!(train.count >= 1 && train.count as usize <= limits.max_frames);
+                next += train.count;
+                let lengths = lengths(&plan, &cars, train);
+                let (last, padded) = lengths.split_last().unwrap();
+                prop_assert!(lengths.iter().max() == Some(&train.segment) && *last <= train.segment);
+                let members = &plan.order[train.first as usize..][..train.count as usize];
+                prop_assert!(members.iter().all(|&p| cars[p as usize].group == train.group));
+                if train.count > 1 {
+                    prop_assert!(train.segment <= limits.max_segment);
+                    prop_assert!(usize::from(train.segment) * train.count as usize <= limits.max_bytes);
+                }
+                for len in padded {
+                    let most = u64::from(*len) * u64::from(100 + limits.padding_percent);
+                    prop_assert!(u64::from(train.segment) * 100 <= most);
+                    padding += u64::from(train.segment - len);
+                }
+            }
+            prop_assert_eq!(next as usize, cars.len());
+            prop_assert_eq!(plan.padding, padding);
+        }
+
+        #[test]
+        fn arrival_order_is_never_broken_within_a_group(cars in cars()) {
+            let plan = planned(&Limits { order: Order::Arrival, ..LIMITS }, &cars);
+            for group in 0..5 {
+                let of_group: Vec<u32> =
+                    plan.order.iter().copied().filter(|&p| cars[p as usize].group.0 == group).collect();
+                prop_assert!(of_group.is_sorted());
+            }
+        }
+    }
+}

@@ -13,7 +13,12 @@ pub type RetryConfig = NotBuilt;
 
 /// Stands where a role's crate has no start yet.
 #[derive(clap::Args, Clone, Debug)]
-pub struct NotBuilt {}
+pub struct NotBuilt {
+    #[command(flatten)]
+    fabric: service::config::FabricArgs,
+    #[command(flatten)]
+    backend: service::config::BackendArgs,
+}
 
 const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
     Alias { option, flag, env }
@@ -70,6 +75,6 @@ pub fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
     run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
 }
 
-async fn not_built(_: NotBuilt, given: Given) -> anyhow::Result<std::future::Ready<()>> {
+async fn not_built(_config: NotBuilt, given: Given) -> anyhow::Result<std::future::Ready<()>> {
     anyhow::bail!("this build does not contain the role {} yet", given.lifecycle.role())
 }

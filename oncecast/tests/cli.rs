@@ -1,0 +1,152 @@
+//! The command line as its users meet it: the real binary, its output and its exit codes.
+
+use std::io::Write;
+use std::process::{Command, Output};
+
+/// Runs the binary with nothing in its environment but `env`.
+fn oncecast(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oncecast"));
+    command.env_clear().envs(env.iter().copied()).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The one line of a usage error.
+fn usage_error(args: &[&str], env: &[(&str, &str)]) -> String {
+    let output = oncecast(args, env);
+    let line = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {line}");
+    assert_eq!(line.lines().count(), 1, "{args:?}: {line}");
+    assert_eq!(text(&output.stdout), "");
+    line.trim_end().to_owned()
+}
+
+fn file(toml: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    file.write_all(toml.as_bytes()).unwrap();
+    file
+}
+
+const ROLES: [&str; 3] = ["proxy", "listener", "retry"];
+
+#[test]
+fn wrong_flags_and_values_are_one_line_and_exit_code_2() {
+    for role in ROLES {
+        let line = usage_error(&[role, "--shard-bitz=3"], &[]);
+        assert_eq!(line, format!("oncecast {role}: unknown option --shard-bitz; did you mean --shard-bits?"));
+        let line = usage_error(&[role, "--drain-timeout=5"], &[]);
+        assert!(
+            line.contains("--drain-timeout: \"5\" is not accepted; want a duration with its unit"),
+            "{line}"
+        );
+        let line = usage_error(&[role], &[("SHARD_BITS", "two")]);
+        assert!(line.contains("--shard-bits: \"two\" (environment SHARD_BITS) is not accepted"), "{line}");
+        assert!(usage_error(&[role, "--shard-bits=16"], &[]).contains("shard-bits"));
+        assert!(
+            usage_error(&[role, "--metrics-addr=9100"], &[])
+                .contains("want an address and port such as :9100")
+        );
+        assert!(usage_error(&[role, "--log-level=loud"], &[]).contains("want off, error, warn"));
+        assert!(usage_error(&[role, "stray"], &[]).contains("\"stray\""));
+    }
+    assert!(usage_error(&["prox"], &[]).contains("did you mean proxy?"));
+    assert!(usage_error(&[], &[]).contains("a command is missing"));
+    assert!(usage_error(&["send", "--nope"], &[]).starts_with("oncecast send: unknown option --nope"));
+}
+
+#[test]
+fn help_and_version_go_to_stdout_with_exit_code_0() {
+    for args in [&["--help"][..], &["proxy", "--help"], &["help", "retry"], &["listener", "-h"]] {
+        let output = oncecast(args, &[]);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(text(&output.stdout).contains("Usage: oncecast"), "{args:?}");
+    }
+    let version = format!("oncecast {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&oncecast(&["--version"], &[]).stdout), version);
+}
+
+#[test]
+fn the_file_is_checked_key_by_key() {
+    let refused = |toml: &str| {
+        let file = file(toml);
+        let line = usage_error(&["retry", "--config", file.path().to_str().unwrap()], &[]);
+        assert!(line.contains(file.path().to_str().unwrap()), "{line}");
+        line
+    };
+    assert!(refused("shard_bitz = 2").ends_with("unknown key \"shard_bitz\"; did you mean \"shard-bits\"?"));
+    assert!(refused("[retri]\nx = 1").contains("unknown table [retri]"));
+    assert!(refused("shard-bits = \"many\"").contains("--shard-bits: \"many\" (file "));
+    assert!(refused("shard-bits = \n").contains("line 1"));
+    assert!(usage_error(&["retry", "--config=/no/such.toml"], &[]).contains("/no/such.toml"));
+}
+
+#[test]
+fn flag_environment_file_default_in_this_order() {
+    let file = file(
+        "shard-bits = 3\nlog-level = \"warn\"\ndrain-timeout = \"9s\"\n[listener]\ndrain-timeout = \"8s\"\n",
+    );
+    let path = file.path().to_str().unwrap();
+    let env = [("ONCECAST_CONFIG", path), ("LOG_LEVEL", "error"), ("SHARD_BITS", "4"), ("DRAIN_TIMEOUT", "")];
+    let output = oncecast(&["listener", "--print-config", "-shard-bits", "5"], &env);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    assert!(printed.contains("\nshard-bits = 5 # flag\n"), "{printed}");
+    assert!(printed.contains("\nlog-level = \"error\" # environment LOG_LEVEL\n"), "{printed}");
+    assert!(printed.contains(&format!("\ndrain-timeout = \"8s\" # file {path}\n")), "{printed}");
+    assert!(printed.contains("\nmetrics-addr = \":9200\" # default\n"), "{printed}");
+}
+
+#[test]
+fn what_is_printed_is_a_file_that_loads() {
+    for role in ROLES {
+        let printed = oncecast(&[role, "--print-config", "--shard-bits=6"], &[]);
+        assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
+        let file = file(&text(&printed.stdout));
+        let check = oncecast(&[role, "--check", "--config", file.path().to_str().unwrap()], &[]);
+        assert_eq!(
+            (check.status.code(), text(&check.stdout).as_str()),
+            (Some(0), "configuration ok\n"),
+            "{check:?}"
+        );
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let output = oncecast(&["retry", "--print-config"], &[("REDIS_ADDR", "redis://user:hunter2@cache:6379")]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = text(&output.stdout) + &text(&output.stderr);
+    assert!(shown.contains("redis://(hidden)@cache:6379") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_failure_at_run_time_is_exit_code_1_and_names_its_cause() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for role in ROLES {
+        let output = oncecast(&[role, "--log-level=off", "--metrics-addr", &addr], &[]);
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        assert!(
+            line.starts_with(&format!("oncecast {role}: --metrics-addr: cannot listen on {addr}")),
+            "{line}"
+        );
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_from_the_command_line() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = oncecast(&["completions", shell], &[]);
+        assert!(output.status.success() && text(&output.stdout).contains("drain-timeout"), "{shell}");
+    }
+    assert!(text(&oncecast(&["man"], &[]).stdout).contains(".TH oncecast 1"));
+    let dir = tempfile::tempdir().unwrap();
+    assert!(oncecast(&["man", "--dir", dir.path().to_str().unwrap()], &[]).status.success());
+    assert!(dir.path().join("oncecast-listener.1").exists());
+    let missing = oncecast(&["man", "--dir", "/no/such/folder"], &[]);
+    assert_eq!(missing.status.code(), Some(1));
+}

@@ -1,5 +1,7 @@
 //! The command line as its users meet it: the real binary, its output and its exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its world breaks")]
+
 use std::io::Write;
 use std::process::{Command, Output};
 

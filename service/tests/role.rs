@@ -1,5 +1,7 @@
 //! A role as a process: signals, drain, admin HTTP, panics. The role is this test program itself, started again.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its world breaks")]
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::config::{self, Environment, Role};
 use service::run::{self, Given};

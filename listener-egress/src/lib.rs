@@ -1,1 +1,5 @@
 //! Egress role: filter, track gaps, repair, reassemble, deliver.
+//!
+//! `pipeline` holds the decisions, in the order of a frame's path; `runtime` the sockets, threads and timers around it.
+
+pub mod pipeline;

@@ -1,0 +1,258 @@
+//! What one worker counted. Plain numbers: the runtime copies them into shared cells after each burst.
+//!
+//! Every datagram that does not reach a consumer is counted under exactly one reason here.
+
+use frame::Kind;
+use std::time::Duration;
+
+/// Why a datagram, or a frame, went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum DropReason {
+    /// No decoder took it.
+    DecodeError,
+    /// A V3 datagram that is no valid fragment.
+    FragmentDecodeError,
+    /// Its source is excluded or not included.
+    SenderFilter,
+    /// Its shard is not included.
+    ShardFilter,
+    /// Its subtree is excluded.
+    SubtreeExclude,
+    /// Its subtree is in no include list and no live announcement.
+    SubtreeIncludeMiss,
+    /// V7: emitted by listeners, not received.
+    BlockHeader,
+    /// V8 is not handled yet.
+    Bundle,
+    /// V9 is not handled yet.
+    Object,
+    /// 0x40 is not handled yet.
+    Manifest,
+    /// A control datagram on a port where it has no meaning.
+    UnexpectedControl,
+    /// The payload does not hash to the id that the header names.
+    PayloadHash,
+    /// The block's header does not meet its target.
+    BlockPow,
+    /// A unicast datagram on the request socket from an address that is no known endpoint.
+    UnknownRepairSource,
+    /// A unicast frame that no open gap asked for.
+    UnsolicitedRepair,
+    /// A response that matches no request.
+    StrayResponse,
+    /// A fragment of an object that is complete already.
+    LateFragment,
+    /// A fragment whose place is filled already.
+    DuplicateFragment,
+    /// A fragment whose length does not fit the grid of its object.
+    FragmentGrid,
+    /// An original of a version that is not rebuilt.
+    FragmentVersion,
+    /// An object longer than the limit.
+    FragmentTooLong,
+    /// The gate saw the id before.
+    Deduplicated,
+    /// Another listener of the deployment has it.
+    DeduplicatedElsewhere,
+    /// The consumer's queue is full: the newest frame is dropped, its claim released.
+    ConsumerQueueFull,
+    /// Longer than a UDP datagram can be; use TCP.
+    TooLongForUdp,
+    /// The consumer's socket refused it.
+    EgressError,
+}
+
+impl DropReason {
+    /// All reasons with their label values.
+    pub const ALL: [(DropReason, &'static str); 26] = [
+        (DropReason::DecodeError, "decode_error"),
+        (DropReason::FragmentDecodeError, "frag_decode_error"),
+        (DropReason::SenderFilter, "sender_filter"),
+        (DropReason::ShardFilter, "shard_filter"),
+        (DropReason::SubtreeExclude, "subtree_exclude"),
+        (DropReason::SubtreeIncludeMiss, "subtree_include_miss"),
+        (DropReason::BlockHeader, "block_header"),
+        (DropReason::Bundle, "bundle"),
+        (DropReason::Object, "object"),
+        (DropReason::Manifest, "manifest"),
+        (DropReason::UnexpectedControl, "unexpected_control"),
+        (DropReason::PayloadHash, "payload_hash"),
+        (DropReason::BlockPow, "block_pow"),
+        (DropReason::UnknownRepairSource, "unknown_repair_source"),
+        (DropReason::UnsolicitedRepair, "unsolicited_repair"),
+        (DropReason::StrayResponse, "stray_response"),
+        (DropReason::LateFragment, "late_fragment"),
+        (DropReason::DuplicateFragment, "duplicate_fragment"),
+        (DropReason::FragmentGrid, "fragment_grid"),
+        (DropReason::FragmentVersion, "fragment_version"),
+        (DropReason::FragmentTooLong, "fragment_too_long"),
+        (DropReason::Deduplicated, "deduplicated"),
+        (DropReason::DeduplicatedElsewhere, "deduplicated_elsewhere"),
+        (DropReason::ConsumerQueueFull, "consumer_queue_full"),
+        (DropReason::TooLongForUdp, "too_long_for_udp"),
+        (DropReason::EgressError, "egress_error"),
+    ];
+}
+
+/// Why numbers were given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Loss {
+    /// The repair horizon passed.
+    Horizon,
+    /// A jump longer than any endpoint could fill.
+    Jump,
+    /// The sender began anew under the same flow key.
+    Restart,
+    /// The gap table is full.
+    TableFull,
+    /// The flow left the table with open gaps.
+    FlowEvicted,
+    /// An object that could not be rebuilt.
+    Reassembly,
+    /// The process stopped.
+    Stop,
+}
+
+impl Loss {
+    /// All reasons with their label values.
+    pub const ALL: [(Loss, &'static str); 7] = [
+        (Loss::Horizon, "horizon"),
+        (Loss::Jump, "jump"),
+        (Loss::Restart, "restart"),
+        (Loss::TableFull, "table_full"),
+        (Loss::FlowEvicted, "flow_evicted"),
+        (Loss::Reassembly, "reassembly"),
+        (Loss::Stop, "stop"),
+    ];
+}
+
+/// Upper bounds of the recovery-time buckets, in microseconds: powers of two from 64 µs.
+pub const RECOVERY_BUCKETS: usize = 24;
+
+/// Totals of one worker since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Datagrams taken from sockets, after injected loss.
+    pub received: u64,
+    /// Of those, by byte 6 for data frames (index = version 1..=9, 0 = other).
+    pub received_by_version: [u64; 10],
+    /// By `DropReason`.
+    pub dropped: [u64; DropReason::ALL.len()],
+    /// Numbers lost for good, by `Loss`.
+    pub lost: [u64; Loss::ALL.len()],
+    /// Numbers found missing.
+    pub gaps_detected: u64,
+    /// Missing numbers that came after they were requested.
+    pub recovered: u64,
+    /// Missing numbers that came before anyone asked: reordering.
+    pub reordered: u64,
+    /// Frames under a number that was seen before.
+    pub duplicates: u64,
+    /// Frames under a number that was seen before, with an id that was not.
+    pub collisions: u64,
+    /// Flows that began anew under their old key.
+    pub restarts: u64,
+    /// Jumps held back until a second frame or digest confirms them.
+    pub jumps_held: u64,
+    /// Untrusted frames whose subtree contradicts their flow.
+    pub flow_mismatch: u64,
+    /// Flows that found no room in the table.
+    pub flows_refused: u64,
+    /// Flows that left for others or for their age.
+    pub flows_evicted: u64,
+    /// Requests sent, and the numbers they named.
+    pub nacks: u64,
+    /// Numbers named by requests.
+    pub nack_numbers: u64,
+    /// Requests that got no answer and no frame in time.
+    pub nack_timeouts: u64,
+    /// Responses taken, by kind.
+    pub acks: u64,
+    /// See `acks`.
+    pub misses: u64,
+    /// See `acks`.
+    pub throttled: u64,
+    /// Probes for a flow's next number.
+    pub tail_probes: u64,
+    /// Digest entries taken.
+    pub digest_entries: u64,
+    /// ADVERTs taken.
+    pub adverts: u64,
+    /// ADVERTs refused: table full or undecodable.
+    pub adverts_rejected: u64,
+    /// Objects begun, finished, given up, and finished with a wrong hash.
+    pub reassembly_started: u64,
+    /// See `reassembly_started`.
+    pub reassembly_completed: u64,
+    /// See `reassembly_started`.
+    pub reassembly_abandoned: u64,
+    /// See `reassembly_started`.
+    pub reassembly_hash_mismatch: u64,
+    /// Frames that the gate let through.
+    pub claims_won: u64,
+    /// Frames that wait for tier 2.
+    pub claims_waited: u64,
+    /// Frames let through without a decision.
+    pub claims_open: u64,
+    /// Frames handed to the consumer (UDP: taken by the kernel; TCP: acknowledged).
+    pub delivered: u64,
+    /// Their bytes, header included.
+    pub delivered_bytes: u64,
+    /// V7 headers emitted.
+    pub headers: u64,
+    /// Announcements taken and refused.
+    pub announces: u64,
+    /// See `announces`.
+    pub announces_rejected: u64,
+    /// Open gaps now, in numbers.
+    pub open_gaps: u64,
+    /// Flows now.
+    pub flows: u64,
+    /// Endpoints now.
+    pub endpoints: u64,
+    /// Bytes held for reassembly now.
+    pub reassembly_bytes: u64,
+    /// Bytes of frames that wait for a claim now.
+    pub waiting_bytes: u64,
+    /// From detection to arrival of requested numbers; bucket i counts times below 64 µs << i.
+    pub recovery: [u64; RECOVERY_BUCKETS],
+    /// Sum of those times.
+    pub recovery_total: Duration,
+}
+
+impl Counts {
+    /// Counts one drop.
+    pub fn drop(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+    /// Counts numbers that are given up.
+    pub fn lose(&mut self, reason: Loss, numbers: u64) {
+        let cell = &mut self.lost[reason as usize];
+        *cell = cell.saturating_add(numbers);
+    }
+    /// Numbers given up for whatever reason.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+    /// How often `reason` was counted.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+    pub(crate) fn arrived(&mut self, kind: Option<Kind>) {
+        self.received += 1;
+        let version = match kind {
+            Some(kind) if (kind as usize) < self.received_by_version.len() => kind as usize,
+            _ => 0,
+        };
+        self.received_by_version[version] += 1;
+    }
+    pub(crate) fn recovered_after(&mut self, open_for: Duration) {
+        self.recovered += 1;
+        self.recovery_total += open_for;
+        let micros = u64::try_from(open_for.as_micros()).unwrap_or(u64::MAX) >> 6;
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.recovery[bucket.min(RECOVERY_BUCKETS - 1)] += 1;
+    }
+}

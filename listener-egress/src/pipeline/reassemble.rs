@@ -1,0 +1,285 @@
+//! Fragments (wire 5) back into frames.
+//!
+//! One buffer per object: the header of the frame to be, then the payload; each fragment is written at its place. The
+//! grid (equal lengths, shorter last) follows from any one fragment, and every other must fit it. The key holds all
+//! that the fragments of one object share, so that a poisoned copy with other lengths opens a slot of its own instead
+//! of spoiling the real one. The rebuilt frame carries flow key and number of fragment 0, whatever came first.
+//!
+//! A lost fragment is a gap like any other: the tracker requests it. So a slot lives as long as its gaps are repaired.
+//! Objects that were finished are remembered for a while: late copies do not reopen them. An object that fails its hash
+//! gives its numbers back to the tracker, once.
+//!
+//! Limits: bytes over all slots (`budget`; the slot without progress for the longest makes room), slots, longest object.
+//! Everything is checked before memory is taken.
+
+use super::counts::{Counts, DropReason};
+use frame::fragment::opens_slot;
+use frame::{Fragment, HashKey, Id, Kind, SeqNum};
+use hashbrown::HashMap;
+use lru::LruCache;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+/// Bounds of reassembly.
+#[derive(Clone, Copy, Debug)]
+pub struct ReassemblyLimits {
+    /// Bytes over all slots.
+    pub budget: usize,
+    /// Objects at once.
+    pub slots: usize,
+    /// Longest payload.
+    pub longest: u32,
+    /// Objects remembered after they were finished.
+    pub memory: usize,
+    /// Life of a slot whose fragments carry no number and cannot be repaired.
+    pub unnumbered_ttl: Duration,
+}
+
+impl Default for ReassemblyLimits {
+    fn default() -> ReassemblyLimits {
+        ReassemblyLimits {
+            budget: 256 << 20,
+            slots: 4096,
+            longest: 64 << 20,
+            memory: 16_384,
+            unnumbered_ttl: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What all fragments of one object share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    id: Id,
+    second_id: Id,
+    hash_key: HashKey,
+    original_len: u32,
+    total: u16,
+}
+
+struct Slot {
+    /// Header of the frame to be, then its payload.
+    buffer: Vec<u8>,
+    /// Bytes of every fragment but the last.
+    grid: usize,
+    /// Number of each fragment; meaningful where `present`.
+    numbers: Vec<SeqNum>,
+    present: Vec<bool>,
+    missing: u16,
+    kind: Kind,
+    msg_type: u8,
+    expires: Instant,
+    progress: Instant,
+}
+
+/// How the last attempt at an object ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Finished,
+    /// Its hash was wrong: its numbers were given back once.
+    Failed,
+}
+
+/// A frame whose fragments are complete.
+pub struct Rebuilt {
+    /// Header and payload.
+    pub frame: Vec<u8>,
+    /// Numbers of the fragments.
+    pub numbers: Vec<SeqNum>,
+    /// Flow of fragment 0.
+    pub hash_key: HashKey,
+    key: Key,
+}
+
+/// See the module text.
+pub struct Reassembler {
+    limits: ReassemblyLimits,
+    slots: HashMap<Key, Slot>,
+    bytes: usize,
+    ended: LruCache<Key, Ended>,
+}
+
+/// What one object costs besides its payload.
+fn cost(original_len: u32, total: u16) -> usize {
+    frame::data::HEADER + original_len as usize + usize::from(total) * (size_of::<SeqNum>() + 1)
+}
+
+impl Reassembler {
+    /// An empty reassembler.
+    pub fn new(limits: ReassemblyLimits) -> Reassembler {
+        let memory = NonZeroUsize::new(limits.memory.max(1)).unwrap_or(NonZeroUsize::MIN);
+        Reassembler { slots: HashMap::new(), bytes: 0, ended: LruCache::new(memory), limits }
+    }
+
+    /// Takes one fragment; the frame, when it was the last that was missing. `horizon`: how long lost fragments of its
+    /// flow are repaired.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        fragment: &Fragment<'_>,
+        horizon: Duration,
+        counts: &mut Counts,
+    ) -> Result<Option<Rebuilt>, DropReason> {
+        let key = Key {
+            id: *fragment.id,
+            second_id: *fragment.second_id,
+            hash_key: fragment.hash_key,
+            original_len: fragment.original_len,
+            total: fragment.total,
+        };
+        if !self.slots.contains_key(&key) {
+            if self.ended.peek(&key) == Some(&Ended::Finished) {
+                return Err(DropReason::LateFragment);
+            }
+            self.open(now, key, fragment, horizon, counts)?;
+        }
+        let Some(slot) = self.slots.get_mut(&key) else { return Err(DropReason::FragmentGrid) };
+        slot.write(now, fragment)?;
+        if slot.missing > 0 {
+            return Ok(None);
+        }
+        Ok(self.finish(key))
+    }
+
+    /// The rebuilt frame was verified.
+    pub fn verified(&mut self, rebuilt: &Rebuilt, counts: &mut Counts) {
+        counts.reassembly_completed += 1;
+        self.ended.put(rebuilt.key, Ended::Finished);
+    }
+
+    /// The rebuilt frame failed its hash. `true`: its numbers should be requested again; `false`: that was the second
+    /// time, the object is given up.
+    pub fn failed(&mut self, rebuilt: &Rebuilt, counts: &mut Counts) -> bool {
+        counts.reassembly_hash_mismatch += 1;
+        let again = self.ended.peek(&rebuilt.key) != Some(&Ended::Failed);
+        self.ended.put(rebuilt.key, if again { Ended::Failed } else { Ended::Finished });
+        again
+    }
+
+    /// Gives up slots whose time is over. Call about once a second.
+    pub fn purge(&mut self, now: Instant, counts: &mut Counts) {
+        let expired: Vec<Key> =
+            self.slots.iter().filter(|(_, s)| now >= s.expires).map(|(k, _)| *k).collect();
+        for key in expired {
+            self.abandon(key, counts);
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        key: Key,
+        fragment: &Fragment<'_>,
+        horizon: Duration,
+        counts: &mut Counts,
+    ) -> Result<(), DropReason> {
+        let kind = match fragment.original_kind() {
+            kind @ (Kind::Tx | Kind::Block | Kind::Subtree) => kind,
+            Kind::Object => return Err(DropReason::Object),
+            _ => return Err(DropReason::FragmentVersion),
+        };
+        if key.original_len > self.limits.longest {
+            return Err(DropReason::FragmentTooLong);
+        }
+        if !opens_slot(fragment.index, key.total, key.original_len, self.limits.longest) {
+            return Err(DropReason::FragmentGrid);
+        }
+        let grid = grid(fragment).ok_or(DropReason::FragmentGrid)?;
+        let need = cost(key.original_len, key.total);
+        while self.slots.len() >= self.limits.slots || self.bytes + need > self.limits.budget {
+            let Some(victim) = self.slots.iter().min_by_key(|(_, s)| s.progress).map(|(k, _)| *k) else {
+                return Err(DropReason::FragmentTooLong);
+            };
+            self.abandon(victim, counts);
+        }
+        let life = if fragment.seq_num.0 == 0 { self.limits.unnumbered_ttl } else { horizon };
+        self.bytes += need;
+        counts.reassembly_started += 1;
+        let parts = usize::from(key.total);
+        self.slots.insert(
+            key,
+            Slot {
+                buffer: vec![0; frame::data::HEADER + key.original_len as usize],
+                grid,
+                numbers: vec![SeqNum(0); parts],
+                present: vec![false; parts],
+                missing: key.total,
+                kind,
+                msg_type: fragment.msg_type,
+                expires: now + life,
+                progress: now,
+            },
+        );
+        Ok(())
+    }
+
+    fn finish(&mut self, key: Key) -> Option<Rebuilt> {
+        let mut slot = self.slots.remove(&key)?;
+        self.bytes -= cost(key.original_len, key.total);
+        let fields = frame::data::HeaderFields {
+            kind: slot.kind,
+            msg_type: slot.msg_type,
+            id: &key.id,
+            hash_key: key.hash_key,
+            seq_num: *slot.numbers.first()?,
+            second_id: &key.second_id,
+            payload_len: key.original_len,
+        };
+        frame::data::encode_header(&fields, &mut slot.buffer)?;
+        Some(Rebuilt { frame: slot.buffer, numbers: slot.numbers, hash_key: key.hash_key, key })
+    }
+
+    fn abandon(&mut self, key: Key, counts: &mut Counts) {
+        if self.slots.remove(&key).is_some() {
+            self.bytes -= cost(key.original_len, key.total);
+            counts.reassembly_abandoned += 1;
+            counts.lose(super::counts::Loss::Reassembly, 1);
+        }
+    }
+}
+
+/// Length of every fragment but the last, from any one of them; `None` if no grid has this fragment.
+fn grid(fragment: &Fragment<'_>) -> Option<usize> {
+    let (len, total) = (fragment.original_len as usize, usize::from(fragment.total));
+    let data = fragment.data.len();
+    if total == 1 {
+        return (data == len).then_some(len);
+    }
+    let others = total - 1;
+    let grid = if usize::from(fragment.index) < others {
+        data
+    } else {
+        let rest = len.checked_sub(data)?;
+        (rest % others == 0).then_some(rest / others)?
+    };
+    let last = len.checked_sub(grid.checked_mul(others)?)?;
+    (grid > 0 && last >= 1 && last <= grid).then_some(grid)
+}
+
+impl Slot {
+    fn write(&mut self, now: Instant, fragment: &Fragment<'_>) -> Result<(), DropReason> {
+        let index = usize::from(fragment.index);
+        if grid(fragment) != Some(self.grid) {
+            return Err(DropReason::FragmentGrid);
+        }
+        let present = self.present.get_mut(index).ok_or(DropReason::FragmentGrid)?;
+        if *present {
+            return Err(DropReason::DuplicateFragment);
+        }
+        let at = frame::data::HEADER + index * self.grid;
+        let place = self.buffer.get_mut(at..at + fragment.data.len()).ok_or(DropReason::FragmentGrid)?;
+        place.copy_from_slice(fragment.data);
+        *present = true;
+        if let Some(number) = self.numbers.get_mut(index) {
+            *number = fragment.seq_num;
+        }
+        self.missing -= 1;
+        self.progress = now;
+        Ok(())
+    }
+}

@@ -172,7 +172,8 @@ impl Bucket {
     /// When the next token will be there.
     fn next(&self, now: Instant) -> Instant {
         let short = (1.0 - self.tokens).max(0.0) / self.rate.max(0.01);
-        self.filled.unwrap_or(now) + Duration::from_secs_f64(short)
+        // Rounded up: a token that is a rounding error short would be waited for in steps of nothing.
+        self.filled.unwrap_or(now) + Duration::from_secs_f64(short) + Duration::from_micros(100)
     }
 }
 

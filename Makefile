@@ -25,7 +25,7 @@ lint: ## formatting and clippy, warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 fuzz-quick: ## 10 million random and 10 million mutated datagrams through every decoder
-	$(CARGO) run --release -p frame --example fuzz_quick
+	$(CARGO) run -p frame --example fuzz_quick
 
 bench: ## benchmarks as ratios inside one run; QUICK=1 for a short one, JSON=file for the figures as JSON
 	$(CARGO) build --release --workspace --bins

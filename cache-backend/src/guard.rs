@@ -498,6 +498,9 @@ fn judge_answers<T>(answers: &Answers<T>, latency: Duration) -> Outcome {
     let last = blamed.clone().last().map(|error| error.kind);
     match last {
         Some(kind) if blamed.count() * 2 > answers.len() => Outcome::Failed(kind),
+        _ if answers.iter().all(|answer| matches!(answer, Err(e) if e.kind == OpErrorKind::Overloaded)) => {
+            Outcome::Abandoned
+        }
         _ => Outcome::Answered(latency),
     }
 }

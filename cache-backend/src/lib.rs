@@ -8,6 +8,7 @@ pub mod error;
 pub mod guard;
 pub mod memory;
 pub mod open;
+pub mod redis;
 pub mod settings;
 
 pub use batch::KeyValues;
@@ -15,6 +16,7 @@ pub use error::{OpError, OpErrorKind, OpenError};
 pub use guard::{Breaker, BreakerState, GuardStats, Guarded};
 pub use memory::Memory;
 pub use open::open;
+pub use redis::Redis;
 pub use settings::{
     AerospikeSettings, BootPolicy, Credential, RedisSettings, RedisTopology, RemoteSettings, Secret,
     Settings, TlsSettings,

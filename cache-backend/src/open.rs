@@ -1,6 +1,6 @@
 //! From settings to a store that was seen to work.
 
-use crate::{Backend, Memory, OpenError, Settings};
+use crate::{Backend, Memory, OpenError, Redis, Settings};
 use std::sync::Arc;
 
 /// Least size of `memory` that makes sense.
@@ -16,7 +16,7 @@ pub async fn open(settings: Settings) -> Result<Option<Arc<dyn Backend>>, OpenEr
             "memory: a store of {bytes} bytes is too small; at least {MEMORY_MIN} bytes are needed"
         ))),
         Settings::Memory { bytes } => Ok(Some(Arc::new(Memory::new(bytes)))),
-        Settings::Redis(_) => Err(OpenError("redis: not built yet".to_owned())),
+        Settings::Redis(settings) => Ok(Some(Arc::new(Redis::open(*settings).await?))),
         Settings::Aerospike(_) => Err(OpenError("aerospike: not built yet".to_owned())),
     }
 }

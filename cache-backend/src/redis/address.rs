@@ -29,7 +29,8 @@ pub(super) struct Address {
     pub(super) db: Option<u32>,
 }
 
-const ACCEPTED: &str = "host:port, redis://[user:password@]host[:port][/db], rediss://… (TLS) or unix:///path[?db=n]";
+const ACCEPTED: &str =
+    "host:port, redis://[user:password@]host[:port][/db], rediss://… (TLS) or unix:///path[?db=n]";
 
 impl Address {
     pub(super) fn parse(text: &str, default_port: u16) -> Result<Address, OpenError> {
@@ -44,7 +45,9 @@ impl Address {
         let (scheme, rest) = text.split_once("://").unwrap_or(("redis", text));
         match scheme {
             "unix" | "redis+unix" => Address::parse_unix(rest).map_err(|why| wrong(&why)),
-            "redis" | "rediss" => Address::parse_tcp(rest, scheme == "rediss", default_port).map_err(|why| wrong(&why)),
+            "redis" | "rediss" => {
+                Address::parse_tcp(rest, scheme == "rediss", default_port).map_err(|why| wrong(&why))
+            }
             _ => Err(wrong("unknown scheme")),
         }
     }
@@ -160,7 +163,18 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_read_is_named_without_its_password() {
-        for text in ["", ":6379", "host:0", "host:70000", "host:x", "::1", "http://host", "redis://h/x", "unix://rel", "[::1"] {
+        for text in [
+            "",
+            ":6379",
+            "host:0",
+            "host:70000",
+            "host:x",
+            "::1",
+            "http://host",
+            "redis://h/x",
+            "unix://rel",
+            "[::1",
+        ] {
             let error = Address::parse(text, 6379).unwrap_err().0;
             assert!(error.contains("rediss://"), "{error}");
         }

@@ -26,7 +26,8 @@ impl Stream {
             Endpoint::Tcp { host, port, tls: secure } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
-                let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+                let keepalive =
+                    socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 if *secure { tls.secure(host, stream).await } else { Ok(Stream::Tcp(stream)) }
             }
@@ -54,7 +55,8 @@ impl Tls {
         match &settings.ca_file {
             Some(path) => {
                 let wrong = |why: String| format!("TLS CA file {}: {why}", path.display());
-                let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+                let certificates =
+                    CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
                 for certificate in certificates {
                     let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
                     roots.add(certificate).map_err(|error| wrong(error.to_string()))?;

@@ -1,0 +1,255 @@
+//! The servers behind one backend: who they are now, who owns which key, how each is judged.
+
+use super::dial::{DialError, Dialer, Proof, Target};
+use super::link::NAME;
+use super::resp::Value;
+use super::slots::{NOBODY, SlotTable, slot_of};
+use crate::{Breaker, GuardStats, RedisTopology};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+/// Refreshes of the slot table are at least this far apart.
+const REFRESH_PAUSE: Duration = Duration::from_millis(250);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Shared by all sessions of a backend.
+pub(super) struct Fleet {
+    pub(super) dialer: Arc<Dialer>,
+    topology: RedisTopology,
+    map: Mutex<Arc<Map>>,
+    breakers: Mutex<Vec<(Target, Arc<Breaker>)>>,
+    refresh: Mutex<Refresh>,
+    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Refresh {
+    running: bool,
+    ended: Option<Instant>,
+}
+
+/// Who serves what. A new one replaces it as a whole.
+pub(super) struct Map {
+    pub(super) targets: Vec<Target>,
+    /// Index of the owner of each slot; `None` where one target owns everything.
+    owners: Option<Box<[u16]>>,
+}
+
+impl Map {
+    fn unknown() -> Map {
+        Map { targets: Vec::new(), owners: None }
+    }
+    fn one(target: Target) -> Map {
+        Map { targets: vec![target], owners: None }
+    }
+    fn cluster(table: SlotTable) -> Map {
+        Map { targets: table.masters.into_iter().map(Target::Node).collect(), owners: Some(table.owners) }
+    }
+
+    /// Everything goes to the first target.
+    pub(super) fn is_single(&self) -> bool {
+        self.owners.is_none()
+    }
+
+    /// Index of the target that owns `key`.
+    pub(super) fn owner(&self, key: &[u8]) -> Option<usize> {
+        let Some(owners) = &self.owners else { return (!self.targets.is_empty()).then_some(0) };
+        owners.get(slot_of(key)).filter(|&&owner| owner != NOBODY).map(|&owner| usize::from(owner))
+    }
+
+    /// The first slot that nobody serves.
+    fn first_gap(&self) -> Option<usize> {
+        self.owners.as_ref()?.iter().position(|&owner| owner == NOBODY)
+    }
+
+    /// A key that `target` owns, beginning with `prefix`: random, so that two probes never meet.
+    pub(super) fn probe_key(&self, target: &Target, prefix: &str) -> Option<Vec<u8>> {
+        let wanted = self.targets.iter().position(|known| known == target)?;
+        // A node with one slot of 16384 is found within these for all practical purposes; without a key the probe is
+        // left out.
+        (0..200_000).find_map(|_| {
+            let key = format!("{prefix}{:016x}", rand::random::<u64>()).into_bytes();
+            (self.owner(&key) == Some(wanted)).then_some(key)
+        })
+    }
+}
+
+impl Fleet {
+    pub(super) fn new(dialer: Dialer, topology: RedisTopology) -> Fleet {
+        Fleet {
+            dialer: Arc::new(dialer),
+            topology,
+            map: Mutex::new(Arc::new(Map::unknown())),
+            breakers: Mutex::default(),
+            refresh: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn map(&self) -> Arc<Map> {
+        lock(&self.map).clone()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Relaxed);
+        *lock(&self.map) = Arc::new(Map::unknown());
+    }
+
+    /// The judge of one server, shared by all sessions.
+    pub(super) fn breaker(&self, target: &Target) -> Arc<Breaker> {
+        let mut breakers = lock(&self.breakers);
+        if let Some((_, breaker)) = breakers.iter().find(|(known, _)| known == target) {
+            return breaker.clone();
+        }
+        let breaker = Breaker::new(NAME, self.dialer.name(target), &self.dialer.remote);
+        breakers.push((target.clone(), breaker.clone()));
+        breaker
+    }
+
+    pub(super) fn guards(&self) -> Vec<Arc<GuardStats>> {
+        lock(&self.breakers).iter().map(|(_, breaker)| breaker.stats().clone()).collect()
+    }
+
+    /// Finds out who the servers are and sees each of them take a write.
+    pub(super) async fn open(&self) -> Result<(), DialError> {
+        let map = Arc::new(self.discover().await?);
+        if let Some(slot) = map.first_gap() {
+            let message = format!("slot {slot} of the Cluster is served by no node");
+            return Err(DialError { message, permanent: false });
+        }
+        for target in &map.targets {
+            let key = map.probe_key(target, &self.dialer.remote.probe_prefix);
+            self.dialer.dial(target, key, Proof::Whole).await?;
+        }
+        self.adopt(map);
+        Ok(())
+    }
+
+    /// For a degraded start: what is certain without asking anybody.
+    pub(super) fn assume(&self) {
+        let target = match self.topology {
+            RedisTopology::Single => Target::First,
+            RedisTopology::Sentinel { .. } => Target::Master,
+            RedisTopology::Auto | RedisTopology::Cluster => return,
+        };
+        self.adopt(Arc::new(Map::one(target)));
+    }
+
+    fn adopt(&self, map: Arc<Map>) {
+        if !self.is_closed() {
+            // Servers that left are no longer shown.
+            lock(&self.breakers).retain(|(target, _)| map.targets.contains(target));
+            *lock(&self.map) = map;
+        }
+    }
+
+    async fn discover(&self) -> Result<Map, DialError> {
+        match self.topology {
+            RedisTopology::Single => Ok(Map::one(Target::First)),
+            RedisTopology::Sentinel { .. } => Ok(Map::one(Target::Master)),
+            RedisTopology::Auto | RedisTopology::Cluster => self.ask_for_slots().await,
+        }
+    }
+
+    /// Asks the nodes known so far, then the seeds, until one answers.
+    async fn ask_for_slots(&self) -> Result<Map, DialError> {
+        let known = self.map();
+        let nodes = known.targets.iter().filter_map(|target| match target {
+            Target::Node(endpoint) => Some(endpoint),
+            _ => None,
+        });
+        let mut last = DialError { message: "no address is configured".to_owned(), permanent: true };
+        for endpoint in nodes.chain(&self.dialer.seeds) {
+            let name = endpoint.to_string();
+            let asked = self.dialer.within(&name, async {
+                let mut conversation = self.dialer.converse(endpoint).await?;
+                conversation.ask(&[b"CLUSTER", b"SLOTS"]).await
+            });
+            match asked.await {
+                Ok(Value::Error(_)) if self.topology == RedisTopology::Auto => {
+                    return Ok(Map::one(Target::First));
+                }
+                Ok(Value::Error(error)) => {
+                    let message = format!("{endpoint}: CLUSTER SLOTS was refused: {error}");
+                    last = DialError { message, permanent: true };
+                }
+                Ok(answer) => match SlotTable::parse(&answer, endpoint) {
+                    Some(table) if !table.masters.is_empty() => return Ok(Map::cluster(table)),
+                    _ => {
+                        let message = format!("{endpoint}: the slot table cannot be read or is empty");
+                        last = DialError { message, permanent: false };
+                    }
+                },
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Somebody met a redirection or a dead node: looks at the slot table again, in the background, not too often.
+    pub(super) fn refresh_soon(self: &Arc<Fleet>, runtime: &Handle) {
+        let map = self.map();
+        if (map.is_single() && !map.targets.is_empty()) || self.is_closed() {
+            return;
+        }
+        {
+            let mut refresh = lock(&self.refresh);
+            if refresh.running || refresh.ended.is_some_and(|ended| ended.elapsed() < REFRESH_PAUSE) {
+                return;
+            }
+            refresh.running = true;
+        }
+        let running = Running(self.clone());
+        runtime.spawn(async move { running.0.refresh().await });
+    }
+
+    /// Once, or until the first success while nothing is known at all.
+    async fn refresh(&self) {
+        loop {
+            match self.discover().await {
+                Ok(map) => {
+                    let before = self.map();
+                    if before.targets != map.targets {
+                        info!(
+                            backend = NAME,
+                            servers = ?map.targets.iter().map(|t| self.dialer.name(t)).collect::<Vec<_>>(),
+                            "the set of servers changed"
+                        );
+                    }
+                    if before.targets != map.targets || before.owners != map.owners {
+                        self.adopt(Arc::new(map));
+                    }
+                    return;
+                }
+                Err(error) if self.map().targets.is_empty() && !error.permanent && !self.is_closed() => {
+                    tokio::time::sleep(RETRY_PAUSE.mul_f64(rand::random_range(0.5..1.0))).await;
+                }
+                Err(error) => {
+                    warn!(backend = NAME, reason = %error, "the slot table could not be refreshed");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Marks the end of a refresh, also where its runtime went away.
+struct Running(Arc<Fleet>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *lock(&self.0.refresh) = Refresh { running: false, ended: Some(Instant::now()) };
+    }
+}
+
+/// Nothing panics under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,708 @@
+//! One connection of one session to one server: requests in, answers out, in order.
+//!
+//! Why: a claim that is answered with the reply of another key can suppress a transaction for good. So replies are
+//! matched strictly in order, each is checked against the shape that its request allows, and every batch ends with a
+//! *fence* (`PING nonce`) whose echo must come back before any answer of the batch is given out. Any surprise drops the
+//! connection, and everything that waited on it fails in doubt.
+//!
+//! Promises: submitting never waits; while the connection is down it fails at once; a lost connection is dialled again
+//! in the background with backoff and jitter; a connection whose oldest batch had no answer for the stall time is
+//! dropped, so a host that vanished is noticed without waiting for TCP.
+//!
+//! Limits: batches and bytes that wait are bounded; beyond them a batch is refused as overloaded.
+//!
+//! Cost: one write and one read syscall for as many batches as are there; one copy of keys and values; an allocation for
+//! each old value, none for a created key.
+
+use super::dial::{CLAIM_SCRIPT, ClaimForm, DialError, Dialer, Proof, Target};
+use super::resp::{Surprise, Token, decimal, lossy, put_head, put_word, token};
+use super::stream::Stream;
+use crate::guard::vec_of_errors;
+use crate::{Answers, Claimed, KeyValues, OpError, OpErrorKind};
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::Write;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tracing::{debug, info, warn};
+
+pub(super) const NAME: &str = "redis";
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const STALL_MIN: Duration = Duration::from_secs(1);
+const READ_CHUNK: usize = 64 << 10;
+/// Buffers that a burst made longer than this are given back.
+const KEEP_BUFFER: usize = 1 << 20;
+
+/// The caller's end. Dropping it ends the connection.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    waker: AtomicWaker,
+    /// Batches that were submitted and not answered.
+    load: AtomicUsize,
+    max_batches: usize,
+    max_bytes: usize,
+}
+
+struct State {
+    /// Present while connected.
+    form: Option<ClaimForm>,
+    /// Why not connected.
+    down: String,
+    /// Commands that the connection has not taken yet, and their batches.
+    outgoing: Vec<u8>,
+    submitted: VecDeque<Batch>,
+    fence: u64,
+    distrusted: bool,
+}
+
+/// How to reach the server and which key to probe it with.
+pub(super) struct Route {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) target: Target,
+    pub(super) probe_key: Box<dyn Fn() -> Option<Vec<u8>> + Send>,
+}
+
+impl Link {
+    /// Starts dialling on `runtime`. The receiver tells how the first dial ended; afterwards it goes on by itself.
+    pub(super) fn start(runtime: &Handle, route: Route) -> (Link, oneshot::Receiver<Result<(), DialError>>) {
+        let remote = &route.dialer.remote;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                form: None,
+                down: "not connected yet".to_owned(),
+                outgoing: Vec::new(),
+                submitted: VecDeque::new(),
+                fence: rand::random(),
+                distrusted: false,
+            }),
+            waker: AtomicWaker::new(),
+            load: AtomicUsize::new(0),
+            // Batches that timed out still have their place here; the guard bounds those that somebody waits for.
+            max_batches: remote.max_batches.saturating_mul(2).max(4),
+            max_bytes: remote.max_bytes.saturating_mul(2),
+        });
+        let (first, dialled) = oneshot::channel();
+        let stall = (remote.op_timeout * 4).max(STALL_MIN);
+        let task = runtime.spawn(run(shared.clone(), route, stall, first)).abort_handle();
+        (Link { shared, task }, dialled)
+    }
+
+    /// Whoever sees an answer that cannot be true calls this.
+    pub(super) fn distrust(&self) {
+        let mut state = self.shared.lock();
+        if state.form.is_some() {
+            state.distrusted = true;
+            self.shared.waker.wake();
+        }
+    }
+
+    pub(super) fn claim(&self, batch: &KeyValues, ttl: Duration, asking: bool) -> Submitted<Claimed> {
+        self.submit(batch, Slot::work(Work::Claim), |out, form| {
+            let milliseconds = ttl_words(ttl);
+            for (key, value) in batch.iter() {
+                put_asking(out, asking);
+                put_claim(out, form, key, value, &milliseconds);
+                if form == ClaimForm::TwoSteps {
+                    put_asking(out, asking);
+                    put_head(out, 2);
+                    put_word(out, b"GET");
+                    put_word(out, key);
+                }
+            }
+            match (form, asking) {
+                (ClaimForm::TwoSteps, false) => &[Step::Create, Step::Old],
+                (ClaimForm::TwoSteps, true) => &[Step::Asking, Step::Create, Step::Asking, Step::Old],
+                (_, false) => &[Step::Claim],
+                (_, true) => &[Step::Asking, Step::Claim],
+            }
+        })
+    }
+
+    pub(super) fn set(&self, batch: &KeyValues, ttl: Duration, asking: bool) -> Submitted<()> {
+        self.submit(batch, Slot::work(Work::Set), |out, _| {
+            let milliseconds = ttl_words(ttl);
+            for (key, value) in batch.iter() {
+                put_asking(out, asking);
+                put_head(out, if ttl.is_zero() { 3 } else { 5 });
+                put_word(out, b"SET");
+                put_word(out, key);
+                put_word(out, value);
+                put_expiry(out, &milliseconds);
+            }
+            if asking { &[Step::Asking, Step::Set] } else { &[Step::Set] }
+        })
+    }
+
+    pub(super) fn get(&self, keys: &KeyValues, asking: bool) -> Submitted<Option<Bytes>> {
+        self.submit(keys, Slot::work(Work::Get), |out, _| {
+            put_each(out, keys, b"GET", asking);
+            if asking { &[Step::Asking, Step::Get] } else { &[Step::Get] }
+        })
+    }
+
+    pub(super) fn del(&self, keys: &KeyValues, asking: bool) -> Submitted<bool> {
+        self.submit(keys, Slot::work(Work::Del), |out, _| {
+            put_each(out, keys, b"DEL", asking);
+            if asking { &[Step::Asking, Step::Del] } else { &[Step::Del] }
+        })
+    }
+
+    fn submit<T>(
+        &self,
+        batch: &KeyValues,
+        (work, answers): (Work, oneshot::Receiver<Answers<T>>),
+        write: impl FnOnce(&mut Vec<u8>, ClaimForm) -> &'static [Step],
+    ) -> Submitted<T> {
+        let mut state = self.shared.lock();
+        let Some(form) = state.form else {
+            return Err(OpError::not_done(NAME, OpErrorKind::Disconnected, state.down.clone()));
+        };
+        let full = self.shared.load.load(Relaxed) >= self.shared.max_batches
+            || state.outgoing.len() >= self.shared.max_bytes;
+        if full {
+            return Err(OpError::not_done(NAME, OpErrorKind::Overloaded, String::new()));
+        }
+        state.fence = state.fence.wrapping_add(1);
+        let fence = fence_bytes(state.fence);
+        let steps = write(&mut state.outgoing, form);
+        put_head(&mut state.outgoing, 2);
+        put_word(&mut state.outgoing, b"PING");
+        put_word(&mut state.outgoing, &fence);
+        state.submitted.push_back(Batch {
+            work,
+            steps,
+            step: 0,
+            left: batch.len(),
+            fence,
+            since: Instant::now(),
+        });
+        self.shared.load.fetch_add(1, Relaxed);
+        drop(state);
+        self.shared.waker.wake();
+        Ok(answers)
+    }
+}
+
+pub(super) type Submitted<T> = Result<oneshot::Receiver<Answers<T>>, OpError>;
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ttl_words(ttl: Duration) -> Vec<u8> {
+    // Rounded up: never shorter than asked for.
+    decimal(ttl.as_nanos().div_ceil(1_000_000))
+}
+
+fn put_asking(out: &mut Vec<u8>, asking: bool) {
+    if asking {
+        out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+    }
+}
+
+fn put_expiry(out: &mut Vec<u8>, milliseconds: &[u8]) {
+    if milliseconds != b"0" {
+        put_word(out, b"PX");
+        put_word(out, milliseconds);
+    }
+}
+
+fn put_each(out: &mut Vec<u8>, keys: &KeyValues, command: &[u8], asking: bool) {
+    for (key, _) in keys.iter() {
+        put_asking(out, asking);
+        put_head(out, 2);
+        put_word(out, command);
+        put_word(out, key);
+    }
+}
+
+#[inline]
+fn put_claim(out: &mut Vec<u8>, form: ClaimForm, key: &[u8], value: &[u8], milliseconds: &[u8]) {
+    let expiry = if milliseconds == b"0" { 0 } else { 2 };
+    if form == ClaimForm::Script {
+        put_head(out, 6);
+        [b"EVAL", CLAIM_SCRIPT, b"1", key, value, milliseconds].iter().for_each(|word| put_word(out, word));
+        return;
+    }
+    let get = form == ClaimForm::SetNxGet;
+    put_head(out, 4 + usize::from(get) + expiry);
+    out.extend_from_slice(b"$3\r\nSET\r\n");
+    put_word(out, key);
+    put_word(out, value);
+    out.extend_from_slice(b"$2\r\nNX\r\n");
+    if get {
+        out.extend_from_slice(b"$3\r\nGET\r\n");
+    }
+    put_expiry(out, milliseconds);
+}
+
+fn fence_bytes(number: u64) -> [u8; 16] {
+    let mut fence = [0; 16];
+    // Sixteen hex digits fill sixteen bytes, so this cannot fail.
+    let _ = write!(&mut fence[..], "{number:016x}");
+    fence
+}
+
+/// Replies that one key brings, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Asking,
+    /// Nil: created; a value: it exists.
+    Claim,
+    /// OK: created; nil: it exists, and `Old` brings its value.
+    Create,
+    Old,
+    Set,
+    Get,
+    Del,
+}
+
+/// A batch whose replies are awaited.
+struct Batch {
+    work: Work,
+    steps: &'static [Step],
+    step: usize,
+    /// Keys that are not answered yet.
+    left: usize,
+    fence: [u8; 16],
+    since: Instant,
+}
+
+enum Work {
+    Claim(Slot<Claimed>),
+    Set(Slot<()>),
+    Get(Slot<Option<Bytes>>),
+    Del(Slot<bool>),
+}
+
+struct Slot<T> {
+    answers: Answers<T>,
+    caller: oneshot::Sender<Answers<T>>,
+}
+
+impl<T> Slot<T> {
+    fn work(wrap: fn(Slot<T>) -> Work) -> (Work, oneshot::Receiver<Answers<T>>) {
+        let (caller, answers) = oneshot::channel();
+        (wrap(Slot { answers: Vec::new(), caller }), answers)
+    }
+    fn give(self) {
+        // A caller that went away took its deadline with it.
+        let _ = self.caller.send(self.answers);
+    }
+    fn fail(self, left: usize, error: &OpError) {
+        // Answers that came before the fence cannot be believed either.
+        let _ = self.caller.send(vec_of_errors(self.answers.len() + left, error));
+    }
+}
+
+/// What a reply did to its batch.
+enum Progress {
+    More,
+    Done,
+    /// Done, and the server said something that makes another dial wise.
+    Reply(Option<String>),
+}
+
+impl Batch {
+    /// Judges the next reply of this batch.
+    fn accept(&mut self, token: Token<'_>) -> Result<Progress, Surprise> {
+        if self.left == 0 {
+            return match token {
+                Token::Bulk(echo) if echo == self.fence => Ok(Progress::Done),
+                _ => Err(Surprise::Fence),
+            };
+        }
+        if token == Token::Bulk(&self.fence) {
+            // The fence came early: at least one reply before it is missing.
+            return Err(Surprise::Fence);
+        }
+        let Some(&step) = self.steps.get(self.step) else { return Err(Surprise::Unfit) };
+        self.step += 1;
+        if self.step == self.steps.len() {
+            self.step = 0;
+            self.left -= 1;
+        }
+        let left = self.left;
+        match (&mut self.work, step, token) {
+            (_, Step::Asking, Token::Simple(b"OK")) => return Ok(Progress::More),
+            (Work::Claim(slot), Step::Claim, Token::Nil) => slot.push(left, Ok(Claimed::Created)),
+            (Work::Claim(slot), Step::Claim, Token::Bulk(old)) => {
+                slot.push(left, Ok(Claimed::Exists(Bytes::copy_from_slice(old))));
+            }
+            (Work::Claim(slot), Step::Create, Token::Simple(b"OK")) => slot.push(left, Ok(Claimed::Created)),
+            (Work::Claim(slot), Step::Create, Token::Nil) => slot.push(left, Err(vanished())),
+            (Work::Claim(slot), Step::Old, Token::Bulk(old)) => {
+                if let Some(last) = slot.answers.last_mut().filter(|last| **last == Err(vanished())) {
+                    *last = Ok(Claimed::Exists(Bytes::copy_from_slice(old)));
+                }
+            }
+            (Work::Claim(_), Step::Old, Token::Nil | Token::Error(_)) => {}
+            (Work::Set(slot), Step::Set, Token::Simple(b"OK")) => slot.push(left, Ok(())),
+            (Work::Get(slot), Step::Get, Token::Nil) => slot.push(left, Ok(None)),
+            (Work::Get(slot), Step::Get, Token::Bulk(value)) => {
+                slot.push(left, Ok(Some(Bytes::copy_from_slice(value))));
+            }
+            (Work::Del(slot), Step::Del, Token::Integer(count @ (0 | 1))) => slot.push(left, Ok(count == 1)),
+            (_, Step::Asking, _) => return Err(Surprise::Unfit),
+            (work, _, Token::Error(text)) => {
+                let detail = lossy(text);
+                let redial = asks_for_another_dial(&detail).then(|| detail.clone());
+                let error = OpError::not_done(NAME, OpErrorKind::Refused, detail);
+                match work {
+                    Work::Claim(slot) => slot.push(left, Err(error)),
+                    Work::Set(slot) => slot.push(left, Err(error)),
+                    Work::Get(slot) => slot.push(left, Err(error)),
+                    Work::Del(slot) => slot.push(left, Err(error)),
+                }
+                return Ok(Progress::Reply(redial));
+            }
+            _ => return Err(Surprise::Unfit),
+        }
+        Ok(Progress::More)
+    }
+
+    fn give(self) {
+        match self.work {
+            Work::Claim(slot) => slot.give(),
+            Work::Set(slot) => slot.give(),
+            Work::Get(slot) => slot.give(),
+            Work::Del(slot) => slot.give(),
+        }
+    }
+
+    fn fail(self, kind: OpErrorKind, was_sent: bool, detail: &str) {
+        let writes = !matches!(self.work, Work::Get(_));
+        let error = OpError { backend: NAME, kind, in_doubt: was_sent && writes, detail: detail.to_owned() };
+        match self.work {
+            Work::Claim(slot) => slot.fail(self.left, &error),
+            Work::Set(slot) => slot.fail(self.left, &error),
+            Work::Get(slot) => slot.fail(self.left, &error),
+            Work::Del(slot) => slot.fail(self.left, &error),
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    #[inline]
+    fn push(&mut self, left: usize, answer: Result<T, OpError>) {
+        if self.answers.capacity() == 0 {
+            self.answers.reserve_exact(left + 1);
+        }
+        self.answers.push(answer);
+    }
+}
+
+/// The key was there at `SET … NX` and gone at `GET`: it expired between the two.
+fn vanished() -> OpError {
+    OpError::not_done(NAME, OpErrorKind::Refused, "the key exists and its value cannot be read")
+}
+
+/// The server is no longer what the handshake found: demoted, reloaded, or of another version.
+fn asks_for_another_dial(error: &str) -> bool {
+    ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "ERR syntax"]
+        .iter()
+        .any(|code| error.starts_with(code))
+}
+
+/// Why a connection ended.
+enum Ending {
+    Closed,
+    Io(std::io::Error),
+    Surprise(Surprise),
+    Distrusted,
+    Stalled(Duration),
+    Redial(String),
+}
+
+impl Ending {
+    fn kind(&self) -> OpErrorKind {
+        match self {
+            Ending::Surprise(_) | Ending::Distrusted => OpErrorKind::Garbled,
+            _ => OpErrorKind::Disconnected,
+        }
+    }
+    fn text(&self) -> String {
+        match self {
+            Ending::Closed => "the server closed the connection".to_owned(),
+            Ending::Io(error) => format!("the connection broke: {error}"),
+            Ending::Surprise(surprise) => format!("connection dropped: {surprise}"),
+            Ending::Distrusted => "connection dropped: an answer belonged to another request".to_owned(),
+            Ending::Stalled(stall) => format!("connection dropped: no answer for {stall:?}"),
+            Ending::Redial(said) => format!("connection dropped: the server said {said}"),
+        }
+    }
+}
+
+/// Dials, serves, dials again.
+async fn run(
+    shared: Arc<Shared>,
+    route: Route,
+    stall: Duration,
+    first: oneshot::Sender<Result<(), DialError>>,
+) {
+    let server = route.dialer.name(&route.target);
+    let mut first = Some(first);
+    let mut backoff = BACKOFF_MIN;
+    let mut lost = false;
+    loop {
+        match route.dialer.dial(&route.target, (route.probe_key)(), Proof::Lenient).await {
+            Ok(dialled) => {
+                if lost {
+                    info!(backend = NAME, %server, endpoint = %dialled.endpoint, "connected again");
+                } else {
+                    debug!(backend = NAME, %server, endpoint = %dialled.endpoint, form = ?dialled.form, "connected");
+                }
+                shared.lock().form = Some(dialled.form);
+                if let Some(first) = first.take() {
+                    let _ = first.send(Ok(()));
+                }
+                let began = Instant::now();
+                let ending = Serving::new(&shared, dialled.stream, stall).serve().await;
+                lost = true;
+                warn!(backend = NAME, %server, reason = %ending, "connection lost, dialling again");
+                if began.elapsed() >= BACKOFF_MAX {
+                    backoff = BACKOFF_MIN;
+                }
+            }
+            Err(error) => {
+                if !lost {
+                    lost = true;
+                    warn!(backend = NAME, %server, reason = %error, "cannot connect, dialling on");
+                }
+                shared.lock().down = error.to_string();
+                if let Some(first) = first.take() {
+                    let _ = first.send(Err(error));
+                }
+            }
+        }
+        tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// A connection at work.
+struct Serving<'a> {
+    shared: &'a Shared,
+    stream: Stream,
+    sending: Vec<u8>,
+    sent: usize,
+    unflushed: bool,
+    input: Input,
+    /// Sent (or being sent), oldest first.
+    waiting: VecDeque<Batch>,
+    stall: Duration,
+    tick: tokio::time::Interval,
+    redial: Option<String>,
+}
+
+impl<'a> Serving<'a> {
+    fn new(shared: &'a Shared, stream: Stream, stall: Duration) -> Serving<'a> {
+        let mut tick = tokio::time::interval(stall / 4);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Serving {
+            shared,
+            stream,
+            sending: Vec::new(),
+            sent: 0,
+            unflushed: false,
+            input: Input::default(),
+            waiting: VecDeque::new(),
+            stall,
+            tick,
+            redial: None,
+        }
+    }
+
+    /// Until the connection ends; everything that waits has failed by then.
+    async fn serve(mut self) -> String {
+        let ending = poll_fn(|cx| self.poll(cx)).await;
+        self.fail_all(&ending);
+        ending.text()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        self.shared.waker.register(cx.waker());
+        loop {
+            if !self.take_submitted() {
+                return Poll::Ready(Ending::Distrusted);
+            }
+            let wrote = match self.poll_send(cx) {
+                Poll::Ready(Ok(progress)) => progress,
+                Poll::Ready(Err(error)) => return Poll::Ready(Ending::Io(error)),
+                Poll::Pending => false,
+            };
+            let read = match self.poll_receive(cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(ending)) => return Poll::Ready(ending),
+                Poll::Pending => false,
+            };
+            if !wrote && !read {
+                break;
+            }
+        }
+        while self.tick.poll_tick(cx).is_ready() {
+            if self.waiting.front().is_some_and(|batch| batch.since.elapsed() > self.stall) {
+                return Poll::Ready(Ending::Stalled(self.stall));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Takes commands and their batches together. False where the connection is no longer trusted.
+    fn take_submitted(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        if self.sent == self.sending.len() && !state.outgoing.is_empty() {
+            self.sending.clear();
+            self.sent = 0;
+            if self.sending.capacity() > KEEP_BUFFER {
+                self.sending = Vec::new();
+            }
+            std::mem::swap(&mut self.sending, &mut state.outgoing);
+            self.waiting.append(&mut state.submitted);
+        }
+        !std::mem::take(&mut state.distrusted)
+    }
+
+    /// True where something was written.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<bool>> {
+        let mut progress = false;
+        while let Some(rest) = self.sending.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => {
+                    self.sent += count;
+                    self.unflushed = true;
+                    progress = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Ready(Ok(progress)),
+            }
+        }
+        if self.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            flushed?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(progress))
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+        match ready!(self.input.poll_fill(cx, &mut self.stream)) {
+            Ok(0) => return Poll::Ready(Err(Ending::Closed)),
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(Ending::Io(error))),
+        }
+        if let Err(surprise) = self.take_replies() {
+            return Poll::Ready(Err(Ending::Surprise(surprise)));
+        }
+        Poll::Ready(match self.redial.take() {
+            Some(said) => Err(Ending::Redial(said)),
+            None => Ok(()),
+        })
+    }
+
+    fn take_replies(&mut self) -> Result<(), Surprise> {
+        loop {
+            let bytes = self.input.bytes();
+            let Some(batch) = self.waiting.front_mut() else {
+                return if bytes.is_empty() { Ok(()) } else { Err(Surprise::Unasked) };
+            };
+            let Some((token, length)) = token(bytes)? else { return Ok(()) };
+            let progress = batch.accept(token)?;
+            self.input.consume(length);
+            match progress {
+                Progress::More => {}
+                Progress::Reply(redial) => {
+                    if redial.is_some() {
+                        self.redial = redial;
+                    }
+                }
+                Progress::Done => {
+                    self.shared.load.fetch_sub(1, Relaxed);
+                    if let Some(batch) = self.waiting.pop_front() {
+                        batch.give();
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail_all(&mut self, ending: &Ending) {
+        let (kind, text) = (ending.kind(), ending.text());
+        let unsent = {
+            let mut state = self.shared.lock();
+            state.form = None;
+            state.down = text.clone();
+            state.distrusted = false;
+            state.outgoing = Vec::new();
+            std::mem::take(&mut state.submitted)
+        };
+        self.shared.load.fetch_sub(self.waiting.len() + unsent.len(), Relaxed);
+        self.waiting.drain(..).for_each(|batch| batch.fail(kind, true, &text));
+        unsent.into_iter().for_each(|batch| batch.fail(kind, false, &text));
+    }
+}
+
+/// Bytes that were read and not yet understood.
+#[derive(Default)]
+struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > KEEP_BUFFER {
+                self.buffer = Vec::new();
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<std::io::Result<usize>> {
+        if self.buffer.len() - self.end < READ_CHUNK / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.buffer.len() - self.end < READ_CHUNK {
+                // Doubles while a long value arrives; the parser bounds its length.
+                self.buffer.resize((self.end + READ_CHUNK).max(self.end * 2), 0);
+            }
+        }
+        let mut free = ReadBuf::new(self.buffer.get_mut(self.end..).unwrap_or_default());
+        ready!(Pin::new(stream).poll_read(cx, &mut free))?;
+        let count = free.filled().len();
+        self.end += count;
+        Poll::Ready(Ok(count))
+    }
+}

@@ -1,0 +1,159 @@
+//! `redis`: Redis, Valkey, Dragonfly; one server, Sentinel or Cluster; TCP, TLS or a unix socket.
+//!
+//! `address` reads what people write, `stream` opens it, `dial` makes a proven connection of it, `link` keeps one for a
+//! session and matches replies to requests (`resp` is the wire), `fleet` knows the servers and who owns which key
+//! (`slots`), `session` splits batches and follows redirections.
+//!
+//! Every session has a connection of its own to each server, so no worker waits for another. The guard sits around
+//! each of them, judged per server.
+
+mod address;
+mod dial;
+mod fleet;
+mod link;
+mod resp;
+mod session;
+mod slots;
+mod stream;
+
+use crate::{
+    Backend, BootPolicy, BreakerState, Credential, GuardStats, OpError, OpErrorKind, OpenError,
+    RedisSettings, RedisTopology, Session,
+};
+use address::{Address, Endpoint};
+use dial::{Dialer, Sentinels};
+use fleet::Fleet;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use link::NAME;
+use session::RedisSession;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stream::Tls;
+use tracing::{info, warn};
+
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+/// Between two attempts of a strict open.
+const BOOT_PAUSE: Duration = Duration::from_millis(250);
+
+/// An opened `redis` backend.
+pub struct Redis {
+    fleet: Arc<Fleet>,
+    boot: BootPolicy,
+}
+
+impl Redis {
+    /// Dials, probes every master, and tells what failed.
+    pub async fn open(settings: RedisSettings) -> Result<Redis, OpenError> {
+        let boot = settings.remote.boot;
+        let patience = settings.remote.boot_patience;
+        let fleet = Arc::new(Fleet::new(dialer(&settings)?, settings.topology));
+        let began = Instant::now();
+        loop {
+            match fleet.open().await {
+                Ok(()) => {
+                    info!(backend = NAME, servers = ?names(&fleet), "opened");
+                    return Ok(Redis { fleet, boot });
+                }
+                Err(error) if error.permanent => return Err(error.into()),
+                Err(error) if boot == BootPolicy::Degraded => {
+                    warn!(backend = NAME, reason = %error, "started without the backend; it is dialled on");
+                    fleet.assume();
+                    return Ok(Redis { fleet, boot });
+                }
+                Err(error) if began.elapsed() + BOOT_PAUSE > patience => return Err(error.into()),
+                Err(_) => tokio::time::sleep(BOOT_PAUSE).await,
+            }
+        }
+    }
+}
+
+fn names(fleet: &Fleet) -> Vec<String> {
+    fleet.map().targets.iter().map(|target| fleet.dialer.name(target)).collect()
+}
+
+/// Checks the settings as far as that is possible without asking a server.
+fn dialer(settings: &RedisSettings) -> Result<Dialer, OpenError> {
+    let sentinel = matches!(settings.topology, RedisTopology::Sentinel { .. });
+    let port = if sentinel { SENTINEL_PORT } else { PORT };
+    let parse = |text: &String| Address::parse(text.trim(), port);
+    let addresses = settings.addresses.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = addresses.first() else {
+        return Err(OpenError(
+            "redis: no address is configured; give host:port or a redis:// URL".to_owned(),
+        ));
+    };
+    let db = if settings.db != 0 { settings.db } else { first.db.unwrap_or(0) };
+    if db != 0 && settings.topology == RedisTopology::Cluster {
+        return Err(OpenError(format!("redis: a Cluster has only database 0, {db} was asked for")));
+    }
+    let in_address = addresses.iter().find_map(|address| address.credential.clone());
+    let seeds: Vec<Endpoint> = addresses.into_iter().map(|address| address.endpoint).collect();
+    let mut needs_tls = seeds.iter().any(|seed| matches!(seed, Endpoint::Tcp { tls: true, .. }));
+    let mut credential: Option<Credential> = settings.credential.clone();
+    let mut sentinels = None;
+    if let RedisTopology::Sentinel { master, credential: for_sentinels, data_tls } = &settings.topology {
+        needs_tls |= data_tls;
+        sentinels = Some(Sentinels {
+            endpoints: seeds.clone(),
+            master: master.clone(),
+            credential: for_sentinels.clone().or(in_address),
+            data_tls: *data_tls,
+        });
+    } else {
+        credential = credential.or(in_address);
+    }
+    let tls = match needs_tls {
+        true => Tls::load(&settings.tls).map_err(|why| OpenError(format!("redis: {why}")))?,
+        false => Tls::default(),
+    };
+    Ok(Dialer::new(seeds, sentinels, credential, db, tls, settings.remote.clone()))
+}
+
+impl Backend for Redis {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn session(&self) -> BoxFuture<'_, Result<Box<dyn Session>, OpenError>> {
+        async {
+            let strict = self.boot == BootPolicy::Strict;
+            let session = RedisSession::start(self.fleet.clone(), strict).await?;
+            Ok(Box::new(session) as Box<dyn Session>)
+        }
+        .boxed()
+    }
+
+    fn guards(&self) -> Vec<Arc<GuardStats>> {
+        self.fleet.guards()
+    }
+
+    fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
+        async {
+            let down = |detail| Err(OpError::not_done(NAME, OpErrorKind::Disconnected, detail));
+            let map = self.fleet.map();
+            if map.targets.is_empty() {
+                return down("no server is known yet".to_owned());
+            }
+            for guard in self.fleet.guards() {
+                if guard.state() != BreakerState::Closed {
+                    let detail = format!("the breaker of {} is {}", guard.server(), guard.state().label());
+                    return Err(OpError::not_done(NAME, OpErrorKind::BreakerOpen, detail));
+                }
+            }
+            for target in &map.targets {
+                if let Err(error) = self.fleet.dialer.dial(target, None, dial::Proof::Lenient).await {
+                    return down(error.message);
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.fleet.close();
+        ready(()).boxed()
+    }
+}

@@ -1,0 +1,350 @@
+//! A worker's session: one connection to each server, batches split by owner, redirections followed.
+
+use super::address::Endpoint;
+use super::dial::{DialError, Target};
+use super::fleet::{Fleet, Map};
+use super::link::{Link, NAME, Route, Submitted};
+use super::slots::Redirect;
+use crate::guard::vec_of_errors;
+use crate::{Answers, Claimed, Guarded, KeyValues, OpError, OpErrorKind, Session};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all, ready};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// A key that is still sent elsewhere after so many redirections has no answer.
+const MAX_REDIRECTS: usize = 5;
+
+pub(super) struct RedisSession {
+    nodes: Arc<Nodes>,
+}
+
+/// The connections of one session.
+struct Nodes {
+    fleet: Arc<Fleet>,
+    runtime: Handle,
+    current: Mutex<Arc<Routes>>,
+}
+
+/// The connections that fit one map of the fleet.
+struct Routes {
+    map: Arc<Map>,
+    nodes: Vec<Arc<Node>>,
+    /// Servers that a redirection named and the map does not know yet.
+    guests: HashMap<Target, Arc<Node>>,
+}
+
+/// One server as this session sees it.
+struct Node {
+    target: Target,
+    link: Arc<Link>,
+    plain: Guarded<NodeSession>,
+    /// The same connection with `ASKING` before every command.
+    asking: Guarded<NodeSession>,
+}
+
+struct NodeSession {
+    link: Arc<Link>,
+    asking: bool,
+}
+
+impl RedisSession {
+    /// Dials all servers; with `strict` each of them must answer.
+    pub(super) async fn start(fleet: Arc<Fleet>, strict: bool) -> Result<RedisSession, DialError> {
+        let runtime = Handle::current();
+        let map = fleet.map();
+        let mut first_dials = Vec::new();
+        let mut nodes = Vec::new();
+        for target in &map.targets {
+            let (node, dialled) = Node::start(&fleet, &runtime, target);
+            nodes.push(node);
+            first_dials.push(dialled);
+        }
+        if strict {
+            for dialled in first_dials {
+                if let Ok(result) = dialled.await {
+                    result?;
+                }
+            }
+        }
+        let routes = Arc::new(Routes { map, nodes, guests: HashMap::new() });
+        let nodes = Arc::new(Nodes { fleet, runtime, current: Mutex::new(routes) });
+        nodes.routes();
+        Ok(RedisSession { nodes })
+    }
+
+    fn run<T, F>(&self, batch: KeyValues, deadline: Instant, op: F) -> BoxFuture<'static, Answers<T>>
+    where
+        T: Send + 'static,
+        F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>> + Send + 'static,
+    {
+        let routes = self.nodes.routes();
+        match routes.nodes.as_slice() {
+            [node] if routes.map.is_single() => op(&node.plain, batch, deadline),
+            [] => {
+                let why = if self.nodes.fleet.is_closed() { "closed" } else { "no server is known yet" };
+                let error = OpError::not_done(NAME, OpErrorKind::Disconnected, why);
+                ready(vec_of_errors(batch.len(), &error)).boxed()
+            }
+            _ => {
+                let split = Split::by_owner(&routes, &batch);
+                let first = split.send(&op, deadline);
+                let nodes = self.nodes.clone();
+                async move { gather(nodes, batch, deadline, op, first).await }.boxed()
+            }
+        }
+    }
+}
+
+impl Nodes {
+    /// Connections for the map of now; those that are still wanted are kept.
+    fn routes(self: &Arc<Nodes>) -> Arc<Routes> {
+        let map = self.fleet.map();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current.map, &map) {
+            let keep = |target: &Target| {
+                let known = current.nodes.iter().chain(current.guests.values());
+                known.into_iter().find(|node| node.target == *target).cloned()
+            };
+            let start =
+                |target| keep(target).unwrap_or_else(|| Node::start(&self.fleet, &self.runtime, target).0);
+            let nodes = map.targets.iter().map(start).collect();
+            *current = Arc::new(Routes { map, nodes, guests: HashMap::new() });
+        }
+        if current.map.targets.is_empty() {
+            self.fleet.refresh_soon(&self.runtime);
+        }
+        current.clone()
+    }
+
+    /// The server that a redirection names; dialled in the background if it is new.
+    fn node(self: &Arc<Nodes>, endpoint: &Endpoint) -> Arc<Node> {
+        let target = Target::Node(endpoint.clone());
+        let routes = self.routes();
+        let known =
+            routes.nodes.iter().find(|node| node.target == target).or_else(|| routes.guests.get(&target));
+        if let Some(node) = known {
+            return node.clone();
+        }
+        let (node, _) = Node::start(&self.fleet, &self.runtime, &target);
+        let mut guests = routes.guests.clone();
+        guests.insert(target, node.clone());
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(Routes { map: routes.map.clone(), nodes: routes.nodes.clone(), guests });
+        node
+    }
+}
+
+impl Node {
+    fn start(
+        fleet: &Arc<Fleet>,
+        runtime: &Handle,
+        target: &Target,
+    ) -> (Arc<Node>, oneshot::Receiver<Result<(), DialError>>) {
+        let probe_key = {
+            // Weak: a connection must not keep the fleet alive.
+            let (fleet, target) = (Arc::downgrade(fleet), target.clone());
+            Box::new(move || {
+                let fleet = fleet.upgrade()?;
+                fleet.map().probe_key(&target, &fleet.dialer.remote.probe_prefix)
+            })
+        };
+        let route = Route { dialer: fleet.dialer.clone(), target: target.clone(), probe_key };
+        let (link, dialled) = Link::start(runtime, route);
+        let (link, breaker, remote) = (Arc::new(link), fleet.breaker(target), &fleet.dialer.remote);
+        let guarded =
+            |asking| Guarded::new(NodeSession { link: link.clone(), asking }, breaker.clone(), remote);
+        let node = Node { target: target.clone(), plain: guarded(false), asking: guarded(true), link };
+        (Arc::new(node), dialled)
+    }
+}
+
+/// A batch in parts, one for each server, with the place of each key in the whole.
+#[derive(Default)]
+struct Split {
+    parts: Vec<Part>,
+    /// Keys that nobody serves.
+    unserved: Vec<usize>,
+}
+
+struct Part {
+    node: Arc<Node>,
+    asking: bool,
+    keys: KeyValues,
+    places: Vec<usize>,
+}
+
+/// A part on its way: whom it went to, the places of its keys, its answers.
+type Sent<T> = (Arc<Node>, Vec<usize>, BoxFuture<'static, Answers<T>>);
+
+struct SentSplit<T> {
+    parts: Vec<Sent<T>>,
+    unserved: Vec<usize>,
+}
+
+impl Split {
+    fn by_owner(routes: &Routes, batch: &KeyValues) -> Split {
+        let mut split = Split::default();
+        for (place, (key, value)) in batch.iter().enumerate() {
+            match routes.map.owner(key).and_then(|owner| routes.nodes.get(owner)) {
+                Some(node) => split.push(node, false, place, key, value),
+                None => split.unserved.push(place),
+            }
+        }
+        split
+    }
+
+    fn push(&mut self, node: &Arc<Node>, asking: bool, place: usize, key: &[u8], value: &[u8]) {
+        let same = |part: &&mut Part| Arc::ptr_eq(&part.node, node) && part.asking == asking;
+        let part = match self.parts.iter_mut().find(same) {
+            Some(part) => part,
+            None => {
+                let (keys, places) = (KeyValues::new(), Vec::new());
+                self.parts.push(Part { node: node.clone(), asking, keys, places });
+                match self.parts.last_mut() {
+                    Some(part) => part,
+                    None => return,
+                }
+            }
+        };
+        part.keys.push(key, value);
+        part.places.push(place);
+    }
+
+    fn send<T, F>(self, op: &F, deadline: Instant) -> SentSplit<T>
+    where
+        F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>>,
+    {
+        let send = |part: Part| {
+            let session = if part.asking { &part.node.asking } else { &part.node.plain };
+            let answers = op(session, part.keys, deadline);
+            (part.node, part.places, answers)
+        };
+        SentSplit { parts: self.parts.into_iter().map(send).collect(), unserved: self.unserved }
+    }
+}
+
+/// Puts the answers of the parts together and follows redirections.
+async fn gather<T, F>(
+    nodes: Arc<Nodes>,
+    batch: KeyValues,
+    deadline: Instant,
+    op: F,
+    first: SentSplit<T>,
+) -> Answers<T>
+where
+    F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>>,
+{
+    let missing = OpError::not_done(NAME, OpErrorKind::Refused, "no node serves the slot of this key");
+    let mut answers: Answers<T> = vec_of_errors(batch.len(), &missing);
+    let mut stale = !first.unserved.is_empty();
+    let mut sent = first;
+    for round in 0..=MAX_REDIRECTS {
+        let mut next = Split::default();
+        let parts =
+            sent.parts.into_iter().map(|(node, places, part)| part.map(move |part| (node, places, part)));
+        for (node, places, part) in join_all(parts).await {
+            for (place, answer) in places.into_iter().zip(part) {
+                if let Err(error) = &answer {
+                    stale |= says_stale(error);
+                    if let Some(redirect) = redirection(&node, error) {
+                        stale |= !redirect.asking;
+                        if let Some((key, value)) = batch.pair(place) {
+                            next.push(&nodes.node(&redirect.to), redirect.asking, place, key, value);
+                        }
+                    }
+                }
+                if let Some(slot) = answers.get_mut(place) {
+                    *slot = answer;
+                }
+            }
+        }
+        if next.parts.is_empty() || round == MAX_REDIRECTS || Instant::now() >= deadline {
+            break;
+        }
+        sent = next.send(&op, deadline);
+    }
+    if stale {
+        nodes.fleet.refresh_soon(&nodes.runtime);
+    }
+    answers
+}
+
+fn redirection(node: &Node, error: &OpError) -> Option<Redirect> {
+    let Target::Node(from) = &node.target else { return None };
+    (error.kind == OpErrorKind::Refused).then(|| Redirect::parse(&error.detail, from)).flatten()
+}
+
+/// An error that may mean that the map is old.
+fn says_stale(error: &OpError) -> bool {
+    match error.kind {
+        OpErrorKind::Disconnected | OpErrorKind::BreakerOpen => true,
+        OpErrorKind::Refused => error.detail.starts_with("CLUSTERDOWN"),
+        _ => false,
+    }
+}
+
+impl Session for RedisSession {
+    fn claim(
+        &self,
+        batch: KeyValues,
+        ttl: Duration,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Answers<Claimed>> {
+        self.run(batch, deadline, move |node, batch, deadline| node.claim(batch, ttl, deadline))
+    }
+    fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>> {
+        self.run(batch, deadline, move |node, batch, deadline| node.set(batch, ttl, deadline))
+    }
+    fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+        self.run(keys, deadline, |node, keys, deadline| node.get(keys, deadline))
+    }
+    fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
+        self.run(keys, deadline, |node, keys, deadline| node.del(keys, deadline))
+    }
+    fn distrust(&self) {
+        let routes = self.nodes.routes();
+        routes.nodes.iter().chain(routes.guests.values()).for_each(|node| node.link.distrust());
+    }
+}
+
+impl Session for NodeSession {
+    fn claim(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
+        answers(batch.len(), true, self.link.claim(&batch, ttl, self.asking))
+    }
+    fn set(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
+        answers(batch.len(), true, self.link.set(&batch, ttl, self.asking))
+    }
+    fn get(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+        answers(keys.len(), false, self.link.get(&keys, self.asking))
+    }
+    fn del(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
+        answers(keys.len(), true, self.link.del(&keys, self.asking))
+    }
+    fn distrust(&self) {
+        self.link.distrust();
+    }
+}
+
+fn answers<T: Send + 'static>(
+    keys: usize,
+    writes: bool,
+    submitted: Submitted<T>,
+) -> BoxFuture<'static, Answers<T>> {
+    match submitted {
+        Err(error) => ready(vec_of_errors(keys, &error)).boxed(),
+        Ok(receiver) => receiver
+            .map(move |received| {
+                received.unwrap_or_else(|_| {
+                    let detail = "the session ended".to_owned();
+                    let kind = OpErrorKind::Disconnected;
+                    vec_of_errors(keys, &OpError { backend: NAME, kind, in_doubt: writes, detail })
+                })
+            })
+            .boxed(),
+    }
+}

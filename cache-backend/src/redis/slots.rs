@@ -1,0 +1,162 @@
+//! Which node of a Cluster owns which key.
+
+use super::address::Endpoint;
+use super::resp::Value;
+
+pub(super) const SLOTS: usize = 16384;
+/// A slot that no node serves.
+pub(super) const NOBODY: u16 = u16::MAX;
+
+/// The slot of a key: CRC16 (polynomial 0x1021, start 0) of its hash tag, or of the whole key.
+pub(super) fn slot_of(key: &[u8]) -> usize {
+    usize::from(crc16(hash_tag(key))) % SLOTS
+}
+
+/// What lies between the first `{` and the next `}`, unless that is nothing.
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
+    let rest = key.get(open + 1..).unwrap_or_default();
+    match rest.iter().position(|&byte| byte == b'}') {
+        Some(close) if close > 0 => rest.get(..close).unwrap_or(key),
+        _ => key,
+    }
+}
+
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) ^ u16::from(byte))])
+}
+
+const TABLE: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        #[allow(clippy::cast_possible_truncation, reason = "the index is below 256")]
+        let mut crc = (index as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+    }
+    table
+};
+
+/// The masters of a Cluster and the index of the owner of each slot.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SlotTable {
+    pub(super) masters: Vec<Endpoint>,
+    pub(super) owners: Box<[u16]>,
+}
+
+impl SlotTable {
+    /// From the answer to `CLUSTER SLOTS` of the node at `asked`, which may leave its own host out.
+    pub(super) fn parse(answer: &Value, asked: &Endpoint) -> Option<SlotTable> {
+        let mut table = SlotTable { masters: Vec::new(), owners: vec![NOBODY; SLOTS].into() };
+        for range in answer.items() {
+            let [first, last, master, ..] = range.items() else { return None };
+            let first = usize::try_from(first.integer()?).ok()?;
+            let last = usize::try_from(last.integer()?).ok()?;
+            let [host, port, ..] = master.items() else { return None };
+            let host = host.text().unwrap_or_default();
+            let master = beside(asked, &host, u16::try_from(port.integer()?).ok()?)?;
+            let index = table.index_of(master)?;
+            table.owners.get_mut(first..=last)?.fill(index);
+        }
+        Some(table)
+    }
+
+    fn index_of(&mut self, master: Endpoint) -> Option<u16> {
+        let index = self.masters.iter().position(|known| *known == master).unwrap_or_else(|| {
+            self.masters.push(master);
+            self.masters.len() - 1
+        });
+        u16::try_from(index).ok().filter(|&index| index != NOBODY)
+    }
+}
+
+/// A node that another one named: it is reached the same way, and an empty host means the host that was asked.
+fn beside(asked: &Endpoint, host: &str, port: u16) -> Option<Endpoint> {
+    match asked {
+        Endpoint::Tcp { host: asked_host, tls, .. } => {
+            let host = if host.is_empty() || host == "?" { asked_host.clone() } else { host.to_owned() };
+            Some(Endpoint::Tcp { host, port, tls: *tls })
+        }
+        Endpoint::Unix(_) if host.is_empty() || host == "?" => None,
+        Endpoint::Unix(_) => Some(Endpoint::Tcp { host: host.to_owned(), port, tls: false }),
+    }
+}
+
+/// Where an error reply sends the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) to: Endpoint,
+    /// `ASK`: this once, with `ASKING` before it. `MOVED` is for good.
+    pub(super) asking: bool,
+}
+
+impl Redirect {
+    /// From `MOVED slot host:port` or `ASK slot host:port`, as the node at `from` said it.
+    pub(super) fn parse(error: &str, from: &Endpoint) -> Option<Redirect> {
+        let mut words = error.split(' ');
+        let asking = match words.next()? {
+            "MOVED" => false,
+            "ASK" => true,
+            _ => return None,
+        };
+        let (host, port) = words.nth(1)?.rsplit_once(':')?;
+        Some(Redirect { to: beside(from, host, port.parse().ok()?)?, asking })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.to_owned(), port, tls: true }
+    }
+
+    #[test]
+    fn slots_are_those_of_the_servers() {
+        // The check value of this CRC, and slots as a server of version 7.0 answers them to CLUSTER KEYSLOT.
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(slot_of(b"foo"), 12182);
+        assert_eq!(slot_of(b""), 0);
+        assert_eq!(slot_of(b"a{foo}b"), slot_of(b"foo"));
+        assert_eq!(slot_of(b"{foo}{bar}"), slot_of(b"foo"));
+        assert_eq!(slot_of(b"foo{}{bar}"), usize::from(crc16(b"foo{}{bar}")) % SLOTS);
+        assert_eq!(slot_of(b"foo{{bar}}"), slot_of(b"{bar"));
+        assert_eq!(slot_of(b"foo{bar"), usize::from(crc16(b"foo{bar")) % SLOTS);
+    }
+
+    #[test]
+    fn redirections_are_read_and_an_empty_host_is_the_one_that_was_asked() {
+        let from = node("seed", 1);
+        let moved = Redirect::parse("MOVED 3999 10.0.0.2:6381", &from);
+        assert_eq!(moved, Some(Redirect { to: node("10.0.0.2", 6381), asking: false }));
+        let ask = Redirect::parse("ASK 3999 :6381", &from);
+        assert_eq!(ask, Some(Redirect { to: node("seed", 6381), asking: true }));
+        let moved = Redirect::parse("MOVED 1 fe80::1:6381", &from);
+        assert_eq!(moved, Some(Redirect { to: node("fe80::1", 6381), asking: false }));
+        for error in ["MOVED", "MOVED 1", "MOVED 1 host", "MOVED 1 host:x", "ERR MOVED", "OOM"] {
+            assert_eq!(Redirect::parse(error, &from), None);
+        }
+    }
+
+    #[test]
+    fn a_slot_table_with_holes_or_nonsense_is_told_from_a_whole_one() {
+        let range = |first, last, port| {
+            let master = Value::Array(vec![Value::Bulk(b"h".to_vec()), Value::Integer(port)]);
+            Value::Array(vec![Value::Integer(first), Value::Integer(last), master])
+        };
+        let parse = |ranges| SlotTable::parse(&Value::Array(ranges), &node("seed", 1));
+        let whole = parse(vec![range(0, 100, 1), range(101, 16383, 2)]).unwrap();
+        assert_eq!((whole.masters.len(), whole.owners[100], whole.owners[101]), (2, 0, 1));
+        assert_eq!(parse(vec![range(0, 100, 1)]).unwrap().owners[101], NOBODY);
+        for wrong in [range(0, 16384, 1), range(-1, 5, 1), range(7, 5, 1), range(0, 1, 70000), Value::Nil] {
+            assert_eq!(parse(vec![wrong]), None);
+        }
+    }
+}

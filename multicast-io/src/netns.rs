@@ -70,3 +70,18 @@ fn bring_loopback_up() -> io::Result<()> {
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_refused() {
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || finished.recv());
+        let error = enter_private_network().unwrap_err().to_string();
+        assert!(error.contains("before threads"), "{error}");
+        drop(finish);
+        thread.join().unwrap().unwrap_err();
+    }
+}

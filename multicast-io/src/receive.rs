@@ -13,6 +13,7 @@ use crate::{Burst, Interface, SocketError, SocketOptions, gro, joins, open, pkti
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most messages of one system call. 8 bring most of the gain, 32 the rest.
 pub const BATCH: usize = 64;
@@ -29,7 +30,7 @@ pub struct Receiver {
     inbox: Inbox,
     kernel_drops: KernelDrops,
     truncated: u64,
-    queued_errors: u64,
+    queued_errors: AtomicU64,
     receive_buffer: usize,
     warnings: Vec<String>,
 }
@@ -114,7 +115,7 @@ impl Receiver {
             inbox: Inbox::new(),
             kernel_drops: KernelDrops::default(),
             truncated: 0,
-            queued_errors: 0,
+            queued_errors: AtomicU64::new(0),
             receive_buffer,
             warnings: opened.warnings,
         })
@@ -173,7 +174,7 @@ impl Receiver {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock && retries > 0 => {
                     retries -= 1;
                     let fd = self.socket.as_fd();
-                    if !recverr::was_about_an_earlier_datagram(fd, &error, &mut self.queued_errors) {
+                    if !recverr::was_about_an_earlier_datagram(fd, &error, &self.queued_errors) {
                         return Err(error);
                     }
                 }
@@ -226,7 +227,7 @@ impl Receiver {
 
     /// Errors about earlier datagrams (ICMP) taken from the socket, since open.
     pub fn queued_errors(&self) -> u64 {
-        self.queued_errors
+        self.queued_errors.load(Ordering::Relaxed)
     }
 
     /// Size of the receive buffer that the kernel granted, bytes, in the unit of the wish (the kernel doubles it).
@@ -266,7 +267,7 @@ impl Receiver {
             let again = match error.kind() {
                 io::ErrorKind::Interrupted => true,
                 io::ErrorKind::WouldBlock => false,
-                _ => recverr::was_about_an_earlier_datagram(self.socket.as_fd(), &error, &mut 0),
+                _ => recverr::was_about_an_earlier_datagram(self.socket.as_fd(), &error, &self.queued_errors),
             };
             if !again {
                 return Err(error);

@@ -7,6 +7,7 @@
 use crate::sockopt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most errors taken at once; what is left is found by the next call that fails.
 const AT_ONCE: usize = 64;
@@ -19,8 +20,9 @@ pub(crate) fn enable(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Empties the error queue, returns how many errors were in it. They would otherwise eat the receive buffer.
-pub(crate) fn drain(fd: BorrowedFd<'_>) -> usize {
+/// Empties the error queue, adds to `counted` and returns how many errors were in it. They would otherwise eat the receive
+/// buffer.
+pub(crate) fn drain(fd: BorrowedFd<'_>, counted: &AtomicU64) -> usize {
     // SAFETY: integers and pointers only; nulls and zeros mean no name, no data and no control memory.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     let take = || {
@@ -29,7 +31,9 @@ pub(crate) fn drain(fd: BorrowedFd<'_>) -> usize {
             libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) >= 0
         }
     };
-    std::iter::repeat_with(take).take(AT_ONCE).take_while(|taken| *taken).count()
+    let found = std::iter::repeat_with(take).take(AT_ONCE).take_while(|taken| *taken).count();
+    counted.fetch_add(found as u64, Ordering::Relaxed);
+    found
 }
 
 /// True where `error` may be about an earlier datagram and the call is worth repeating: something was in the error
@@ -37,9 +41,7 @@ pub(crate) fn drain(fd: BorrowedFd<'_>) -> usize {
 pub(crate) fn was_about_an_earlier_datagram(
     fd: BorrowedFd<'_>,
     error: &io::Error,
-    drained: &mut u64,
+    counted: &AtomicU64,
 ) -> bool {
-    let found = drain(fd) as u64;
-    *drained += found;
-    found > 0 || error.raw_os_error() == Some(libc::ECONNREFUSED)
+    drain(fd, counted) > 0 || error.raw_os_error() == Some(libc::ECONNREFUSED)
 }

@@ -17,6 +17,7 @@ use crate::{SocketError, SocketOptions, Span, open, receive, recverr};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most messages of one system call (the kernel's own limit is 1,024; beyond a hundred nothing is gained).
 const MESSAGES: usize = 256;
@@ -60,7 +61,7 @@ pub struct Sender {
     outbox: Outbox,
     limits: Limits,
     gso_refused: bool,
-    queued_errors: u64,
+    queued_errors: AtomicU64,
     send_buffer: usize,
     warnings: Vec<String>,
 }
@@ -117,7 +118,7 @@ impl Sender {
             socket: opened.socket,
             outbox: Outbox::new(),
             gso_refused: false,
-            queued_errors: 0,
+            queued_errors: AtomicU64::new(0),
             send_buffer,
             warnings: opened.warnings,
         })
@@ -146,7 +147,7 @@ impl Sender {
 
     /// Errors about earlier datagrams (ICMP) taken from the socket, since open.
     pub fn queued_errors(&self) -> u64 {
-        self.queued_errors
+        self.queued_errors.load(Ordering::Relaxed)
     }
 
     /// Size of the send buffer that the kernel granted, bytes, in the unit of the wish (the kernel doubles it).
@@ -191,7 +192,7 @@ impl Sender {
                     let refusal = Refusal::of(&error, first.segment).filter(|_| first.frames > 1);
                     if refusal.is_some() {
                         // EMSGSIZE may also sit in the error queue.
-                        self.queued_errors += recverr::drain(self.socket.as_fd()) as u64;
+                        recverr::drain(self.socket.as_fd(), &self.queued_errors);
                         (suspicion, singly) = (refusal, first.frames);
                     } else if retries == 0 || !self.worth_repeating(&error) {
                         return Progress { frames: taken, error: Some(error) };
@@ -217,12 +218,12 @@ impl Sender {
         }
     }
 
-    fn worth_repeating(&mut self, error: &io::Error) -> bool {
+    fn worth_repeating(&self, error: &io::Error) -> bool {
         match error.kind() {
             io::ErrorKind::Interrupted => true,
             io::ErrorKind::WouldBlock => false,
             _ if error.raw_os_error() == Some(libc::ENOBUFS) => false,
-            _ => recverr::was_about_an_earlier_datagram(self.socket.as_fd(), error, &mut self.queued_errors),
+            _ => recverr::was_about_an_earlier_datagram(self.socket.as_fd(), error, &self.queued_errors),
         }
     }
 }
@@ -394,5 +395,65 @@ impl AsFd for Sender {
 impl AsRawFd for Sender {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Burst, Interface, Receiver, sockopt};
+    use std::net::Ipv4Addr;
+
+    fn options() -> SocketOptions {
+        SocketOptions {
+            interface: Some(Interface::by_name("lo").unwrap()),
+            ..SocketOptions::new((Ipv4Addr::LOCALHOST, 0).into())
+        }
+    }
+
+    fn arrived(receiver: &mut Receiver) -> Vec<Vec<u8>> {
+        let mut burst = Burst::new(16, 0);
+        while receiver.receive(&mut burst, 16).is_ok_and(|new| new > 0) {}
+        burst.arrivals().iter().map(|arrival| burst.bytes(arrival.span).to_vec()).collect()
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_trains_gets_the_frames_one_by_one() {
+        let mut receiver = Receiver::open(&options()).unwrap();
+        let mut sender = Sender::open(&options()).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let memory: Vec<u8> = (1..=60).collect();
+        let spans: Vec<Span> = (0..6).map(|at| Span { start: at * 10, len: 10 - at }).collect();
+        let trains = [
+            Train { destination: to, first: 0, count: 1, segment: 10 },
+            Train { destination: to, first: 1, count: 3, segment: 10 },
+            Train { destination: to, first: 4, count: 2, segment: 10 },
+        ];
+        // A datagram without checksum cannot be cut by the kernel: what a driver without the feature says, too.
+        sockopt::set_flag(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, true).unwrap();
+        let longest = sender.max_train();
+        assert!(longest > 1);
+        let progress = sender.send(&memory, &trains, &spans);
+        assert_eq!((progress.frames, progress.error.is_none()), (6, true));
+        let frames: Vec<Vec<u8>> = spans.iter().map(|span| memory[span.range()].to_vec()).collect();
+        assert_eq!(arrived(&mut receiver), frames);
+        assert_eq!((sender.gso_refused(), sender.max_train()), (true, 1));
+        // From now on without asking.
+        assert_eq!(sender.send(&memory, &trains, &spans).frames, 6);
+        assert_eq!(arrived(&mut receiver), frames);
+    }
+
+    #[test]
+    fn a_destination_that_cannot_be_is_no_refusal_of_trains() {
+        let mut sender = Sender::open(&options()).unwrap();
+        let longest = sender.max_train();
+        let spans = [Span { start: 0, len: 5 }; 4];
+        for destination in ["127.0.0.1:0", "[::1]:9"] {
+            let train = Train { destination: destination.parse().unwrap(), first: 0, count: 4, segment: 5 };
+            let progress = sender.send(&[1; 5], &[train], &spans);
+            assert_eq!(progress.frames, 0);
+            assert!(progress.error.is_some());
+        }
+        assert_eq!((sender.gso_refused(), sender.max_train()), (false, longest));
     }
 }

@@ -1,7 +1,14 @@
 //! Ingress role: takes frames by UDP and TCP, and sends each once, numbered, to its multicast group.
 //!
-//! [`pipeline`] is the path of a frame as pure decisions; `runtime` runs it: one thread per worker with its own
-//! sockets, claims and counters, and one control task for admin and metrics.
+//! [`pipeline`] is the path of a frame as pure decisions; [`runtime`] runs it: one thread per worker with its own
+//! sockets, claims and counters.
 
+pub mod config;
+pub mod metrics;
 pub mod pipeline;
+pub mod runtime;
+mod store;
 pub mod tally;
+
+pub use config::{Config, ROLE};
+pub use runtime::{Counters, Deps, Running, start};

@@ -38,6 +38,7 @@ pub struct Cleared {
 /// See the module text.
 pub struct Gate {
     claims: Claims,
+    claiming: bool,
     slab: Slab<Candidate>,
     asked: Vec<(ClaimKey, Token, u32)>,
     verdicts: Vec<Verdict>,
@@ -47,10 +48,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate in front of `claims` with room for `bytes` of waiting frames.
-    pub fn new(claims: Claims, entries: usize, bytes: usize) -> Gate {
+    /// A gate in front of `claims` with room for `bytes` of waiting frames. Not `claiming`: everything passes.
+    pub fn new(claims: Claims, claiming: bool, entries: usize, bytes: usize) -> Gate {
         Gate {
             claims,
+            claiming,
             slab: Slab::new(entries, bytes),
             asked: Vec::new(),
             verdicts: Vec::new(),
@@ -66,7 +68,7 @@ impl Gate {
 
     /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
     pub fn offer(&mut self, candidate: Candidate, held: Held, tally: &Tally) {
-        let Some(key) = candidate.frame.claim_key() else {
+        let Some(key) = candidate.frame.claim_key().filter(|_| self.claiming) else {
             self.cleared.push_back(Cleared { candidate, held, ticket: None });
             return;
         };
@@ -163,6 +165,11 @@ impl Gate {
     /// Reads the bytes of a copied frame. Its blocks are free already; call before anything else is kept.
     pub fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
         self.slab.read(first, len, out);
+    }
+
+    /// Frames judged that were not taken by [`Gate::next`] yet.
+    pub fn pending(&self) -> usize {
+        self.asked.len() + self.cleared.len()
     }
 
     /// Frames in the batch that are cleared and not taken.

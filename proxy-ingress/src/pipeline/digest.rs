@@ -58,6 +58,18 @@ impl Schedule {
         }
     }
 
+    /// Makes active flows due now: there will be no later.
+    pub fn hasten(&mut self, now: Instant) {
+        let active = |due: &Due| due.interval == FIRST;
+        let mut due = std::mem::take(&mut self.due).into_vec();
+        due.retain(|Reverse(due)| active(due));
+        for Reverse(due) in &mut due {
+            // Once only: the next interval is the longest.
+            (due.at, due.interval, due.announced) = (now.min(due.at), LONGEST, u64::MAX);
+        }
+        self.due = due.into();
+    }
+
     /// When [`Schedule::next_digest`] has something to say.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse(due)| due.at)
@@ -87,7 +99,7 @@ impl Schedule {
             group: flow.group,
             subtree_id: flow.subtree,
         });
-        let active = flow.highest.0 != due.announced;
+        let active = flow.highest.0 != due.announced && due.announced != u64::MAX;
         let interval = if active { FIRST } else { (due.interval * 2).min(LONGEST) };
         if !active {
             // The next frame begins a new schedule, and with it this one becomes stale.

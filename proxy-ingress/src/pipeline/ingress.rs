@@ -28,10 +28,10 @@ use txidset::{Claims, Ticket};
 
 /// Bytes of a large frame that are cut in one round, so that a 64 MiB frame does not hold up small ones.
 const CHUNK: usize = 256 << 10;
+/// Frames judged in one round, beyond which streams wait for the next.
+const BATCH: usize = 1024;
 /// Heap that must be free before another waiting frame is fetched: more than the largest whole frame and its header.
 const HEAP_RESERVE: usize = 2 * (64 << 10);
-/// Port of control datagrams, unless configured.
-pub const BEACON_PORT: u16 = 9_300;
 
 /// What the pipeline of a worker needs to know.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub struct IngressConfig {
     pub outlets: usize,
     /// Bounds of each interface's backlog.
     pub outlet: OutletLimits,
+    /// Whether ids are claimed at all.
+    pub claims: bool,
     /// Bytes of waiting frames.
     pub slab_bytes: usize,
     /// Waiting frames.
@@ -114,7 +116,7 @@ impl Ingress {
     /// A pipeline in front of `claims`.
     pub fn new(now: Instant, config: IngressConfig, claims: Claims, tally: Arc<Tally>) -> Ingress {
         Ingress {
-            gate: Gate::new(claims, config.slab_entries, config.slab_bytes),
+            gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes),
             flows: FlowTable::new(config.identity.clone(), config.flows),
             schedule: Schedule::new(),
             ledger: Ledger::default(),
@@ -145,39 +147,43 @@ impl Ingress {
         let mut bytes = 0;
         for arrival in arrivals {
             bytes += u64::from(arrival.span.len);
-            let datagram = burst.bytes(arrival.span);
-            self.judge(now, datagram, Via::Udp, arrival.source.ip(), |frame| {
+            let verdict = admit(&self.config.policy, burst.bytes(arrival.span), Via::Udp);
+            self.take(now, verdict, arrival.source.ip(), |frame| {
                 Held::InBurst(Span { start: arrival.span.start, len: frame.len })
             });
         }
         self.tally.packets_received.add(arrivals.len() as u64);
         self.tally.bytes_received.add(bytes);
-        self.gate.ask(now, &self.tally);
+        self.ask(now);
     }
 
-    /// Judges and claims messages of a TCP stream; each is one frame or one bare transaction.
-    pub fn receive_stream<'a>(
+    /// Judges a message of a TCP stream: one frame or one bare transaction. `judged` is what was found elsewhere, for
+    /// messages too large to be hashed here. [`Ingress::ask`] follows the last message.
+    pub fn receive_stream(
         &mut self,
         now: Instant,
-        messages: impl Iterator<Item = &'a Bytes>,
+        message: Bytes,
+        judged: Option<Result<Admitted, DropReason>>,
         sender: IpAddr,
     ) {
-        for message in messages {
-            self.tally.tcp_messages.add(1);
-            self.judge(now, message, Via::Tcp, sender, |_| Held::Owned(message.clone()));
-        }
+        self.tally.tcp_messages.add(1);
+        let verdict = judged.unwrap_or_else(|| admit(&self.config.policy, &message, Via::Tcp));
+        self.take(now, verdict, sender, |_| Held::Owned(message));
+    }
+
+    /// Claims what was judged.
+    pub fn ask(&mut self, now: Instant) {
         self.gate.ask(now, &self.tally);
     }
 
-    fn judge(
+    fn take(
         &mut self,
         now: Instant,
-        bytes: &[u8],
-        via: Via,
+        verdict: Result<Admitted, DropReason>,
         sender: IpAddr,
         held: impl FnOnce(&Admitted) -> Held,
     ) {
-        match admit(&self.config.policy, bytes, via) {
+        match verdict {
             Err(reason) => self.tally.dropped(reason).add(1),
             Ok(frame) => {
                 self.tally.accepted(frame.kind).add(1);
@@ -519,6 +525,11 @@ impl Ingress {
         !self.outlets.iter().any(Outlet::is_blocked) && bytes <= capacity / 2 && self.objects.len() < 64
     }
 
+    /// As many frames are judged as one emission should hold.
+    pub fn is_batch_full(&self) -> bool {
+        self.gate.pending() >= BATCH
+    }
+
     /// Something is under way that a later round must finish.
     pub fn is_busy(&self) -> bool {
         !self.objects.is_empty() || self.gate.has_cleared() || !self.loads.is_empty()
@@ -531,6 +542,17 @@ impl Ingress {
             && frames == 0
             && self.ledger.outstanding() == 0
             && !self.outlets.iter().any(Outlet::is_blocked)
+    }
+
+    /// Announces every flow that took a number since its last announcement, so that receivers find the loss of its last
+    /// frames although this worker stops.
+    pub fn farewell(&mut self, now: Instant, sockets: &mut [impl Transmit]) {
+        if self.config.digests {
+            self.schedule.hasten(now);
+            while self.schedule.next_timeout().is_some_and(|at| at <= now) {
+                self.announce(now, sockets);
+            }
+        }
     }
 
     /// End of the time for an orderly stop: what still waits is given up, counted and released.
@@ -595,9 +617,4 @@ fn header_of(frame: &Admitted) -> HeaderFields<'_> {
         second_id: &frame.second_id,
         payload_len: frame.len,
     }
-}
-
-/// Address of a sender as flows see it.
-pub fn sender_of(address: SocketAddr) -> IpAddr {
-    address.ip()
 }

@@ -1,0 +1,481 @@
+//! Options of the proxy: the names, environment variables and defaults of the Go stack, and ours.
+
+use crate::pipeline::number::MIN_FLOWS;
+use crate::pipeline::train::Order;
+use clap::{Args, FromArgMatches, ValueEnum};
+use frame::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
+use service::config::{
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, HostPort, Invalid, Role,
+    ScopeArg, SourceModeArg, duration,
+};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Largest frame taken from a stream: payload and header.
+pub const MAX_STREAM_FRAME: u64 = (64 << 20) + 92;
+/// Bytes that each connection may hold besides one large frame.
+pub const STREAM_BUFFER: usize = 64 << 10;
+
+/// What the loader must know about this role.
+pub const ROLE: Role = Role {
+    name: "proxy",
+    aliases: &[
+        alias("cache-backend", "txid-dedup-backend", "TXID_DEDUP_BACKEND"),
+        alias("redis-addr", "txid-dedup-redis-addr", "TXID_DEDUP_REDIS_ADDR"),
+        alias("aerospike-hosts", "txid-dedup-aerospike-hosts", "TXID_DEDUP_AEROSPIKE_HOSTS"),
+        alias("aerospike-namespace", "txid-dedup-aerospike-namespace", "TXID_DEDUP_AEROSPIKE_NAMESPACE"),
+        alias("aerospike-set", "txid-dedup-aerospike-set", "TXID_DEDUP_AEROSPIKE_SET"),
+    ],
+    defaults: &[("metrics-addr", ":9100")],
+};
+
+const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
+    Alias { option, flag, env }
+}
+
+/// Options of the proxy.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Options of the service itself.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Where the fabric is.
+    #[command(flatten)]
+    pub fabric: FabricArgs,
+    /// Shared store of claims.
+    #[command(flatten)]
+    pub backend: BackendArgs,
+
+    /// Address to take frames on, UDP and TCP; [::] is every address, IPv4 included
+    #[arg(long, value_name = "ADDRESS", env = "LISTEN_ADDR", default_value = "[::]", value_parser = listen_address)]
+    pub listen: IpAddr,
+    /// UDP port to take frames on; 0 lets the kernel choose
+    #[arg(long, value_name = "PORT", default_value_t = 8725)]
+    pub udp_listen_port: u16,
+    /// TCP port to take frames on; 0 is off, auto lets the kernel choose
+    #[arg(long, value_name = "PORT", default_value = "0")]
+    pub tcp_listen_port: TcpPort,
+    /// UDP port of the multicast groups
+    #[arg(long, value_name = "PORT", default_value_t = 9001)]
+    pub egress_port: u16,
+    /// UDP port of the beacon group, for flow digests
+    #[arg(long, value_name = "PORT", default_value_t = 9300)]
+    pub beacon_port: u16,
+    /// Worker threads; 0 is one for each core
+    #[arg(long, value_name = "N", env = "NUM_WORKERS", default_value_t = 0)]
+    pub workers: usize,
+    /// Receive buffer of each UDP socket; 0 is 4 MiB
+    #[arg(long, value_name = "SIZE", env = "BSP_RECV_BUF_BYTES", default_value = "0")]
+    pub recv_buf_bytes: ByteSize,
+    /// Datagrams (or trains) taken by one receive call
+    #[arg(long, value_name = "N", env = "BSP_RECV_BATCH", default_value_t = 32)]
+    pub recv_batch: usize,
+    /// Send buffer of each multicast socket
+    #[arg(long, value_name = "SIZE", default_value = "8MiB")]
+    pub send_buf_bytes: ByteSize,
+
+    /// Drop frames whose payload is not what their id says
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub verify_payload_hash: bool,
+    /// Drop subtree data whose nodes do not hash to the SubtreeID
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub verify_subtree_root: bool,
+    /// Drop block announcements whose header does not meet its target
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub require_block_pow: bool,
+    /// Easiest target that --require-block-pow accepts, compact form (0x1d00ffff); 0 is any
+    #[arg(long, value_name = "NBITS", default_value = "0", value_parser = compact_bits)]
+    pub min_pow_bits: u32,
+    /// Take transactions in Extended Format only
+    #[arg(long)]
+    pub require_ef: bool,
+    /// Take frames that already carry a SeqNum, and keep it
+    #[arg(long)]
+    pub allow_stamped_ingress: bool,
+
+    /// Suppress ids that were forwarded before
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub ingress_dedup: bool,
+    /// Prefix of claims in the shared store; names the fabric
+    #[arg(long, value_name = "PREFIX", default_value = "bsp:tx:")]
+    pub txid_dedup_prefix: String,
+    /// How long an id is remembered
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub txid_dedup_ttl: Duration,
+    /// Ids remembered in this process; 0 turns suppression off
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    pub txid_dedup_local_cap: usize,
+    /// Memory for ids remembered in this process, instead of --txid-dedup-local-cap
+    #[arg(long, value_name = "SIZE")]
+    pub dedup_memory: Option<ByteSize>,
+    /// settled: no claim outlives a crash between claim and send; simple: as the Go stack
+    #[arg(long, value_name = "MODE", default_value = "settled")]
+    pub claim_mode: ClaimModeArg,
+    /// How often a worker with new claims closes an epoch
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    pub claim_epoch: Duration,
+    /// How long the copy of a frame waits for another proxy to settle its claim
+    #[arg(long, value_name = "DURATION", default_value = "250ms", value_parser = duration)]
+    pub claim_lease: Duration,
+    /// Copies that wait for other proxies, bytes a worker; when full the oldest is sent
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub claim_park_bytes: ByteSize,
+    /// Frames that wait for the shared store, bytes a worker; when full frames are sent undecided
+    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    pub slab_bytes: ByteSize,
+
+    /// Largest IP packet; larger frames leave as fragments (V3); 0 never fragments
+    #[arg(long, value_name = "BYTES", default_value_t = 1500)]
+    pub frag_mtu: u16,
+    /// How much a frame may be padded, in percent of its length, to share a train; 0 is equal lengths only
+    #[arg(long, value_name = "PERCENT", default_value_t = 15)]
+    pub train_padding: u32,
+    /// length sorts a batch for the longest trains; arrival keeps the order within a flow
+    #[arg(long, value_name = "ORDER", default_value = "length")]
+    pub train_order: TrainOrderArg,
+    /// Hand trains to the kernel whole (UDP_SEGMENT); off sends one datagram at a time
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub gso: bool,
+    /// Take trains from the kernel whole (UDP_GRO)
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub gro: bool,
+    /// How long a batch may grow after the receive queue is empty, for longer trains
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub emit_delay: Duration,
+    /// How long a train that the kernel refuses is tried again
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub send_deadline: Duration,
+    /// Frames that the kernel refused, bytes for each interface and worker; when full the newest are dropped
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub send_backlog_bytes: ByteSize,
+
+    /// instance: a new flow for each worker and start; standard: the sender's address, as the Go stack
+    #[arg(long, value_name = "IDENTITY", default_value = "instance")]
+    pub flow_identity: FlowIdentityArg,
+    /// In standard identity, set the flow key of frames that carry both key and number
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub stamp_source: bool,
+    /// Flows held, for each worker
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub flow_capacity: usize,
+    /// A flow without frames for this long is forgotten [default: 5m, in standard identity 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub flow_idle: Option<Duration>,
+    /// Announce the highest number of each active flow, so that receivers find the loss of its last frames
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub flow_digests: bool,
+    /// Where standard identity keeps its counters over an orderly stop
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// TCP connections at once
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub tcp_max_connections: usize,
+    /// Bytes of all connections in this process that have not been forwarded yet
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub tcp_buffer_bytes: ByteSize,
+    /// A frame that has begun must end within this time
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub tcp_read_timeout: Duration,
+    /// A connection without a frame for this long is closed
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub tcp_idle_timeout: Duration,
+}
+
+/// `--tcp-listen-port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpPort {
+    /// No TCP.
+    Off,
+    /// Any free port.
+    Auto,
+    /// This one.
+    Fixed(u16),
+}
+
+impl FromStr for TcpPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TcpPort, String> {
+        match (text, text.parse()) {
+            ("off", _) | (_, Ok(0)) => Ok(TcpPort::Off),
+            ("auto", _) => Ok(TcpPort::Auto),
+            (_, Ok(port)) => Ok(TcpPort::Fixed(port)),
+            _ => Err("want a port, 0 or off, or auto".to_owned()),
+        }
+    }
+}
+
+/// `--claim-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClaimModeArg {
+    /// Settled claims.
+    Settled,
+    /// One create-only write.
+    Simple,
+}
+
+/// `--train-order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TrainOrderArg {
+    /// Sorted.
+    Length,
+    /// As they came.
+    Arrival,
+}
+
+impl From<TrainOrderArg> for Order {
+    fn from(order: TrainOrderArg) -> Order {
+        match order {
+            TrainOrderArg::Length => Order::Length,
+            TrainOrderArg::Arrival => Order::Arrival,
+        }
+    }
+}
+
+/// `--flow-identity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FlowIdentityArg {
+    /// Random for each worker and start.
+    Instance,
+    /// The sender's address.
+    Standard,
+}
+
+fn listen_address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map_err(|_| "want an IP address, such as [::] or 127.0.0.1".to_owned())
+}
+
+fn compact_bits(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "want compact target bits, such as 0x1d00ffff, or 0".to_owned())
+}
+
+impl Config {
+    /// A proxy inside another process: loopback, ports chosen by the kernel, one worker, IPv4 groups on `lo`. Change what
+    /// you need.
+    pub fn for_embedding() -> Config {
+        let mut config = Config::defaults();
+        config.listen = IpAddr::from([127, 0, 0, 1]);
+        config.udp_listen_port = 0;
+        config.tcp_listen_port = TcpPort::Auto;
+        config.workers = 1;
+        config.fabric.iface.0 = vec!["lo".to_owned()];
+        config.fabric.fabric = Family::Ipv4;
+        config.fabric.egress_loop = true;
+        config
+    }
+
+    /// Every option at its default.
+    ///
+    /// # Panics
+    /// Never: the defaults are constants, and a test parses them.
+    pub fn defaults() -> Config {
+        let command = Config::augment_args(clap::Command::new("proxy"));
+        let matches = command.no_binary_name(true).get_matches_from(std::iter::empty::<&str>());
+        Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Combinations that cannot work.
+    ///
+    /// # Errors
+    /// The option to change, its value, and what is accepted.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let fabric = self.fabric()?;
+        self.shard_bits()?;
+        self.check_source(&fabric)?;
+        self.check_sizes()?;
+        self.backend_kind()?;
+        if self.fabric.iface.0.is_empty() {
+            return Err(Invalid::new(
+                "iface",
+                "no interface given; want one or more names, such as eth0,eth1",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_source(&self, fabric: &Fabric) -> Result<(), Invalid> {
+        match (fabric, self.fabric.bind_source) {
+            (Fabric::V6 { mode: SourceMode::Ssm, .. }, None) => Err(Invalid::new(
+                "bind-source",
+                "required by --source-mode=ssm; want an address of the interface",
+            )),
+            (Fabric::V6 { .. }, Some(IpAddr::V4(address))) => Err(Invalid::new(
+                "bind-source",
+                format!("{address} is IPv4 and --fabric=ipv6; want an IPv6 address"),
+            )),
+            (Fabric::V4 { .. }, Some(IpAddr::V6(address))) => Err(Invalid::new(
+                "bind-source",
+                format!("{address} is IPv6 and --fabric=ipv4; want an IPv4 address"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), Invalid> {
+        let invalid = |option, problem: String| Err(Invalid::new(option, problem));
+        if self.frag_mtu != 0 && self.frag_mtu < 576 {
+            return invalid(
+                "frag-mtu",
+                format!("{}; want 0 (never fragment) or 576 to 65535", self.frag_mtu),
+            );
+        }
+        if self.train_padding > 100 {
+            return invalid("train-padding", format!("{}; want 0 to 100 percent", self.train_padding));
+        }
+        if self.recv_batch == 0 {
+            return invalid("recv-batch", "0; want 1 or more".to_owned());
+        }
+        if self.txid_dedup_prefix.is_empty() {
+            return invalid("txid-dedup-prefix", "empty; want a prefix such as bsp:tx:".to_owned());
+        }
+        if self.txid_dedup_ttl.is_zero() {
+            return invalid("txid-dedup-ttl", "0; want a duration such as 10m".to_owned());
+        }
+        if self.flow_capacity < MIN_FLOWS {
+            return invalid("flow-capacity", format!("{}; want {MIN_FLOWS} or more", self.flow_capacity));
+        }
+        let least = MAX_STREAM_FRAME + self.tcp_max_connections as u64 * STREAM_BUFFER as u64;
+        if self.tcp_listen_port != TcpPort::Off && self.tcp_buffer_bytes.bytes() < least {
+            let given = self.tcp_buffer_bytes.bytes();
+            let connections = self.tcp_max_connections;
+            let problem = format!(
+                "{given} bytes; want {least} or more: one frame of 64 MiB and 64 KiB for each of {connections} connections"
+            );
+            return invalid("tcp-buffer-bytes", problem);
+        }
+        Ok(())
+    }
+
+    /// Kind of the shared store; none unless one is named.
+    ///
+    /// # Errors
+    /// A kind without its address.
+    pub fn backend_kind(&self) -> Result<BackendKind, Invalid> {
+        self.backend.kind_or(BackendKind::None)
+    }
+
+    /// Whether ids are claimed at all.
+    pub fn claims(&self) -> bool {
+        self.ingress_dedup && (self.txid_dedup_local_cap > 0 || self.dedup_memory.is_some())
+    }
+
+    /// Address plan of the groups.
+    ///
+    /// # Errors
+    /// A scope that does not exist in the mode.
+    pub fn fabric(&self) -> Result<Fabric, Invalid> {
+        let args = &self.fabric;
+        let mode = match args.source_mode {
+            SourceModeArg::Asm => SourceMode::Asm,
+            SourceModeArg::Ssm => SourceMode::Ssm,
+        };
+        let scope = match args.scope {
+            ScopeArg::Link => Scope::Link,
+            ScopeArg::Site => Scope::Site,
+            ScopeArg::Org => Scope::Organisation,
+            ScopeArg::Global => Scope::Global,
+        };
+        match args.fabric {
+            Family::Ipv4 => Ok(Fabric::V4 { net: args.mc_ipv4_net }),
+            Family::Ipv6 => Fabric::v6(mode, scope, args.mc_group_id).ok_or_else(|| {
+                Invalid::new("scope", format!("{scope:?} with --source-mode=ssm; want site or global"))
+            }),
+        }
+    }
+
+    /// Shards.
+    ///
+    /// # Errors
+    /// More than 15 bits.
+    pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
+        let bits = self.fabric.shard_bits;
+        ShardBits::new(bits).ok_or_else(|| Invalid::new("shard-bits", format!("{bits}; want 0 to 15")))
+    }
+
+    /// How long a flow may be idle.
+    pub fn flow_idle(&self) -> Duration {
+        self.flow_idle.unwrap_or(match self.flow_identity {
+            FlowIdentityArg::Instance => Duration::from_secs(300),
+            FlowIdentityArg::Standard => Duration::from_secs(600),
+        })
+    }
+
+    /// Address of the beacon group.
+    ///
+    /// # Errors
+    /// As [`Config::fabric`].
+    pub fn beacon_group(&self) -> Result<IpAddr, Invalid> {
+        Ok(self.fabric()?.address(GroupIndex::BEACON))
+    }
+
+    /// Settings of the store that the options name.
+    ///
+    /// # Errors
+    /// As [`Config::backend_kind`].
+    pub fn backend_settings(&self) -> Result<cache_backend::Settings, Invalid> {
+        crate::store::settings(&self.backend, self.backend_kind()?)
+    }
+}
+
+/// `host:port` of a seed.
+pub(crate) fn seed(host: &HostPort, default_port: u16) -> String {
+    let port = host.port_or(default_port);
+    if host.host.contains(':') { format!("[{}]:{port}", host.host) } else { format!("{}:{port}", host.host) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_go_stack_and_work() {
+        let config = Config::defaults();
+        config.check().unwrap();
+        assert_eq!((config.udp_listen_port, config.tcp_listen_port), (8725, TcpPort::Off));
+        assert_eq!((config.egress_port, config.frag_mtu), (9001, 1500));
+        assert!(config.verify_payload_hash && config.require_block_pow && !config.allow_stamped_ingress);
+        assert_eq!(config.backend_kind().unwrap(), BackendKind::None);
+    }
+
+    #[test]
+    fn a_proxy_in_another_process_needs_no_options() {
+        let config = Config::for_embedding();
+        config.check().unwrap();
+        assert_eq!((config.udp_listen_port, config.tcp_listen_port), (0, TcpPort::Auto));
+    }
+
+    #[test]
+    fn what_cannot_work_names_the_option_and_the_value() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::for_embedding();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.frag_mtu = 100).starts_with("--frag-mtu: 100; want 0"));
+        assert!(refused(|c| c.train_padding = 101).starts_with("--train-padding: 101;"));
+        assert!(
+            refused(|c| c.tcp_buffer_bytes = ByteSize(1 << 20))
+                .starts_with("--tcp-buffer-bytes: 1048576 bytes")
+        );
+        assert!(
+            refused(|c| c.fabric.bind_source = "::1".parse().ok()).starts_with("--bind-source: ::1 is IPv6")
+        );
+        let ssm = |c: &mut Config| {
+            c.fabric.fabric = Family::Ipv6;
+            c.fabric.source_mode = SourceModeArg::Ssm;
+        };
+        let mut config = Config::for_embedding();
+        ssm(&mut config);
+        assert!(config.check().unwrap_err().to_string().starts_with("--bind-source: required"));
+        config.fabric.scope = ScopeArg::Link;
+        assert!(config.check().unwrap_err().to_string().starts_with("--scope: Link"));
+    }
+}

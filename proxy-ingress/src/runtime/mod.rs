@@ -1,0 +1,318 @@
+//! The shell around the pipeline: sockets, threads, timers, streams.
+//!
+//! One thread per worker; nothing is shared between workers on the packet path but tier 1 of the claims (and, in
+//! `standard` identity, the counters of flows).
+
+pub mod state;
+pub mod stream;
+
+mod sockets;
+mod worker;
+
+use crate::config::{Config, FlowIdentityArg, TcpPort};
+use crate::metrics::{Proxy, WorkerCells};
+use crate::pipeline::emit::OutletLimits;
+use crate::pipeline::number::{Directory, FlowLimits, Identity};
+use crate::pipeline::{DropReason, IngressConfig, Policy};
+use crate::tally::{KINDS, Tally};
+use anyhow::Context;
+use cache_backend::{Backend, Memory};
+use service::{Lifecycle, Registry};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use stream::{StreamLimits, StreamTally};
+use tokio::sync::{oneshot, watch};
+use txidset::{ClaimsConfig, LocalSet};
+use worker::Start;
+
+/// How long after the drain timeout a worker may take to close its sockets.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the proxy is given.
+pub struct Deps {
+    /// Readiness and drain.
+    pub lifecycle: Lifecycle,
+    /// Takes the metrics.
+    pub registry: Arc<Registry>,
+    /// With `--cache-backend=memory`: the store, when several proxies live in one process. Taken also where the options
+    /// name no store at all.
+    pub memory: Option<Memory>,
+}
+
+/// Totals over all workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams taken from the UDP port.
+    pub received: u64,
+    /// Messages taken from TCP streams.
+    pub tcp_messages: u64,
+    /// Frames that passed every check.
+    pub accepted: u64,
+    /// Frames suppressed because their id was forwarded before.
+    pub duplicates_suppressed: u64,
+    /// Frames planned to leave; fragments count one by one.
+    pub emitted: u64,
+    /// Frames taken by the kernel, once for each interface.
+    pub handed_over: u64,
+    /// Trains.
+    pub trains: u64,
+    /// Bytes of padding.
+    pub padding_bytes: u64,
+    /// Datagrams that the kernel dropped because a receive queue was full.
+    pub kernel_drops: u64,
+    /// Frames that wait: in the slab or in a backlog (bytes).
+    pub waiting_bytes: u64,
+    /// Drops by reason, those that happened.
+    pub dropped: BTreeMap<&'static str, u64>,
+}
+
+/// A proxy that runs.
+pub struct Running {
+    /// UDP port that was bound.
+    pub udp: SocketAddr,
+    /// TCP port that was bound.
+    pub tcp: Option<SocketAddr>,
+    cells: Vec<WorkerCells>,
+    workers: Vec<service::lifecycle::Worker>,
+    lifecycle: Lifecycle,
+    drain_timeout: Duration,
+    backend: Option<Arc<dyn Backend>>,
+    saved: Option<(Arc<Directory>, state::StateFile)>,
+}
+
+impl Running {
+    /// Totals over all workers.
+    pub fn counters(&self) -> Counters {
+        totals(&self.cells)
+    }
+
+    /// A way to read the totals later.
+    pub fn counters_handle(&self) -> impl Fn() -> Counters + Send + Sync + 'static {
+        let cells = self.cells.clone();
+        move || totals(&cells)
+    }
+
+    /// Ends when the role has drained: all workers are done, counters saved, the store closed.
+    pub async fn wait(self) {
+        self.lifecycle.drain_began().await;
+        let limit = tokio::time::Instant::now() + self.drain_timeout + GRACE;
+        for worker in self.workers {
+            let left = limit.saturating_duration_since(tokio::time::Instant::now());
+            if !worker.ended_within(left).await {
+                tracing::error!("a worker did not stop within --drain-timeout and is left behind");
+            }
+        }
+        if let Some((directory, file)) = &self.saved
+            && let Err(error) = file.save(&directory.snapshot())
+        {
+            tracing::error!("flow counters were not saved, flows start again at 1: {error:#}");
+        }
+        if let Some(backend) = self.backend {
+            backend.close().await;
+        }
+        let totals = totals(&self.cells);
+        tracing::info!(emitted = totals.emitted, suppressed = totals.duplicates_suppressed, dropped = ?totals.dropped, "proxy stopped");
+    }
+}
+
+fn totals(cells: &[WorkerCells]) -> Counters {
+    let mut totals = Counters::default();
+    for tally in cells.iter().map(|cells| &cells.tally) {
+        totals.received += tally.packets_received.get();
+        totals.tcp_messages += tally.tcp_messages.get();
+        totals.accepted += KINDS.iter().map(|kind| tally.accepted(*kind).get()).sum::<u64>();
+        totals.duplicates_suppressed += KINDS.iter().map(|kind| tally.deduped(*kind).get()).sum::<u64>();
+        totals.emitted += tally.emitted.get();
+        totals.handed_over += tally.handed_over.get();
+        totals.trains += tally.trains.get();
+        totals.padding_bytes += tally.padding.get();
+        totals.kernel_drops += tally.kernel_drops.get();
+        totals.waiting_bytes += tally.slab_bytes.get() + tally.backlog_bytes.get();
+        for reason in DropReason::ALL {
+            let count = tally.dropped(reason).get();
+            if count > 0 {
+                *totals.dropped.entry(reason.name()).or_default() += count;
+            }
+        }
+    }
+    totals
+}
+
+/// Brings the proxy up: everything that can be wrong is found here, before a frame is taken.
+///
+/// # Errors
+/// [`service::config::Invalid`] for options that cannot work; an interface, port or store that is not there.
+pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
+    config.check()?;
+    let count = worker_count(&config);
+    let opened = sockets::open(&config, count)?;
+    let (udp, tcp) = (opened.udp, opened.tcp);
+    let backend = open_backend(&config, deps.memory).await?;
+    let local = local_set(&config);
+    let limits = StreamLimits::new(
+        config.tcp_read_timeout,
+        config.tcp_idle_timeout,
+        config.tcp_max_connections,
+        config.tcp_buffer_bytes.as_usize(),
+    );
+    let saved = saved_counters(&config)?;
+    let (draining, watch_drain) = watch::channel(false);
+    let (mut cells, mut workers, mut opening) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, sockets) in opened.workers.into_iter().enumerate() {
+        let identity = match &saved {
+            Some((directory, _)) => Identity::Standard(Arc::clone(directory)),
+            None => Identity::Instance(rand::random()),
+        };
+        let ingress = ingress_config(&config, identity, opened.max_segment, sockets.senders.len())?;
+        let tally = Arc::new(Tally::new(config.shard_bits()?));
+        let streams = Arc::new(StreamTally::default());
+        cells.push(WorkerCells { tally: Arc::clone(&tally), streams: Arc::clone(&streams) });
+        let (opened, wait_open) = oneshot::channel();
+        opening.push(wait_open);
+        let start = Start {
+            index,
+            sockets,
+            ingress,
+            claims: claims_config(&config, backend.is_some()),
+            local: Arc::clone(&local),
+            backend: backend.clone(),
+            op_timeout: config.backend.cache_op_timeout,
+            tally,
+            streams,
+            stream_limits: limits.clone(),
+            draining: watch_drain.clone(),
+            ready: deps.lifecycle.condition("worker"),
+            opened: Some(opened),
+            recv_batch: config.recv_batch,
+            emit_delay: config.emit_delay,
+            drain_timeout: config.common.drain_timeout,
+        };
+        let worker = service::lifecycle::spawn_worker(format!("proxy-{index}"), move || worker::run(start));
+        workers.push(worker.context("starting a worker thread")?);
+    }
+    let lifecycle = deps.lifecycle.clone();
+    tokio::spawn(async move {
+        lifecycle.drain_began().await;
+        draining.send_replace(true);
+        // Kept until every worker has seen it.
+        draining.closed().await;
+    });
+    for opened in opening {
+        opened.await.context("a worker ended before it was up")??;
+    }
+    deps.registry.add(Arc::new(Proxy { workers: cells.clone(), local: config.claims().then_some(local) }));
+    let store = backend.as_ref().map_or("none", |backend| backend.name());
+    tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
+    Ok(Running {
+        udp,
+        tcp,
+        cells,
+        workers,
+        lifecycle: deps.lifecycle,
+        drain_timeout: config.common.drain_timeout,
+        backend,
+        saved,
+    })
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
+async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result<Option<Arc<dyn Backend>>> {
+    if !config.claims() {
+        return Ok(None);
+    }
+    let settings = config.backend_settings()?;
+    match (settings, memory) {
+        (cache_backend::Settings::Memory { .. } | cache_backend::Settings::None, Some(memory)) => {
+            Ok(Some(Arc::new(memory)))
+        }
+        (settings, _) => Ok(cache_backend::open(settings).await?),
+    }
+}
+
+fn local_set(config: &Config) -> Arc<LocalSet> {
+    let capacity = match config.dedup_memory {
+        Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
+        None => config.txid_dedup_local_cap,
+    };
+    Arc::new(LocalSet::new(capacity.max(1), config.txid_dedup_ttl, rand::random()))
+}
+
+fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, state::StateFile)>> {
+    if config.flow_identity == FlowIdentityArg::Instance {
+        return Ok(None);
+    }
+    let directory = Directory::new(config.flow_capacity.saturating_mul(4));
+    let file = state::StateFile::new(config.state_dir.clone());
+    directory.restore(file.take()?);
+    Ok(Some((Arc::new(directory), file)))
+}
+
+fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
+    ClaimsConfig {
+        mode: match config.claim_mode {
+            crate::config::ClaimModeArg::Settled => txidset::Mode::Settled,
+            crate::config::ClaimModeArg::Simple => txidset::Mode::Simple,
+        },
+        epoch: config.claim_epoch,
+        lease: config.claim_lease,
+        ttl: config.txid_dedup_ttl,
+        park_bytes: config.claim_park_bytes.as_usize(),
+        max_batch: 256,
+        prefix: config.txid_dedup_prefix.clone().into_bytes(),
+        tier2,
+    }
+}
+
+fn ingress_config(
+    config: &Config,
+    identity: Identity,
+    max_segment: u16,
+    outlets: usize,
+) -> anyhow::Result<IngressConfig> {
+    let slab_bytes = config.slab_bytes.as_usize();
+    Ok(IngressConfig {
+        policy: Policy {
+            verify_payload_hash: config.verify_payload_hash,
+            verify_subtree_root: config.verify_subtree_root,
+            require_block_pow: config.require_block_pow,
+            min_pow_bits: config.min_pow_bits,
+            require_ef: config.require_ef,
+            allow_stamped_ingress: config.allow_stamped_ingress,
+            frag_mtu: config.frag_mtu,
+        },
+        fabric: config.fabric()?,
+        shard_bits: config.shard_bits()?,
+        egress_port: config.egress_port,
+        beacon_port: config.beacon_port,
+        identity,
+        stamp_source: config.stamp_source,
+        flows: FlowLimits { flows: config.flow_capacity, idle: config.flow_idle() },
+        digests: config.flow_digests,
+        max_segment,
+        padding_percent: config.train_padding,
+        train_order: config.train_order.into(),
+        outlets,
+        outlet: OutletLimits { bytes: config.send_backlog_bytes.as_usize(), deadline: config.send_deadline },
+        claims: config.claims(),
+        slab_bytes,
+        // A frame of the real mix takes about two blocks.
+        slab_entries: (slab_bytes / 256).max(4_096),
+    })
+}
+
+/// What TCP port to bind.
+fn tcp_port(config: &Config) -> Option<u16> {
+    match config.tcp_listen_port {
+        TcpPort::Off => None,
+        TcpPort::Auto => Some(0),
+        TcpPort::Fixed(port) => Some(port),
+    }
+}

@@ -1,0 +1,415 @@
+//! TCP ingress: connections cut into messages and handed to their worker in batches.
+//!
+//! A connection's first bytes fix its grammar (wire 4): frames, bare transactions, or submission records (which are
+//! dropped by name). There is no envelope and no reply.
+//!
+//! Limits: connections at once; bytes of all connections that are not forwarded yet (a connection takes its share of
+//! them before it reads, and waits when there is none, so that TCP slows the sender down); 64 MiB a frame, taken only
+//! after the header said so; time for a frame, and between frames. A violation closes the connection, counted by
+//! reason. Overflow rule: stop reading.
+//!
+//! Cost: one allocation a read of up to 64 KiB, none a message.
+
+use crate::config::STREAM_BUFFER;
+use crate::pipeline::{Admitted, DropReason, Policy, Via, admit};
+use bytes::Bytes;
+use frame::stream::{Boundary, Limits, Stream};
+use service::metrics::{Counter, Gauge};
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Bytes of one permit of the budget.
+const PERMIT: usize = 1024;
+/// Larger frames are judged off the worker, which must not hash for tens of milliseconds.
+const LARGE: usize = 1 << 20;
+/// Batches on their way to a worker.
+pub const QUEUE: usize = 64;
+/// While draining, a connection that is silent for this long between frames is closed.
+const DRAIN_IDLE: Duration = Duration::from_millis(100);
+
+/// Why the proxy closed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The peer closed between frames.
+    Ended,
+    /// The peer closed inside a frame.
+    EndedInFrame,
+    /// Not what the grammar allows.
+    Violation,
+    /// A frame above the bound.
+    TooLong,
+    /// A frame did not end in time.
+    ReadTimeout,
+    /// No frame for too long.
+    Idle,
+    /// Too many connections.
+    Limit,
+    /// The socket failed.
+    Error,
+    /// Orderly stop.
+    Drained,
+}
+
+impl CloseReason {
+    /// All, in the order of their counters.
+    pub const ALL: [CloseReason; 9] = {
+        use CloseReason::*;
+        [Ended, EndedInFrame, Violation, TooLong, ReadTimeout, Idle, Limit, Error, Drained]
+    };
+
+    /// Label of the counter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CloseReason::Ended => "ended",
+            CloseReason::EndedInFrame => "ended_in_frame",
+            CloseReason::Violation => "violation",
+            CloseReason::TooLong => "too_long",
+            CloseReason::ReadTimeout => "read_timeout",
+            CloseReason::Idle => "idle",
+            CloseReason::Limit => "limit",
+            CloseReason::Error => "error",
+            CloseReason::Drained => "drained",
+        }
+    }
+}
+
+/// What the connections of one worker count.
+#[derive(Debug, Default)]
+pub struct StreamTally {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections open.
+    pub open: Gauge,
+    /// Bytes read.
+    pub bytes: Counter,
+    closed: [Counter; CloseReason::ALL.len()],
+}
+
+impl StreamTally {
+    /// Cell of a reason.
+    pub fn closed(&self, reason: CloseReason) -> &Counter {
+        &self.closed[reason as usize]
+    }
+}
+
+/// One message of a stream.
+#[derive(Debug)]
+pub struct Message {
+    /// Its bytes; the budget gets them back when the last copy is dropped.
+    pub bytes: Bytes,
+    /// What was found, where it was large enough to be judged already.
+    pub judged: Option<Result<Admitted, DropReason>>,
+}
+
+/// Messages that were read together.
+#[derive(Debug)]
+pub struct Batch {
+    /// In order.
+    pub messages: Vec<Message>,
+    /// The peer.
+    pub sender: IpAddr,
+}
+
+/// Bounds and budgets that all connections of the process share.
+#[derive(Clone, Debug)]
+pub struct StreamLimits {
+    /// `--tcp-read-timeout`.
+    pub read_timeout: Duration,
+    /// `--tcp-idle-timeout`.
+    pub idle_timeout: Duration,
+    /// `--tcp-max-connections`.
+    pub max_connections: usize,
+    /// `--tcp-buffer-bytes`, in permits.
+    budget: Arc<Semaphore>,
+    open: Arc<AtomicUsize>,
+}
+
+impl StreamLimits {
+    /// A budget of `bytes` for all connections.
+    pub fn new(
+        read_timeout: Duration,
+        idle_timeout: Duration,
+        max_connections: usize,
+        bytes: usize,
+    ) -> StreamLimits {
+        let permits = (bytes / PERMIT).min(Semaphore::MAX_PERMITS);
+        let (budget, open) = (Arc::new(Semaphore::new(permits)), Arc::default());
+        StreamLimits { read_timeout, idle_timeout, max_connections, budget, open }
+    }
+
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT)).ok()?;
+        Arc::clone(&self.budget).acquire_many_owned(permits).await.ok()
+    }
+}
+
+/// What the connections of one worker share.
+#[derive(Clone)]
+pub struct Streams {
+    /// Bounds.
+    pub limits: StreamLimits,
+    /// What is admitted.
+    pub policy: Policy,
+    /// To the worker.
+    pub to_worker: mpsc::Sender<Batch>,
+    /// Counters.
+    pub tally: Arc<StreamTally>,
+    /// True once the role drains.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Accepts connections until the role drains. Runs on the worker's own runtime.
+pub async fn accept(listener: TcpListener, mut streams: Streams) {
+    let open_here = Rc::new(Cell::new(0));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = streams.draining.wait_for(|draining| *draining) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit_connection(stream, peer, &streams, &open_here),
+            Err(error) => {
+                // Out of descriptors, mostly: what is open goes on, and the queue of the kernel keeps the rest.
+                service::limited!(warn, 1, "accepting a TCP connection failed: {error}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+fn admit_connection(stream: TcpStream, peer: SocketAddr, streams: &Streams, open_here: &Rc<Cell<u64>>) {
+    streams.tally.accepted.add(1);
+    let open = streams.limits.open.fetch_add(1, Ordering::Relaxed) + 1;
+    if open > streams.limits.max_connections {
+        streams.limits.open.fetch_sub(1, Ordering::Relaxed);
+        streams.tally.closed(CloseReason::Limit).add(1);
+        let most = streams.limits.max_connections;
+        service::limited!(
+            warn,
+            1,
+            "TCP connection from {peer} refused: {most} are open (--tcp-max-connections)"
+        );
+        return;
+    }
+    let (streams, open_here) = (streams.clone(), Rc::clone(open_here));
+    open_here.set(open_here.get() + 1);
+    streams.tally.open.set(open_here.get());
+    tokio::task::spawn_local(async move {
+        let reason = Connection::new(stream, peer, &streams).run().await;
+        streams.tally.closed(reason).add(1);
+        open_here.set(open_here.get() - 1);
+        streams.tally.open.set(open_here.get());
+        streams.limits.open.fetch_sub(1, Ordering::Relaxed);
+        if !matches!(reason, CloseReason::Ended | CloseReason::Drained | CloseReason::Idle) {
+            service::limited!(info, 5, "TCP connection from {peer} closed: {}", reason.name());
+        }
+    });
+}
+
+/// Bytes and their share of the budget.
+struct Charged {
+    bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+struct Connection<'a> {
+    stream: TcpStream,
+    peer: SocketAddr,
+    streams: &'a Streams,
+    finder: Stream,
+    buffer: Vec<u8>,
+    /// Covers the capacity of `buffer`.
+    permit: Option<OwnedSemaphorePermit>,
+    /// Bytes that the message at the front of the buffer needs, as far as it is known.
+    wanted: usize,
+    /// The boundary of the message at the front is known to be at `wanted`.
+    bounded: bool,
+    /// When the message at the front must be complete, or the next one must begin.
+    deadline: Instant,
+    in_frame: bool,
+}
+
+impl Connection<'_> {
+    fn new(stream: TcpStream, peer: SocketAddr, streams: &Streams) -> Connection<'_> {
+        Connection {
+            stream,
+            peer,
+            finder: Stream::new(Limits::DEFAULT),
+            buffer: Vec::new(),
+            permit: None,
+            wanted: 0,
+            bounded: false,
+            deadline: Instant::now() + streams.limits.idle_timeout,
+            in_frame: false,
+            streams,
+        }
+    }
+
+    async fn run(mut self) -> CloseReason {
+        loop {
+            if let Err(reason) = self.read().await {
+                return reason;
+            }
+            let (ends, broken) = self.cut();
+            if let Err(reason) = self.hand_over(ends).await {
+                return reason;
+            }
+            if let Some(reason) = broken {
+                return reason;
+            }
+        }
+    }
+
+    /// Waits for bytes, takes the budget for them, reads once.
+    async fn read(&mut self) -> Result<(), CloseReason> {
+        self.wait().await?;
+        self.make_room().await?;
+        let read = match self.stream.try_read_buf(&mut self.buffer) {
+            Ok(0) if self.buffer.is_empty() => return Err(CloseReason::Ended),
+            Ok(0) => return Err(CloseReason::EndedInFrame),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(CloseReason::Error),
+        };
+        self.streams.tally.bytes.add(read as u64);
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<(), CloseReason> {
+        let mut draining = self.streams.draining.clone();
+        let idle = self.buffer.is_empty();
+        let ready = tokio::select! {
+            biased;
+            ready = timeout_at(self.deadline, self.stream.readable()) => ready,
+            _ = draining.wait_for(|draining| *draining), if idle => {
+                let rest = timeout(DRAIN_IDLE, self.stream.readable()).await;
+                return match rest {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(_)) => Err(CloseReason::Error),
+                    Err(_) => Err(CloseReason::Drained),
+                };
+            }
+        };
+        match ready {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(CloseReason::Error),
+            Err(_) if idle => Err(CloseReason::Idle),
+            Err(_) => Err(CloseReason::ReadTimeout),
+        }
+    }
+
+    /// The buffer holds at least the message at its front, and its capacity is paid for.
+    async fn make_room(&mut self) -> Result<(), CloseReason> {
+        let wanted = self.wanted.max(STREAM_BUFFER);
+        let have = self.buffer.capacity();
+        if have >= wanted && have > self.buffer.len() {
+            return Ok(());
+        }
+        let size = wanted.max(self.buffer.len() + 1);
+        let took = timeout_at(self.deadline, self.streams.limits.take(size - have)).await;
+        let permit = took.map_err(|_| CloseReason::ReadTimeout)?.ok_or(CloseReason::TooLong)?;
+        match &mut self.permit {
+            Some(mine) => mine.merge(permit),
+            none => *none = Some(permit),
+        }
+        self.buffer.reserve_exact(size - self.buffer.len());
+        Ok(())
+    }
+
+    /// Ends of the complete messages at the front of the buffer, and whether the stream is broken after them.
+    fn cut(&mut self) -> (Vec<usize>, Option<CloseReason>) {
+        let mut ends = Vec::new();
+        let mut at = 0;
+        while at < self.buffer.len() {
+            if !self.bounded {
+                let boundary = self.finder.boundary(&self.buffer[at..]);
+                (self.wanted, self.bounded) = match boundary {
+                    Ok(Boundary::Need(len)) => (len, false),
+                    Ok(Boundary::Message(len)) => (len, true),
+                    Err(frame::DecodeError::TooLong) => return (ends, Some(CloseReason::TooLong)),
+                    Err(_) => return (ends, Some(CloseReason::Violation)),
+                };
+            }
+            if !self.bounded || self.buffer.len() - at < self.wanted {
+                break;
+            }
+            at += self.wanted;
+            ends.push(at);
+            (self.wanted, self.bounded) = (0, false);
+        }
+        let in_frame = at < self.buffer.len();
+        if !ends.is_empty() || in_frame != self.in_frame {
+            let limits = &self.streams.limits;
+            self.deadline = Instant::now() + if in_frame { limits.read_timeout } else { limits.idle_timeout };
+            self.in_frame = in_frame;
+        }
+        (ends, None)
+    }
+
+    /// Gives the complete messages, with their share of the budget, to the worker; what follows them stays. Waits while
+    /// the worker has enough to do.
+    async fn hand_over(&mut self, ends: Vec<usize>) -> Result<(), CloseReason> {
+        let Some(&complete) = ends.last() else { return Ok(()) };
+        let rest = self.take_rest(complete).await?;
+        let Some(permit) = self.permit.take() else { return Err(CloseReason::Error) };
+        let mut whole = std::mem::take(&mut self.buffer);
+        whole.truncate(complete);
+        (self.buffer, self.permit) = rest.map_or((Vec::new(), None), |rest| (rest.bytes, Some(rest.permit)));
+        let whole = Bytes::from_owner(Charged { bytes: whole, _permit: permit });
+        let mut messages = Vec::with_capacity(ends.len());
+        let mut start = 0;
+        for end in ends {
+            let bytes = whole.slice(start..end);
+            let judged = self.judge(&bytes).await;
+            messages.push(Message { bytes, judged });
+            start = end;
+        }
+        let batch = Batch { messages, sender: self.peer.ip() };
+        // The worker is gone only when the process ends.
+        self.streams.to_worker.send(batch).await.map_err(|_| CloseReason::Drained)
+    }
+
+    /// A buffer of its own for the beginning of the next message.
+    async fn take_rest(&self, complete: usize) -> Result<Option<Rest>, CloseReason> {
+        let rest = self.buffer.get(complete..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let size = rest.len().max(STREAM_BUFFER);
+        let took = timeout_at(self.deadline, self.streams.limits.take(size)).await;
+        let permit = took.map_err(|_| CloseReason::ReadTimeout)?.ok_or(CloseReason::TooLong)?;
+        let mut bytes = Vec::with_capacity(size);
+        bytes.extend_from_slice(rest);
+        Ok(Some(Rest { bytes, permit }))
+    }
+
+    /// Large messages are judged on a thread of their own.
+    async fn judge(&self, bytes: &Bytes) -> Option<Result<Admitted, DropReason>> {
+        if bytes.len() < LARGE {
+            return None;
+        }
+        let (policy, bytes) = (self.streams.policy, bytes.clone());
+        tokio::task::spawn_blocking(move || admit(&policy, &bytes, Via::Tcp)).await.ok()
+    }
+}
+
+struct Rest {
+    bytes: Vec<u8>,
+    permit: OwnedSemaphorePermit,
+}

@@ -1,0 +1,346 @@
+//! One worker: a thread that receives, judges, claims and sends in rounds, and nothing else.
+//!
+//! A round: receive until the queue is empty or the burst is full; run the pipeline; hand the trains to the kernel. All
+//! waiting is between rounds, for whatever comes first: a datagram, a message, an answer of the store, a timer.
+//!
+//! Where it stops reading: UDP when every interface has a backlog (the kernel's queue keeps what comes, and counts what
+//! it drops); TCP earlier, see [`Ingress::may_read_streams`].
+
+use super::sockets::Sockets;
+use super::stream::{Batch, QUEUE, StreamLimits, StreamTally, Streams, accept};
+use crate::pipeline::{Ingress, IngressConfig, Transmit};
+use crate::tally::Tally;
+use cache_backend::Backend;
+use multicast_io::{Burst, Progress, Ready, Receiver, Sender, Span, Train};
+use service::Condition;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use txidset::driver::Driver;
+use txidset::{Claims, ClaimsConfig, LocalSet};
+
+/// Receive slots: each takes a datagram or a train of up to 64 KiB.
+const SLOTS: usize = 128;
+/// A round takes no more datagrams than this, so that the first does not wait for the last.
+const ROUND: usize = 1024;
+/// Room for everything that a receive can make the pipeline copy (bare transactions, fragments), and then some.
+const HEAP: usize = SLOTS * (80 << 10) + (8 << 20);
+/// A full socket is waited for this long before its frames are moved to the backlog.
+const FULL_PATIENCE: Duration = Duration::from_millis(5);
+/// A draining worker stops reading UDP when its queue was empty for this long.
+const DRAIN_QUIET: Duration = Duration::from_millis(50);
+
+/// What a worker is born with.
+pub(super) struct Start {
+    pub(super) index: usize,
+    pub(super) sockets: Sockets,
+    pub(super) ingress: IngressConfig,
+    pub(super) claims: ClaimsConfig,
+    pub(super) local: Arc<LocalSet>,
+    pub(super) backend: Option<Arc<dyn Backend>>,
+    pub(super) op_timeout: Option<Duration>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) streams: Arc<StreamTally>,
+    pub(super) stream_limits: StreamLimits,
+    pub(super) draining: watch::Receiver<bool>,
+    pub(super) ready: Condition,
+    /// Told when the worker is up, or why not.
+    pub(super) opened: Option<oneshot::Sender<anyhow::Result<()>>>,
+    pub(super) recv_batch: usize,
+    pub(super) emit_delay: Duration,
+    pub(super) drain_timeout: Duration,
+}
+
+/// Runs a worker until it has drained.
+pub(super) async fn run(mut start: Start) {
+    let opened = start.opened.take();
+    let tell = |outcome| opened.map(|opened| opened.send(outcome));
+    match Worker::open(start).await {
+        Err(error) => {
+            tell(Err(error));
+        }
+        Ok(worker) => {
+            tell(Ok(()));
+            worker.work().await;
+        }
+    }
+}
+
+struct Worker {
+    ingress: Ingress,
+    driver: Driver,
+    burst: Burst,
+    /// `None` once a drain has emptied it.
+    receiver: Option<Ready<Receiver>>,
+    senders: Vec<Ready<Sender>>,
+    /// `None` once all streams have ended.
+    messages: Option<mpsc::Receiver<Batch>>,
+    tally: Arc<Tally>,
+    draining: watch::Receiver<bool>,
+    recv_batch: usize,
+    emit_delay: Duration,
+    drain_timeout: Duration,
+    ready: Condition,
+    /// The kernel's queue may hold more than was taken.
+    more: bool,
+    /// When the last datagram or message came.
+    last_input: Instant,
+}
+
+/// Why a worker woke.
+enum Woken {
+    Readable,
+    Messages(Option<Batch>),
+    Other,
+}
+
+impl Worker {
+    async fn open(start: Start) -> anyhow::Result<Worker> {
+        let Sockets { receiver, listener, senders } = start.sockets;
+        let mut driver = Driver::open(start.backend).await?;
+        if let Some(timeout) = start.op_timeout {
+            driver = driver.with_op_timeout(timeout);
+        }
+        let now = Instant::now();
+        let claims = Claims::new(start.claims, start.local, rand::random());
+        let messages = match listener {
+            None => None,
+            Some(listener) => {
+                let (to_worker, messages) = mpsc::channel(QUEUE);
+                let streams = Streams {
+                    limits: start.stream_limits,
+                    policy: start.ingress.policy,
+                    to_worker,
+                    tally: start.streams,
+                    draining: start.draining.clone(),
+                };
+                tokio::task::spawn_local(accept(tokio::net::TcpListener::from_std(listener)?, streams));
+                Some(messages)
+            }
+        };
+        start.ready.met(&format!("worker {} takes frames", start.index));
+        Ok(Worker {
+            ingress: Ingress::new(now, start.ingress, claims, Arc::clone(&start.tally)),
+            driver,
+            burst: Burst::new(SLOTS, HEAP),
+            receiver: Some(Ready::new(receiver)?),
+            senders: senders.into_iter().map(Ready::new).collect::<io::Result<_>>()?,
+            messages,
+            tally: start.tally,
+            draining: start.draining,
+            recv_batch: start.recv_batch,
+            emit_delay: start.emit_delay,
+            drain_timeout: start.drain_timeout,
+            ready: start.ready,
+            more: true,
+            last_input: now,
+        })
+    }
+
+    async fn work(mut self) {
+        while !*self.draining.borrow() {
+            let batch = self.wait().await;
+            self.round(batch).await;
+        }
+        self.drain().await;
+    }
+
+    /// Finishes what is in hand: the kernel's queue, the streams, waiting frames, backlogs, open claims.
+    async fn drain(&mut self) {
+        self.ready.not_met("draining");
+        let began = Instant::now();
+        let deadline = began + self.drain_timeout;
+        self.ingress.claims().drain(began);
+        self.more = true;
+        loop {
+            self.round(None).await;
+            let now = Instant::now();
+            if self.receiver.is_some()
+                && !self.more
+                && now.duration_since(self.last_input.max(began)) >= DRAIN_QUIET
+            {
+                self.receiver = None;
+            }
+            let input_ended = self.receiver.is_none() && self.messages.is_none();
+            if (input_ended && self.ingress.is_drained()) || now >= deadline {
+                break;
+            }
+            let woken = tokio::time::timeout(DRAIN_QUIET.min(deadline - now), self.wait()).await;
+            if let Ok(Some(batch)) = woken {
+                self.round(Some(batch)).await;
+            }
+        }
+        self.ingress.farewell(Instant::now(), &mut self.senders);
+        self.ingress.abandon(Instant::now());
+    }
+
+    /// Waits for something to do; a batch of messages, if that was it.
+    async fn wait(&mut self) -> Option<Batch> {
+        let blocked = self.ingress.is_blocked();
+        let busy = (self.ingress.is_busy() || (self.more && self.receiver.is_some())) && !blocked;
+        let take_messages = self.messages.is_some() && self.ingress.may_read_streams();
+        let listening = self.receiver.is_some() && !self.more && !blocked;
+        let (receiver, burst, batch) = (&mut self.receiver, &mut self.burst, self.recv_batch);
+        let report = Instant::now() + Ingress::REPORT_EVERY;
+        let timer = self.ingress.next_timeout().map_or(report, |at| at.min(report));
+        let messages = &mut self.messages;
+        let woken = tokio::select! {
+            biased;
+            () = self.driver.progress(self.ingress.claims()) => Woken::Other,
+            batch = next_batch(messages), if take_messages => Woken::Messages(batch),
+            // Lets the other tasks of this thread, and the reactor, have a turn.
+            () = tokio::task::yield_now(), if busy => Woken::Other,
+            _ = receive(receiver, burst, batch), if listening => Woken::Readable,
+            () = tokio::time::sleep_until(timer.into()) => Woken::Other,
+            _ = self.draining.changed() => Woken::Other,
+        };
+        match woken {
+            Woken::Readable => self.more = true,
+            Woken::Messages(Some(batch)) => return Some(batch),
+            Woken::Messages(None) => self.messages = None,
+            Woken::Other => {}
+        }
+        None
+    }
+
+    async fn round(&mut self, batch: Option<Batch>) {
+        self.receive().await;
+        let now = Instant::now();
+        let udp = !self.burst.arrivals().is_empty();
+        self.ingress.receive(now, &self.burst, 0);
+        let tcp = self.take_messages(now, batch);
+        if udp || tcp {
+            self.last_input = now;
+        }
+        self.driver.pump(self.ingress.claims(), now);
+        // What finds no room in this burst's heap is loaded in a later round.
+        self.ingress.load(now, &mut self.burst);
+        self.send(now).await;
+        if self.ingress.finish(now, &mut self.burst) {
+            self.send(now).await;
+            self.ingress.finish(now, &mut self.burst);
+        }
+        self.burst.clear();
+        let after = Instant::now();
+        // Answers about what was sent, and releases, go to the store now.
+        self.driver.pump(self.ingress.claims(), after);
+        self.ingress.tick(after, &mut self.senders);
+        if udp {
+            self.tally.burst_time.observe(after.saturating_duration_since(now));
+        }
+    }
+
+    /// Takes datagrams until the queue is empty, the burst is full, or the round is.
+    async fn receive(&mut self) {
+        if !self.more || self.ingress.is_blocked() {
+            return;
+        }
+        let mut until = None;
+        while let Some(receiver) = &mut self.receiver {
+            if self.burst.free_slots() == 0 || self.burst.arrivals().len() >= ROUND {
+                break;
+            }
+            match receiver.get_mut().receive(&mut self.burst, self.recv_batch) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.more = false;
+                    if !self.linger(&mut until).await {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    self.more = false;
+                    service::limited!(error, 1, "receiving on the UDP port failed: {error}");
+                    break;
+                }
+            }
+        }
+        if let Some(receiver) = &self.receiver {
+            self.tally.kernel_drops.set(receiver.get_ref().kernel_drops());
+        }
+    }
+
+    /// `--emit-delay`: waits for more frames after the first. `false`: the time is up.
+    async fn linger(&mut self, until: &mut Option<tokio::time::Instant>) -> bool {
+        if self.emit_delay.is_zero() || self.burst.arrivals().is_empty() {
+            return false;
+        }
+        let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + self.emit_delay);
+        let more = receive(&mut self.receiver, &mut self.burst, self.recv_batch);
+        matches!(tokio::time::timeout_at(until, more).await, Ok(Ok(_)))
+    }
+
+    /// Takes messages that streams have ready, as long as they may be read.
+    fn take_messages(&mut self, now: Instant, first: Option<Batch>) -> bool {
+        let mut next = first;
+        let mut any = false;
+        while let Some(batch) = next.take() {
+            any = true;
+            for message in batch.messages {
+                self.ingress.receive_stream(now, message.bytes, message.judged, batch.sender);
+            }
+            if self.ingress.may_read_streams() && !self.ingress.is_batch_full() {
+                next = self.messages.as_mut().and_then(|messages| messages.try_recv().ok());
+            }
+        }
+        if any {
+            self.ingress.ask(now);
+        }
+        any
+    }
+
+    /// Plans what was loaded and hands it to the kernel; what a full socket does not take in time goes to its backlog.
+    async fn send(&mut self, now: Instant) {
+        let max_train = self.senders.iter().map(|sender| sender.get_ref().max_train()).min().unwrap_or(1);
+        if !self.ingress.plan(now, &mut self.burst, max_train) {
+            return;
+        }
+        let patience = tokio::time::Instant::now() + FULL_PATIENCE;
+        while self.ingress.emit(Instant::now(), self.burst.memory(), &mut self.senders) {
+            let full = (0..self.senders.len()).find(|outlet| self.ingress.is_full(*outlet)).unwrap_or(0);
+            if !self.wait_writable(full, patience).await {
+                self.ingress.defer(Instant::now(), self.burst.memory());
+                break;
+            }
+        }
+    }
+
+    /// Waits until a socket that was just found full has room again; `false`: it took too long.
+    async fn wait_writable(&mut self, outlet: usize, until: tokio::time::Instant) -> bool {
+        let Some(socket) = self.senders.get_mut(outlet) else { return false };
+        // What the runtime remembers is from before the socket was full: the first answer forgets it.
+        let mut known_full = true;
+        let room = socket.write_with(|_| match std::mem::take(&mut known_full) {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => Ok(()),
+        });
+        matches!(tokio::time::timeout_at(until, room).await, Ok(Ok(())))
+    }
+}
+
+async fn next_batch(messages: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batch> {
+    match messages {
+        Some(messages) => messages.recv().await,
+        None => None,
+    }
+}
+
+/// Waits for datagrams and takes the first of them.
+async fn receive(
+    receiver: &mut Option<Ready<Receiver>>,
+    burst: &mut Burst,
+    batch: usize,
+) -> io::Result<usize> {
+    match receiver {
+        Some(receiver) => receiver.read_with(|socket| socket.receive(burst, batch)).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Transmit for Ready<Sender> {
+    fn transmit(&mut self, memory: &[u8], trains: &[Train], frames: &[Span]) -> Progress {
+        self.get_mut().send(memory, trains, frames)
+    }
+}

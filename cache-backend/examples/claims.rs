@@ -43,6 +43,13 @@ fn start_server() -> std::io::Result<(Server, String)> {
     Ok((Server { child, _dir: dir }, format!("unix://{}", socket.display())))
 }
 
+/// Both sides begin with an empty server; one that somebody named is left alone.
+fn flush(ours: bool, address: &str) {
+    if ours && let Some(path) = address.strip_prefix("unix://") {
+        let _ = Command::new("redis-cli").args(["-s", path, "FLUSHALL"]).stdout(Stdio::null()).status();
+    }
+}
+
 /// Claims a second of `redis-benchmark -c 1 -P 256`, with the same key, value and options.
 fn reference(address: &str, requests: usize) -> Option<f64> {
     let mut command = Command::new("redis-benchmark");
@@ -141,9 +148,11 @@ fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut ratios = Vec::new();
     for round in 1..=ROUNDS {
+        flush(server.is_some(), &address);
         let ours =
             runtime.block_on(measure(&address, Duration::from_secs(seconds as u64), in_flight, keys))?;
         let (rate, undecided) = ours;
+        flush(server.is_some(), &address);
         let Some(theirs) = reference(&address, 2_000_000) else {
             println!(
                 "round {round}: {rate:.0} claims/s, {:.3} % undecided (redis-benchmark did not run)",

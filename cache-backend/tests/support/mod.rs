@@ -6,6 +6,7 @@
 )]
 
 pub mod fake;
+pub mod fleets;
 
 use cache_backend::{
     Answers, Backend, Claimed, KeyValues, OpErrorKind, RedisSettings, RemoteSettings, Session, Settings,

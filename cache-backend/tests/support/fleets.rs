@@ -1,0 +1,128 @@
+//! Several servers that belong together: a Cluster, a Sentinel set.
+
+use super::{Process, Server, free_port, settings};
+use cache_backend::{RedisSettings, RedisTopology};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Three masters that share the slots evenly, and a replica of the first one.
+pub struct Cluster {
+    pub masters: Vec<Server>,
+    pub replica: Server,
+}
+
+impl Cluster {
+    pub fn start() -> Cluster {
+        let node = || {
+            Server::start(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-config-file",
+                "nodes",
+                // No failover by itself: tests say when.
+                "--cluster-node-timeout",
+                "60000",
+                "--cluster-require-full-coverage",
+                "no",
+            ])
+        };
+        let masters: Vec<Server> = (0..3).map(|_| node()).collect();
+        let cluster = Cluster { masters, replica: node() };
+        let bounds = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
+        for (epoch, (master, (first, last))) in cluster.masters.iter().zip(bounds).enumerate() {
+            master.must(&["CLUSTER", "SET-CONFIG-EPOCH", &(epoch + 1).to_string()]);
+            master.must(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
+        }
+        let meet = cluster.masters[0].port.to_string();
+        for server in cluster.masters[1..].iter().chain([&cluster.replica]) {
+            server.must(&["CLUSTER", "MEET", "127.0.0.1", &meet]);
+        }
+        cluster.wait("all nodes know each other", |server| {
+            server.ask(&["CLUSTER", "NODES"]).matches("connected").count() >= 4
+        });
+        cluster.replica.must(&["CLUSTER", "REPLICATE", &cluster.id(0)]);
+        cluster.wait("the Cluster is whole", |server| {
+            server.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+                && server.ask(&["CLUSTER", "SLOTS"]).contains(&cluster.replica.port.to_string())
+        });
+        cluster
+    }
+
+    fn wait(&self, what: &str, done: impl Fn(&Server) -> bool) {
+        let began = Instant::now();
+        while !self.masters.iter().chain([&self.replica]).all(&done) {
+            assert!(began.elapsed() < super::PATIENCE, "it never happened: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn id(&self, master: usize) -> String {
+        let answer = self.masters[master].ask(&["CLUSTER", "MYID"]);
+        answer.lines().nth(1).expect("an id").to_owned()
+    }
+
+    /// The first two masters as seeds; the topology is found out.
+    pub fn settings(&self) -> RedisSettings {
+        let mut settings = settings(self.masters[0].address());
+        settings.addresses.push(self.masters[1].address());
+        settings
+    }
+}
+
+/// A master, its replica and three Sentinels that watch it as `main`.
+pub struct SentinelSet {
+    pub servers: [Server; 2],
+    sentinels: Vec<(Process, TempDir, u16)>,
+}
+
+impl SentinelSet {
+    pub fn start() -> SentinelSet {
+        let master = Server::start(&[]);
+        let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]);
+        let sentinels = (0..3).map(|_| SentinelSet::sentinel(master.port)).collect();
+        let set = SentinelSet { servers: [master, replica], sentinels };
+        let began = Instant::now();
+        while !set.is_ready() {
+            assert!(began.elapsed() < super::PATIENCE, "the Sentinels never saw each other and the replica");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        set
+    }
+
+    fn sentinel(master: u16) -> (Process, TempDir, u16) {
+        let dir = tempfile::Builder::new().prefix("oc-sentinel").tempdir().expect("temporary directory");
+        let port = free_port();
+        let config = format!(
+            "port {port}\nbind 127.0.0.1\nlogfile log\nsentinel monitor main 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+        );
+        std::fs::write(dir.path().join("conf"), config).expect("written");
+        let process =
+            Process::start(Command::new("redis-server").args(["conf", "--sentinel"]).current_dir(dir.path()));
+        (process, dir, port)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.sentinels.iter().all(|(_, _, port)| {
+            let output = Command::new("redis-cli")
+                .args(["-p", &port.to_string(), "SENTINEL", "MASTER", "main"])
+                .output();
+            let text =
+                output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+            let field = |name: &str| {
+                text.lines().skip_while(|line| *line != name).nth(1).unwrap_or_default().to_owned()
+            };
+            field("num-slaves") == "1" && field("num-other-sentinels") == "2" && field("flags") == "master"
+        }) && self.servers[1].ask(&["INFO", "replication"]).contains("master_link_status:up")
+    }
+
+    pub fn settings(&self) -> RedisSettings {
+        let mut settings = settings("");
+        settings.addresses = self.sentinels.iter().map(|(_, _, port)| format!("127.0.0.1:{port}")).collect();
+        settings.topology =
+            RedisTopology::Sentinel { master: "main".to_owned(), credential: None, data_tls: false };
+        settings.remote.op_timeout = Duration::from_millis(500);
+        settings
+    }
+}

@@ -6,6 +6,7 @@
 use crate::{Receiver, Sender};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -53,6 +54,17 @@ impl<S: Socket> Ready<S> {
     /// Waits until `io` does not answer `WouldBlock` for a read. Cancel safe as far as `io` is.
     pub async fn read_with<R>(&mut self, mut io: impl FnMut(&mut S) -> io::Result<R>) -> io::Result<R> {
         self.0.async_io_mut(Interest::READABLE, |owned| io(&mut owned.0)).await
+    }
+
+    /// Ready once there may be something to read, for a task that waits for several sockets at once. Only the task that
+    /// asked last is woken.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read_ready(context).map_ok(drop)
+    }
+
+    /// Reads without waiting; `WouldBlock` also where nothing was reported since the last one.
+    pub fn try_read<R>(&mut self, io: impl FnOnce(&mut S) -> io::Result<R>) -> io::Result<R> {
+        self.0.try_io_mut(Interest::READABLE, |owned| io(&mut owned.0))
     }
 
     /// Waits until `io` does not answer `WouldBlock` for a write. Cancel safe as far as `io` is.

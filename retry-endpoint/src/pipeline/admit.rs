@@ -1,0 +1,165 @@
+//! What may be kept: a look at each datagram before it costs memory.
+//!
+//! Promise: only numbered data frames pass, cut to their declared length (a train pads its frames with zeros that are
+//! nobody's payload). Everything else has a reason with a name. Cost: one header decode, no hash, no allocation.
+//!
+//! Whether a payload hashes to its id (`payload_matches_id`) is asked later, by the store: when a frame is about to be
+//! served, or when two frames claim one number. That gives the same guarantee as hashing each arrival, for the price
+//! of hashing only what somebody lost.
+
+use frame::{DataFrame, DecodeError, Fragment, HashKey, Kind, SeqNum, TxId, block, tx};
+
+/// Decides the lifetime of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// V2 and fragments of it.
+    Tx,
+    /// V4.
+    Block,
+    /// V5.
+    Subtree,
+    /// V6.
+    Anchor,
+}
+
+impl Class {
+    /// One byte for the log.
+    pub(crate) fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// Inverse of `code`; unknown codes cannot come out of the log and count as transactions.
+    pub(crate) fn of_code(code: u8) -> Class {
+        match code {
+            1 => Class::Block,
+            2 => Class::Subtree,
+            3 => Class::Anchor,
+            _ => Class::Tx,
+        }
+    }
+}
+
+/// A frame that may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted<'a> {
+    /// Its flow.
+    pub hash_key: HashKey,
+    /// Its number, never 0.
+    pub seq: SeqNum,
+    /// Its lifetime class.
+    pub class: Class,
+    /// The datagram without trailing bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Why a datagram is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No decoder takes it.
+    Undecodable(DecodeError),
+    /// V1 carries no number.
+    Legacy,
+    /// SeqNum 0: nobody could ask for it.
+    Unnumbered,
+    /// V7: derived by listeners, never asked for (wire 1.7).
+    BlockHeader,
+    /// V8, not served yet.
+    Bundle,
+    /// V9, not served yet.
+    Object,
+    /// 0x40, not served yet.
+    Manifest,
+    /// A control datagram on the data port.
+    Control,
+}
+
+impl Refusal {
+    /// Every reason, for the tables of counters.
+    pub const REASONS: [&'static str; 8] = [
+        "decode_error",
+        "legacy_v1",
+        "unnumbered",
+        "block_header",
+        "bundle",
+        "object",
+        "manifest",
+        "control",
+    ];
+
+    /// Position in `REASONS`.
+    pub fn reason(self) -> usize {
+        match self {
+            Refusal::Undecodable(_) => 0,
+            Refusal::Legacy => 1,
+            Refusal::Unnumbered => 2,
+            Refusal::BlockHeader => 3,
+            Refusal::Bundle => 4,
+            Refusal::Object => 5,
+            Refusal::Manifest => 6,
+            Refusal::Control => 7,
+        }
+    }
+}
+
+/// Looks at one datagram.
+///
+/// # Errors
+/// Why it is not kept.
+pub fn admit(datagram: &[u8]) -> Result<Admitted<'_>, Refusal> {
+    let (hash_key, seq, class, len) = match Kind::of(datagram).map_err(Refusal::Undecodable)? {
+        Kind::LegacyTx => return Err(Refusal::Legacy),
+        Kind::BlockHeader => return Err(Refusal::BlockHeader),
+        Kind::Bundle => return Err(Refusal::Bundle),
+        Kind::Object => return Err(Refusal::Object),
+        Kind::Manifest => return Err(Refusal::Manifest),
+        Kind::Fragment => {
+            let fragment = Fragment::decode(datagram).map_err(Refusal::Undecodable)?;
+            let class = match fragment.original_version {
+                0x04 => Class::Block,
+                0x05 => Class::Subtree,
+                0x06 => Class::Anchor,
+                _ => Class::Tx,
+            };
+            (fragment.hash_key, fragment.seq_num, class, fragment.wire_len())
+        }
+        kind @ (Kind::Tx | Kind::Block | Kind::Subtree | Kind::Anchor) => {
+            let data = DataFrame::decode(datagram).map_err(Refusal::Undecodable)?;
+            let class = match kind {
+                Kind::Block => Class::Block,
+                Kind::Subtree => Class::Subtree,
+                Kind::Anchor => Class::Anchor,
+                _ => Class::Tx,
+            };
+            (data.hash_key, data.seq_num, class, data.wire_len())
+        }
+        _ => return Err(Refusal::Control),
+    };
+    if seq == SeqNum(0) {
+        return Err(Refusal::Unnumbered);
+    }
+    let bytes = datagram.get(..len).ok_or(Refusal::Undecodable(DecodeError::TooShort))?;
+    Ok(Admitted { hash_key, seq, class, bytes })
+}
+
+/// True if the payload of a stored frame hashes to its id. Fragments carry a part of a payload and subtree data is
+/// checked against its root by the listener; both pass.
+pub fn payload_matches_id(stored: &[u8]) -> bool {
+    match Kind::of(stored) {
+        Ok(Kind::Fragment) => Fragment::decode(stored).is_ok(),
+        Ok(Kind::Tx | Kind::Anchor | Kind::Block | Kind::Subtree) => {
+            DataFrame::decode(stored).is_ok_and(|data| data_matches_id(&data))
+        }
+        _ => false,
+    }
+}
+
+fn data_matches_id(data: &DataFrame<'_>) -> bool {
+    match (data.kind, data.msg_type) {
+        (Kind::Subtree, _) => true,
+        // A block announce and a whole block body share only the header at the front (wire 1.4).
+        (Kind::Block, 1) => {
+            data.payload.first_chunk::<80>().is_some_and(|header| block::header_hash(header) == *data.id)
+        }
+        _ => tx::canonical_txid(data.payload).is_ok_and(|TxId(id)| id == *data.id),
+    }
+}

@@ -1,0 +1,100 @@
+//! When to say where we are, and what: the ADVERT schedule (wire 1.14, 7).
+//!
+//! Why: a listener can ask nobody before it heard an ADVERT, and one ADVERT can be lost. So a young endpoint repeats
+//! itself every second for its first half minute (the first four within a second), and every ten seconds later; the
+//! interval written into the datagram stays the configured one, from which listeners take the lifetime of the entry
+//! (three intervals), so an entry outlives any plausible run of losses. A last ADVERT with the Draining bit says goodbye.
+
+use frame::Advert;
+use std::time::{Duration, Instant};
+
+/// Decides when the next ADVERT leaves.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    started: Instant,
+    next: Instant,
+    settled: Duration,
+}
+
+impl Schedule {
+    /// Time during which every ADVERT is repeated each second.
+    pub const YOUNG: Duration = Duration::from_secs(30);
+    /// Longest pause between two ADVERTs.
+    pub const SETTLED: Duration = Duration::from_secs(10);
+
+    /// Begins at `now` with the first ADVERT due. `interval` is the configured one; shorter than ours, it wins.
+    pub fn new(interval: Duration, now: Instant) -> Schedule {
+        Schedule { started: now, next: now, settled: interval.min(Schedule::SETTLED) }
+    }
+
+    /// When the next one is due.
+    pub fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// True if an ADVERT is due at `now`; the next one is then planned.
+    pub fn due(&mut self, now: Instant) -> bool {
+        if now < self.next {
+            return false;
+        }
+        let age = now.saturating_duration_since(self.started);
+        let pause = if age < Duration::from_millis(900) {
+            Duration::from_millis(300)
+        } else if age < Schedule::YOUNG {
+            Duration::from_secs(1).min(self.settled)
+        } else {
+            self.settled
+        };
+        self.next = now + pause;
+        true
+    }
+}
+
+/// What an endpoint says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The ADVERT without its state.
+    pub advert: Advert,
+}
+
+impl Offer {
+    /// The ADVERT to send now.
+    pub fn advert(&self, draining: bool) -> Advert {
+        let mut advert = self.advert;
+        if draining {
+            advert.flags |= Advert::DRAINING;
+        }
+        advert
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_young_endpoint_repeats_itself_so_that_no_single_loss_hides_it() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(Duration::from_secs(60), start);
+        let mut sent = Vec::new();
+        for step in 0..12_000 {
+            let now = start + Duration::from_millis(step * 10);
+            if schedule.due(now) {
+                sent.push(now - start);
+            }
+        }
+        assert_eq!(sent[0], Duration::ZERO);
+        assert_eq!(sent.iter().filter(|at| **at < Duration::from_secs(1)).count(), 4);
+        assert!(sent.iter().filter(|at| **at < Schedule::YOUNG).count() >= 30);
+        let late: Vec<_> = sent.iter().filter(|at| **at > Duration::from_secs(40)).collect();
+        assert!(late.windows(2).all(|pair| *pair[1] - *pair[0] == Schedule::SETTLED), "{late:?}");
+    }
+
+    #[test]
+    fn a_shorter_interval_is_kept() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(Duration::from_secs(2), start);
+        assert!(schedule.due(start + Duration::from_secs(100)));
+        assert_eq!(schedule.next(), start + Duration::from_secs(102));
+    }
+}

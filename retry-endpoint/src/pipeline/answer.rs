@@ -1,0 +1,344 @@
+//! What a request gets: data first, then a reply that says no more than what was done.
+//!
+//! A request is checked (`Request::read`), limited (`limit`), looked up, and turned into a `Plan`: which stored frames
+//! leave by multicast, which by unicast, which numbers are not here. The runtime hands the frames to the kernel, tells the
+//! plan which were taken, and only then asks for the reply: an ACK never names data that was not handed over.
+//!
+//! * Multicast repairs of one number within the dedup window are sent once; whoever asks again inside it gets its ACK,
+//!   because the frame did leave.
+//! * Unicast bytes to an address that has not proved itself never exceed three times the request; what does not fit
+//!   leaves by multicast instead.
+//! * A reply to a plain requester is byte for byte that of the Go stack: ACK with the number, or MISS with 0. A plain
+//!   request for a range (no Go listener sends one) gets the ACK of its first number, or MISS if that one was not sent.
+//! * A reply to a requester that set the extension flag names the request and lists what was not sent.
+//!
+//! Limits: at most 256 numbers a request. Cost: one store lookup a number, no allocation.
+
+use super::limit::{Level, RepairLimits};
+use super::numbers::{MAX_RANGE, Numbers};
+use super::store::{Place, Store};
+use frame::control::{Ack, Extended, Nack, Response};
+use frame::{GroupIndex, SeqNum};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// A well-formed request and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What is asked.
+    pub nack: Nack,
+    /// Who asks; replies go there.
+    pub source: SocketAddr,
+    /// The address that the request hit; replies come from there.
+    pub local: Option<IpAddr>,
+    /// Length of the request, the measure of what an unproven address may get back.
+    pub received: usize,
+}
+
+/// Why a datagram on the request port gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// Not a NACK: short, wrong magic or wrong type.
+    Malformed,
+    /// EndSeq below StartSeq.
+    Reversed,
+    /// More numbers than the endpoint serves at once.
+    TooLong,
+    /// Number 0 is never sent.
+    Zero,
+}
+
+impl BadRequest {
+    /// Every reason, for the tables of counters.
+    pub const REASONS: [&'static str; 4] = ["bad_nack", "reversed_range", "range_too_long", "seq_zero"];
+
+    /// Position in `REASONS`.
+    pub fn reason(self) -> usize {
+        self as usize
+    }
+}
+
+impl Request {
+    /// Reads a request: at least 64 bytes (a longer one may be a future one), first number not after the last, at most
+    /// `max_range` numbers.
+    ///
+    /// # Errors
+    /// Why nothing is answered.
+    pub fn read(
+        datagram: &[u8],
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        max_range: u64,
+    ) -> Result<Request, BadRequest> {
+        let nack = Nack::decode(datagram).map_err(|_| BadRequest::Malformed)?;
+        let span = nack.end.0.checked_sub(nack.start.0).ok_or(BadRequest::Reversed)?;
+        if span >= max_range.clamp(1, MAX_RANGE) {
+            return Err(BadRequest::TooLong);
+        }
+        if nack.start == SeqNum(0) {
+            return Err(BadRequest::Zero);
+        }
+        Ok(Request { nack, source, local, received: datagram.len() })
+    }
+
+    /// How many numbers are asked for.
+    pub fn count(&self) -> u64 {
+        self.nack.end.0 - self.nack.start.0 + 1
+    }
+
+    /// Number at an offset from the first.
+    pub fn seq(&self, offset: u64) -> SeqNum {
+        SeqNum(self.nack.start.0.saturating_add(offset))
+    }
+
+    /// True if the requester reads extended replies.
+    pub fn is_extended(&self) -> bool {
+        self.nack.flags & Nack::EXTENDED != 0
+    }
+
+    /// True if another endpoint asks on behalf of its listeners.
+    pub fn is_proxied(&self) -> bool {
+        self.nack.flags & Nack::PROXIED != 0
+    }
+
+    /// The reply of a limit, where the source has proved itself and the endpoint says so much.
+    pub fn throttled(&self, level: Level) -> Response {
+        self.response(
+            Ack::Throttled { bucket: level.bucket() },
+            self.nack.start,
+            Numbers::first(self.count()),
+        )
+    }
+
+    fn response(&self, verdict: Ack, seq_num: SeqNum, missing: Numbers) -> Response {
+        let extended = self.is_extended().then(|| {
+            let (start, end) = (self.nack.start, self.nack.end);
+            let mut extended =
+                Extended { hash_key: self.nack.hash_key, start, end, not_found: [0; Extended::BITMAP] };
+            missing.iter().for_each(|offset| extended.set_missing(self.seq(offset)));
+            extended
+        });
+        Response { verdict, seq_num, extended }
+    }
+}
+
+/// By which ways data leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// To the group that the frame came from.
+    pub multicast: bool,
+    /// To the requester.
+    pub unicast: bool,
+}
+
+/// Policy of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What the endpoint advertises.
+    pub ways: Ways,
+    /// A multicast repair is not repeated within this time.
+    pub dedup_window: Duration,
+}
+
+/// A frame to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Offset of its number from the first of the request.
+    pub offset: u64,
+    /// Where its bytes are.
+    pub place: Place,
+    /// Group it came from.
+    pub group: GroupIndex,
+}
+
+/// See the module text. One value is reused for all answers of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Frames to multicast, ascending.
+    pub multicast: Vec<Repair>,
+    /// Frames to send to the requester, ascending.
+    pub unicast: Vec<Repair>,
+    /// What is known so far of the numbers asked for.
+    pub done: Done,
+    /// Repairs left out because they left within the dedup window.
+    pub repeated: usize,
+    /// Limits that refused a repair, how often each.
+    pub limited: [u64; Level::ALL.len()],
+    /// Frames that did not fit what an unproven address may get by unicast.
+    pub unproven: usize,
+}
+
+/// Which numbers left by which way, and which are not here; small enough to travel to whoever sends the reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Handed over by multicast, now or within the dedup window.
+    pub multicast: Numbers,
+    /// Handed over by unicast.
+    pub unicast: Numbers,
+    /// Not stored here.
+    pub missing: Numbers,
+    /// The limit that stopped the answer, if none of it got through.
+    pub throttled: Option<u8>,
+}
+
+impl Plan {
+    /// Looks up everything that `request` asks for and decides.
+    pub fn make(
+        &mut self,
+        request: &Request,
+        store: &mut Store,
+        limits: &mut RepairLimits,
+        policy: &Policy,
+        now: Instant,
+    ) {
+        self.clear();
+        let source = request.source.ip();
+        let mut budget = limits.unicast_budget(source, request.received).saturating_sub(Response::MAX_LEN);
+        let wants_unicast = policy.ways.unicast || request.is_proxied();
+        for offset in 0..request.count() {
+            let Some(stored) = store.get(request.nack.hash_key, request.seq(offset), now) else {
+                self.done.missing.insert(offset);
+                continue;
+            };
+            let repair = Repair { offset, place: stored.place, group: stored.group };
+            let len = stored.place.span.len as usize;
+            let fits = len <= budget;
+            let unicast = wants_unicast && fits;
+            // What an unproven address may not get by unicast goes where everybody gets it. Another endpoint's listeners
+            // are not there, so its requests are left unanswered instead.
+            let multicast = policy.ways.multicast || (wants_unicast && !fits && !request.is_proxied());
+            if wants_unicast && !fits {
+                self.unproven += 1;
+            }
+            let repeated = multicast && stored.repaired.is_some_and(|ago| ago < policy.dedup_window);
+            if repeated {
+                self.repeated += 1;
+                self.done.multicast.insert(offset);
+            }
+            let multicast = multicast && !repeated;
+            if !multicast && !unicast {
+                continue;
+            }
+            if let Err(level) = limits.repair(source, stored.group.0, len, now) {
+                self.limited[level as usize] += 1;
+                self.done.throttled = Some(level.bucket());
+                continue;
+            }
+            if unicast {
+                budget = budget.saturating_sub(len);
+                self.unicast.push(repair);
+            }
+            if multicast {
+                self.multicast.push(repair);
+            }
+        }
+    }
+
+    /// True if not a single number is here.
+    pub fn found_nothing(&self, request: &Request) -> bool {
+        self.done.missing.len() as u64 == request.count()
+    }
+
+    /// The kernel took the first `count` multicast repairs; the dedup window of each begins.
+    pub fn multicast_sent(&mut self, count: usize, store: &mut Store, now: Instant) {
+        for repair in self.multicast.iter().take(count) {
+            self.done.multicast.insert(repair.offset);
+            store.mark_repaired(&repair.place, now);
+        }
+    }
+
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.multicast.clear();
+        self.unicast.clear();
+        self.done = Done::default();
+        self.repeated = 0;
+        self.limited = [0; Level::ALL.len()];
+        self.unproven = 0;
+    }
+}
+
+impl Done {
+    /// The reply, once everything was handed over. `None`: nothing true can be said (a limit stopped the answer, and
+    /// `say_throttled` is off).
+    pub fn reply(&self, request: &Request, say_throttled: bool) -> Option<Response> {
+        let sent = self.multicast.union(self.unicast);
+        let mut missing = Numbers::first(request.count());
+        sent.iter().for_each(|offset| missing.remove(offset));
+        // A plain reply can only speak of the first number; an extended one lists them all.
+        let speaks_of_data = if request.is_extended() { !sent.is_empty() } else { sent.contains(0) };
+        if speaks_of_data {
+            let ack = Ack::Ack { multicast: !self.multicast.is_empty(), unicast: !self.unicast.is_empty() };
+            return Some(request.response(ack, request.nack.start, missing));
+        }
+        match self.throttled {
+            Some(bucket) if say_throttled => {
+                Some(request.response(Ack::Throttled { bucket }, request.nack.start, missing))
+            }
+            Some(_) => None,
+            None if self.missing.is_empty() => None,
+            None => Some(request.response(Ack::Miss, SeqNum(0), missing)),
+        }
+    }
+}
+
+/// One run of repairs that leave together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Segment of the store.
+    pub segment: usize,
+    /// Destination.
+    pub group: GroupIndex,
+    /// First of the run in the list.
+    pub first: usize,
+    /// Length of the run.
+    pub count: usize,
+    /// Bytes a frame, all but the last padded up to it.
+    pub longest: u32,
+}
+
+/// What a train may look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainRules {
+    /// Frames.
+    pub frames: usize,
+    /// Longest frame that may ride with others: what fits the MTU.
+    pub frame_bytes: u32,
+    /// Percent of bytes that padding may add.
+    pub padding: u32,
+}
+
+/// Bytes of a train: what one UDP datagram could hold.
+const TRAIN_BYTES: u64 = 65_000;
+
+/// Cuts `repairs` into runs of one segment, one group and nearly equal length, in their order.
+pub fn runs<'a>(repairs: &'a [Repair], rules: &'a TrainRules) -> impl Iterator<Item = Run> + use<'a> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let head = repairs.get(first)?;
+        let mut longest = head.place.span.len;
+        let mut sum = u64::from(longest);
+        let mut count = 1;
+        for next in &repairs[first + 1..] {
+            let len = next.place.span.len;
+            let with = u64::from(longest.max(len));
+            let padded = with * (count as u64 + 1);
+            let payload = sum + u64::from(len);
+            if count >= rules.frames
+                || next.place.segment != head.place.segment
+                || next.group != head.group
+                || with > u64::from(rules.frame_bytes)
+                || padded > TRAIN_BYTES
+                || (padded - payload) * 100 > payload * u64::from(rules.padding)
+            {
+                break;
+            }
+            longest = longest.max(len);
+            sum = payload;
+            count += 1;
+        }
+        let run = Run { segment: head.place.segment, group: head.group, first, count, longest };
+        first += count;
+        Some(run)
+    })
+}

@@ -1,0 +1,200 @@
+//! The shared second tier: frames are written behind, in batches, and read when the log of this process has nothing.
+//!
+//! Off the receive path: a worker copies a frame into its open batch; full batches (or those that are 5 ms old) go to one
+//! control thread through a bounded queue. A full queue drops the batch from this tier (never from the log) and counts
+//! it. Keys are `bre:frame:` and 16 bytes, HashKey and SeqNum big-endian, values whole frames: those of the Go stack.
+
+use super::counters::{ControlCells, WorkerCells};
+use super::post::{Inlet, Outlet, Post, ToWorker, Weighed};
+use crate::pipeline::admit::{Admitted, Class, payload_matches_id};
+use crate::pipeline::answer::Request;
+use crate::pipeline::numbers::Numbers;
+use crate::pipeline::store::Lifetimes;
+use bytes::Bytes;
+use cache_backend::{Backend, KeyValues, Session};
+use frame::id::cache_key;
+use frame::{HashKey, SeqNum};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes after which a batch leaves.
+const BATCH_BYTES: usize = 128 << 10;
+/// Batches (and bytes) that wait for the tier.
+const WRITES: usize = 256;
+const WRITE_BYTES: usize = 32 << 20;
+/// Lookups that wait.
+const LOOKUPS: usize = 1024;
+
+const CLASSES: [Class; 4] = [Class::Tx, Class::Block, Class::Subtree, Class::Anchor];
+
+/// Numbers that a worker misses.
+pub(crate) struct Lookup {
+    pub(crate) request: Request,
+    pub(crate) numbers: Numbers,
+    pub(crate) worker: usize,
+}
+
+/// Frames of one lifetime.
+pub(crate) struct Batch {
+    class: Class,
+    frames: KeyValues,
+}
+
+impl Weighed for Lookup {
+    fn weight(&self) -> usize {
+        size_of::<Lookup>()
+    }
+}
+
+impl Weighed for Batch {
+    fn weight(&self) -> usize {
+        self.frames.bytes() + size_of::<Batch>()
+    }
+}
+
+/// A worker's way to the shared tier.
+pub(crate) struct SharedLink {
+    open: [KeyValues; 4],
+    writes: Outlet<Batch>,
+    lookups: Outlet<Lookup>,
+}
+
+/// The other end.
+pub(crate) struct SharedInlets {
+    writes: Inlet<Batch>,
+    lookups: Inlet<Lookup>,
+}
+
+/// Makes links for `workers`.
+pub(crate) fn links(workers: usize) -> (Vec<SharedLink>, SharedInlets) {
+    let (writes, writes_in) = super::post::queue(WRITES, WRITE_BYTES);
+    let (lookups, lookups_in) = super::post::queue(LOOKUPS, LOOKUPS * size_of::<Lookup>());
+    let link = || SharedLink { open: Default::default(), writes: writes.clone(), lookups: lookups.clone() };
+    ((0..workers).map(|_| link()).collect(), SharedInlets { writes: writes_in, lookups: lookups_in })
+}
+
+fn key(hash_key: HashKey, seq: SeqNum) -> [u8; 26] {
+    let mut key = *b"bre:frame:0123456789abcdef";
+    key[10..].copy_from_slice(&cache_key(hash_key, seq));
+    key
+}
+
+impl SharedLink {
+    /// Copies a frame into the open batch of its class.
+    pub(crate) fn keep(&mut self, frame: &Admitted<'_>, cells: &WorkerCells) {
+        let class = usize::from(frame.class.code());
+        let open = &mut self.open[class];
+        open.push(&key(frame.hash_key, frame.seq), frame.bytes);
+        if open.bytes() >= BATCH_BYTES {
+            self.leave(class, cells);
+        }
+    }
+
+    /// Sends what is open.
+    pub(crate) fn flush(&mut self, cells: &WorkerCells) {
+        for class in 0..CLASSES.len() {
+            if !self.open[class].is_empty() {
+                self.leave(class, cells);
+            }
+        }
+    }
+
+    fn leave(&mut self, class: usize, cells: &WorkerCells) {
+        let frames = std::mem::take(&mut self.open[class]);
+        let count = frames.len() as u64;
+        if !self.writes.send(Batch { class: CLASSES[class], frames }) {
+            cells.shared_dropped.add(count);
+        }
+    }
+
+    /// Asks for missing numbers; false: too many wait already.
+    pub(crate) fn look_up(&self, lookup: Lookup) -> bool {
+        self.lookups.send(lookup)
+    }
+}
+
+/// The control thread of the tier.
+pub(crate) struct Shared {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) timeout: Duration,
+    pub(crate) verify: bool,
+    pub(crate) post: Post,
+    pub(crate) cells: Arc<ControlCells>,
+}
+
+impl Shared {
+    /// Runs until `stop` completes, then writes what still waits.
+    pub(crate) async fn run(self, mut inlets: SharedInlets, stop: impl Future<Output = ()>) {
+        let session = match self.backend.session().await {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::error!("shared tier {}: {error}", self.backend.name());
+                return;
+            }
+        };
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                lookup = inlets.lookups.next() => match lookup {
+                    Some(lookup) => self.read(session.as_ref(), lookup),
+                    None => break,
+                },
+                batch = inlets.writes.next() => match batch {
+                    Some(batch) => self.write(session.as_ref(), batch).await,
+                    None => break,
+                },
+                () = &mut stop => break,
+            }
+        }
+        while let Some(batch) = inlets.writes.ready() {
+            self.write(session.as_ref(), batch).await;
+        }
+    }
+
+    /// One batch; the next one waits in the queue meanwhile, and what the queue cannot hold is dropped there.
+    async fn write(&self, session: &dyn Session, batch: Batch) {
+        let mut frames = batch.frames;
+        if self.verify {
+            let mut checked = KeyValues::new();
+            frames
+                .iter()
+                .filter(|(_, frame)| payload_matches_id(frame))
+                .for_each(|(k, v)| checked.push(k, v));
+            frames = checked;
+        }
+        if frames.is_empty() {
+            return;
+        }
+        let answers =
+            session.set(frames, self.lifetimes.of(batch.class), Instant::now() + self.timeout).await;
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        self.cells.shared_stored.add((answers.len() - failed) as u64);
+        self.cells.shared_errors.add(failed as u64);
+        if let Some(Err(error)) = answers.iter().find(|answer| answer.is_err()) {
+            service::limited!(warn, 1, "shared tier: write: {error}");
+        }
+    }
+
+    /// One lookup, beside the others; the request goes back to its worker in any case.
+    fn read(&self, session: &dyn Session, lookup: Lookup) {
+        let Lookup { request, numbers, worker } = lookup;
+        let mut keys = KeyValues::new();
+        numbers.iter().for_each(|offset| keys.push(&key(request.nack.hash_key, request.seq(offset)), &[]));
+        let asked = keys.len() as u64;
+        let answers = session.get(keys, Instant::now() + self.timeout);
+        let (post, cells) = (self.post.clone(), self.cells.clone());
+        let timeout = self.timeout;
+        tokio::task::spawn_local(async move {
+            // The backend keeps deadlines; this one is for the case that it does not.
+            let answers = tokio::time::timeout(timeout + Duration::from_millis(100), answers).await;
+            let answers = answers.unwrap_or_default();
+            cells.shared_errors.add(answers.iter().filter(|answer| answer.is_err()).count() as u64);
+            let frames: Vec<Bytes> = answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
+            cells.shared_hits.add(frames.len() as u64);
+            cells.shared_misses.add(asked.saturating_sub(frames.len() as u64));
+            post.send(worker, ToWorker::Looked { request, frames });
+        });
+    }
+}

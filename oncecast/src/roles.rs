@@ -5,7 +5,7 @@ use service::run::{self, Given};
 use std::process::ExitCode;
 
 /// Options of the ingress role.
-pub type ProxyConfig = NotBuilt;
+pub type ProxyConfig = proxy_ingress::Config;
 /// Options of the egress role.
 pub type ListenerConfig = NotBuilt;
 /// Options of the retry role.
@@ -27,17 +27,7 @@ const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> A
 /// Names that the Go stack has for options which are called otherwise here. A row whose option the role does not declare
 /// has no effect.
 pub const ROLES: &[Role] = &[
-    Role {
-        name: "proxy",
-        aliases: &[
-            alias("cache-backend", "txid-dedup-backend", "TXID_DEDUP_BACKEND"),
-            alias("redis-addr", "txid-dedup-redis-addr", "TXID_DEDUP_REDIS_ADDR"),
-            alias("aerospike-hosts", "txid-dedup-aerospike-hosts", "TXID_DEDUP_AEROSPIKE_HOSTS"),
-            alias("aerospike-namespace", "txid-dedup-aerospike-namespace", "TXID_DEDUP_AEROSPIKE_NAMESPACE"),
-            alias("aerospike-set", "txid-dedup-aerospike-set", "TXID_DEDUP_AEROSPIKE_SET"),
-        ],
-        defaults: &[("metrics-addr", ":9100")],
-    },
+    proxy_ingress::ROLE,
     Role {
         name: "listener",
         aliases: &[
@@ -62,7 +52,18 @@ pub const ROLES: &[Role] = &[
 
 /// Runs the ingress role.
 pub fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
-    run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
+    run::run(
+        crate::VERSION,
+        loaded,
+        config,
+        |config| Ok(config.check()?),
+        async |config, given: Given| {
+            let deps =
+                proxy_ingress::Deps { lifecycle: given.lifecycle, registry: given.registry, memory: None };
+            let running = proxy_ingress::start(config, deps).await?;
+            Ok(running.wait())
+        },
+    )
 }
 
 /// Runs the egress role.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod exposition;
 pub mod lifecycle;
 pub mod limit;
 pub mod logs;

@@ -153,9 +153,13 @@ impl Condition {
             && (state.met != met || state.detail != detail)
         {
             let (role, name) = (self.shared.role, state.name);
+            let draining = self.shared.draining.load(Ordering::Relaxed);
             match met {
                 true if !state.met => tracing::info!(role, condition = name, detail, "condition met"),
-                false if state.met => tracing::warn!(role, condition = name, detail, "condition lost"),
+                // While a role drains its conditions fall one after another: that is the plan, no warning.
+                false if state.met && !draining => {
+                    tracing::warn!(role, condition = name, detail, "condition lost")
+                }
                 _ => {}
             }
             state.met = met;

@@ -519,7 +519,6 @@ pub fn markdown(table: &[&Metric]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{HashMap, HashSet};
 
     static SENT: Metric = Metric::counter("t_sent_total", &["worker", "reason"], "Frames sent.");
     static DEPTH: Metric = Metric::gauge("t_depth_bytes", &[], "Bytes queued. A \\ and a \"quote\".");
@@ -549,54 +548,8 @@ mod tests {
         (registry, a, b)
     }
 
-    /// Reads a page as strictly as Prometheus does; returns each series with its value.
-    fn parse(page: &str) -> HashMap<String, f64> {
-        let (mut helps, mut types, mut closed) = (HashSet::new(), HashMap::new(), HashSet::new());
-        let mut current = String::new();
-        let mut series = HashMap::new();
-        assert!(page.ends_with('\n'));
-        for line in page.lines() {
-            if let Some(rest) = line.strip_prefix("# HELP ") {
-                let name = rest.split(' ').next().unwrap();
-                assert!(helps.insert(name.to_owned()), "HELP twice: {line}");
-                continue;
-            }
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
-                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "TYPE twice: {line}");
-                assert!(closed.insert(std::mem::replace(&mut current, name.to_owned())), "{line}");
-                continue;
-            }
-            let (id, value) = line.rsplit_once(' ').unwrap();
-            let name = id.split('{').next().unwrap();
-            let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
-            let family = base.filter(|base| types.get(*base).is_some_and(|kind| kind == "histogram"));
-            assert_eq!(family.unwrap_or(name), current, "sample outside its family: {line}");
-            if let Some(labels) = id.strip_prefix(name).filter(|labels| !labels.is_empty()) {
-                check_labels(labels.strip_prefix('{').unwrap().strip_suffix('}').unwrap());
-            }
-            let value = if value == "+Inf" { f64::INFINITY } else { value.parse().unwrap() };
-            assert!(series.insert(id.to_owned(), value).is_none(), "series twice: {line}");
-        }
-        series
-    }
-
-    /// `name="value"` pairs, each value closed by the first quote that is not escaped.
-    fn check_labels(mut rest: &str) {
-        while !rest.is_empty() {
-            let (name, tail) = rest.split_once("=\"").unwrap();
-            assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
-            let mut escaped = false;
-            let end = tail.find(|c| {
-                let closes = c == '"' && !escaped;
-                escaped = c == '\\' && !escaped;
-                closes
-            });
-            let tail = &tail[end.unwrap() + 1..];
-            rest = tail.strip_prefix(',').unwrap_or(tail);
-            assert!(rest.is_empty() || tail.starts_with(','));
-        }
+    fn parse(page: &str) -> crate::exposition::Page {
+        crate::exposition::parse(page).unwrap()
     }
 
     #[test]

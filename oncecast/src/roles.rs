@@ -9,7 +9,7 @@ pub type ProxyConfig = proxy_ingress::Config;
 /// Options of the egress role.
 pub type ListenerConfig = NotBuilt;
 /// Options of the retry role.
-pub type RetryConfig = NotBuilt;
+pub type RetryConfig = retry_endpoint::Config;
 
 /// Stands where a role's crate has no start yet.
 #[derive(clap::Args, Clone, Debug)]
@@ -43,11 +43,7 @@ pub const ROLES: &[Role] = &[
         ],
         defaults: &[("metrics-addr", ":9200")],
     },
-    Role {
-        name: "retry",
-        aliases: &[alias("iface", "mc-iface", "MC_IFACE"), alias("egress-loop", "egress-multicast-loop", "")],
-        defaults: &[("metrics-addr", ":9400")],
-    },
+    retry_endpoint::config::ROLE,
 ];
 
 /// Runs the ingress role.
@@ -72,8 +68,21 @@ pub fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
 }
 
 /// Runs the retry role.
-pub fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
-    run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
+pub fn retry(mut config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
+    config.instance = loaded.common.instance();
+    config.drain_timeout = loaded.common.drain_timeout;
+    run::run(
+        crate::VERSION,
+        loaded,
+        config,
+        |config| Ok(config.validate()?),
+        async |config, given: Given| {
+            let deps =
+                retry_endpoint::Deps { lifecycle: given.lifecycle, registry: given.registry, memory: None };
+            let running = retry_endpoint::start(config, deps).await?;
+            Ok(running.wait())
+        },
+    )
 }
 
 async fn not_built(_config: NotBuilt, given: Given) -> anyhow::Result<std::future::Ready<()>> {

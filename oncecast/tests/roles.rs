@@ -93,3 +93,17 @@ fn a_proxy_becomes_ready_and_drains() {
         ["proxy", "--fabric=ipv4", "--iface=lo", "--listen=127.0.0.1", "--udp-listen-port=0", "--workers=2"];
     lives_and_drains(&args, "bsp_");
 }
+
+#[test]
+fn a_retry_endpoint_becomes_ready_and_drains() {
+    let args = [
+        "retry",
+        "--fabric=ipv4",
+        "--iface=lo",
+        "--listen-port=0",
+        "--nack-port=0",
+        "--nack-addr=127.0.0.1",
+        "--cache-bytes=64MiB",
+    ];
+    lives_and_drains(&args, "bre_");
+}

@@ -4,16 +4,13 @@
 //! receive call to the send call without a copy. `clear` forgets everything; spans from before must not be used after
 //! (they stay in bounds: the worst outcome is wrong bytes, never a fault).
 //!
-//! A slot is as long as the longest train (64 KiB), but only pages that were written cost memory. Slots begin at
-//! staggered offsets: at a stride of exactly 64 KiB the heads of all frames would compete for the same few cache sets.
+//! A slot is as long as the longest train (64 KiB), but only pages that were written cost memory. (Staggered slots, against
+//! competition for cache sets, were measured: no gain.)
 
 use std::net::{IpAddr, SocketAddr};
 
 /// Room of a receive slot: the longest UDP datagram and the longest GRO train fit.
 pub const SLOT_BYTES: usize = 65_536;
-
-/// Distance between slots beyond their size: an odd number of cache lines.
-const STAGGER: usize = 33 * 64;
 
 /// Most segments that the kernel puts into one train (`UDP_MAX_SEGMENTS`).
 const ARRIVALS_PER_SLOT: usize = 128;
@@ -76,9 +73,8 @@ impl Burst {
     /// `Receiver::truncated` and not delivered.
     pub fn with_slot_bytes(slots: usize, slot_bytes: usize, heap: usize) -> Burst {
         let slot_bytes = slot_bytes.clamp(1, SLOT_BYTES);
-        let stride = slot_bytes + STAGGER;
-        let slots = slots.min(u32::MAX as usize / stride);
-        let heap_start = slots * stride;
+        let slots = slots.min(u32::MAX as usize / slot_bytes);
+        let heap_start = slots * slot_bytes;
         let heap = heap.min(u32::MAX as usize - heap_start);
         Burst {
             memory: vec![0; heap_start + heap],
@@ -167,7 +163,7 @@ impl Burst {
 
     /// Offset of the `ahead`-th free slot.
     fn slot_start(&self, ahead: usize) -> usize {
-        (self.slots_used + ahead) * (self.slot_bytes + STAGGER)
+        (self.slots_used + ahead) * self.slot_bytes
     }
 
     /// The `ahead`-th free slot, for the kernel to fill.

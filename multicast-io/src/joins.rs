@@ -4,6 +4,9 @@
 //! `net.core.optmem_max`), IPv4 ones at `net.ipv4.igmp_max_memberships` (ENOBUFS), source lists at `igmp_max_msf` and
 //! `mld_max_msf` (ENOBUFS). Groups beyond that go to further sockets. Each error names the group, the interface and the
 //! setting with its present value.
+//!
+//! Linux looks at the interface of a membership only for IPv4. An IPv6 socket that joined a group on one interface also takes
+//! it from another interface on which some other socket of the host joined it.
 
 use crate::address::storage;
 use crate::{Interface, SocketError, sockopt, sysctl};

@@ -215,7 +215,8 @@ impl Receiver {
     }
 
     /// Datagrams that the kernel dropped because this socket's queue was full (SO_RXQ_OVFL), since open. Costs one
-    /// system call: the losses at the end of a burst count too. A GRO train that was dropped may count as one.
+    /// system call: the losses at the end of a burst count too. A train that was dropped whole counts as one, however many
+    /// datagrams it held (`gro`): the figure says that something was lost, sequence numbers say how much.
     pub fn kernel_drops(&self) -> u64 {
         self.kernel_drops.total(self.socket.as_fd())
     }

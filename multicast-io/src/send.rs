@@ -5,7 +5,8 @@
 //!
 //! Promise: `Progress::frames` is exact. A frame counts when the kernel took it, and a frame behind it that was not taken
 //! is never skipped. A message that a queue refused (ENOBUFS) left nothing behind, so it can be sent again. Trains beyond
-//! the kernel's limits are split here; a train that the kernel refuses is sent again frame by frame.
+//! the kernel's limits are split here; a train that the kernel refuses is sent again frame by frame. What the kernel took and
+//! lost later (a shaper that cuts trains, a network card) is beyond this promise; `docs/tuning.md` names the cases.
 //!
 //! Cost: header memory is allocated at open. With trains of 16 a frame costs 0.3-0.5 µs of kernel time, alone 4-6 µs.
 

@@ -2,11 +2,12 @@
 
 use crate::pipeline::DropReason;
 use crate::runtime::stream::{CloseReason, StreamTally};
-use crate::tally::{GroupTally, KINDS, TRAIN_BUCKETS, Tally, WHYS, why_name};
+use crate::tally::{GroupTally, KINDS, TRAIN_BUCKETS, Tally};
 use frame::GroupIndex;
 use service::metrics::{Metric, Sink, Source};
 use std::sync::Arc;
-use txidset::LocalSet;
+use txidset::stats::ClaimStats;
+use txidset::{LocalSet, Why};
 
 macro_rules! table {
     ($($name:ident = $kind:ident($metric:literal, [$($label:literal),*], $help:literal);)*) => {
@@ -30,6 +31,11 @@ table! {
     CLAIM_LOCAL = counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
     CLAIM_DECIDED = counter("bsp_txid_claim_decisions_total", ["worker", "why"], "Decisions about frames that waited for the shared store.");
     CLAIM_RELEASED = counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
+    CLAIM_REQUESTS = counter("bsp_txid_claim_requests_total", ["worker", "what"], "Requests to the shared store: claims (keys), claim_requests, records_read, records_written, released (keys).");
+    CLAIM_FENCED = counter("bsp_txid_claim_fenced_total", ["worker"], "Own claims found late, and claimed again before the frame was sent.");
+    CLAIM_SLIPPED = counter("bsp_txid_claim_slipped_total", ["worker"], "Answers that belonged to another question.");
+    CLAIM_PARKED = gauge("bsp_txid_claim_parked", ["worker"], "Copies that wait for another proxy to settle its claim.");
+    CLAIM_PARKED_BYTES = gauge("bsp_txid_claim_parked_bytes", ["worker"], "Their bytes.");
     CLAIM_WAIT = histogram("bsp_txid_claim_wait_seconds", [], "Time from claim to decision of frames that waited.");
     TIER1_ENTRIES = gauge("bsp_txid_local_entries", [], "Ids remembered in this process.");
     TIER1_CAPACITY = gauge("bsp_txid_local_capacity", [], "Ids that this process can remember.");
@@ -70,6 +76,8 @@ pub struct WorkerCells {
     pub tally: Arc<Tally>,
     /// TCP.
     pub streams: Arc<StreamTally>,
+    /// The claim protocol.
+    pub claims: Arc<ClaimStats>,
 }
 
 /// Folds the cells of all workers.
@@ -86,6 +94,7 @@ impl Source for Proxy {
             let label = index.to_string();
             receiving(sink, &label, worker);
             claiming(sink, &label, &worker.tally);
+            protocol(sink, &label, &worker.claims);
             sending(sink, &label, &worker.tally);
             ended(sink, &label, &worker.tally);
         }
@@ -122,14 +131,31 @@ fn receiving(sink: &mut Sink<'_>, worker: &str, cells: &WorkerCells) {
 fn claiming(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {
     sink.counter(&CLAIM_LOCAL, &[worker, "seen"], tally.seen_locally.get());
     sink.counter(&CLAIM_LOCAL, &[worker, "new"], tally.new_locally.get());
-    for why in WHYS {
-        sink.counter(&CLAIM_DECIDED, &[worker, why_name(why)], tally.decided(why).get());
+    for why in Why::ALL {
+        sink.counter(&CLAIM_DECIDED, &[worker, why.label()], tally.decided(why).get());
     }
     sink.counter(&CLAIM_RELEASED, &[worker], tally.released.get());
     sink.histogram(&CLAIM_WAIT, &[], &tally.wait_time);
     sink.gauge(&SLAB_BYTES, &[worker], tally.slab_bytes.get() as f64);
     sink.gauge(&SLAB_FRAMES, &[worker], tally.slab_frames.get() as f64);
     sink.counter(&SLAB_OVERFLOW, &[worker], tally.slab_overflow.get());
+}
+
+fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
+    let requests = [
+        ("claims", &stats.claims),
+        ("claim_requests", &stats.claim_requests),
+        ("records_read", &stats.records_read),
+        ("records_written", &stats.records_written),
+        ("released", &stats.released),
+    ];
+    for (what, count) in requests {
+        sink.counter(&CLAIM_REQUESTS, &[worker, what], count.value());
+    }
+    sink.counter(&CLAIM_FENCED, &[worker], stats.fenced.value());
+    sink.counter(&CLAIM_SLIPPED, &[worker], stats.slipped.value());
+    sink.gauge(&CLAIM_PARKED, &[worker], stats.parked.value() as f64);
+    sink.gauge(&CLAIM_PARKED_BYTES, &[worker], stats.parked_bytes.value() as f64);
 }
 
 fn sending(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {

@@ -5,38 +5,6 @@ use frame::{GroupIndex, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
 use txidset::Why;
 
-/// Reasons of decisions, in the order of their counters.
-pub const WHYS: [Why; 9] = [
-    Why::Won,
-    Why::TakenOver,
-    Why::InDoubt,
-    Why::BreakerOpen,
-    Why::Bypassed,
-    Why::ParkingFull,
-    Why::Draining,
-    Why::Settled,
-    Why::Exists,
-];
-
-/// Label of a decision.
-pub fn why_name(why: Why) -> &'static str {
-    match why {
-        Why::Won => "won",
-        Why::TakenOver => "taken_over",
-        Why::InDoubt => "in_doubt",
-        Why::BreakerOpen => "breaker_open",
-        Why::Bypassed => "bypassed",
-        Why::ParkingFull => "parking_full",
-        Why::Draining => "draining",
-        Why::Settled => "settled",
-        Why::Exists => "exists",
-    }
-}
-
-fn why_index(why: Why) -> usize {
-    WHYS.iter().position(|known| *known == why).unwrap_or(0)
-}
-
 /// Kinds that ingress accepts, in the order of their counters.
 pub const KINDS: [Kind; 6] =
     [Kind::LegacyTx, Kind::Tx, Kind::Block, Kind::Subtree, Kind::Anchor, Kind::SubtreeGroupAnnounce];
@@ -71,7 +39,7 @@ pub struct Tally {
     /// Frames suppressed, by kind.
     deduped: [Counter; KINDS.len()],
     dropped: [Counter; DropReason::ALL.len()],
-    decisions: [Counter; WHYS.len()],
+    decisions: [Counter; Why::ALL.len()],
     /// Tier 1 said "seen".
     pub seen_locally: Counter,
     /// Tier 1 said "new".
@@ -191,7 +159,7 @@ impl Tally {
 
     /// Cell of decisions of the shared store.
     pub fn decided(&self, why: Why) -> &Counter {
-        &self.decisions[why_index(why)]
+        &self.decisions[why.index()]
     }
 
     /// Cells of a destination group; all control groups share one.

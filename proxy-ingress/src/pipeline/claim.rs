@@ -42,6 +42,9 @@ pub struct Gate {
     slab: Slab<Candidate>,
     asked: Vec<(ClaimKey, Token, u32)>,
     verdicts: Vec<Verdict>,
+    /// Frames that may leave and whose bytes are in the burst: they must be taken in this round.
+    present: VecDeque<Cleared>,
+    /// Frames that may leave and can wait for room.
     cleared: VecDeque<Cleared>,
     /// Undecided frames that are still in the burst.
     in_burst: Vec<Key>,
@@ -56,6 +59,7 @@ impl Gate {
             slab: Slab::new(entries, bytes),
             asked: Vec::new(),
             verdicts: Vec::new(),
+            present: VecDeque::new(),
             cleared: VecDeque::new(),
             in_burst: Vec::new(),
         }
@@ -69,16 +73,22 @@ impl Gate {
     /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
     pub fn offer(&mut self, candidate: Candidate, held: Held, tally: &Tally) {
         let Some(key) = candidate.frame.claim_key().filter(|_| self.claiming) else {
-            self.cleared.push_back(Cleared { candidate, held, ticket: None });
-            return;
+            return self.clear(Cleared { candidate, held, ticket: None });
         };
         let bytes = candidate.frame.len;
         match self.slab.insert(candidate, held) {
             Ok(entry) => self.asked.push((key, entry.token(), bytes)),
             Err((candidate, held)) => {
                 tally.slab_overflow.add(1);
-                self.cleared.push_back(Cleared { candidate, held, ticket: None });
+                self.clear(Cleared { candidate, held, ticket: None });
             }
+        }
+    }
+
+    fn clear(&mut self, cleared: Cleared) {
+        match cleared.held {
+            Held::InBurst(_) => self.present.push_back(cleared),
+            _ => self.cleared.push_back(cleared),
         }
     }
 
@@ -89,9 +99,9 @@ impl Gate {
         }
         self.verdicts.clear();
         self.claims.claim(now, &self.asked, &mut self.verdicts);
-        for (&(_, token, _), &verdict) in self.asked.iter().zip(&self.verdicts) {
-            let key = Key::from_token(token);
-            match verdict {
+        for at in 0..self.asked.len().min(self.verdicts.len()) {
+            let key = Key::from_token(self.asked[at].1);
+            match self.verdicts[at] {
                 Verdict::Wait => {
                     tally.new_locally.add(1);
                     self.in_burst.push(key);
@@ -105,7 +115,7 @@ impl Gate {
                 Verdict::Won(ticket) => {
                     tally.new_locally.add(1);
                     if let Some((candidate, held)) = self.slab.release(key) {
-                        self.cleared.push_back(Cleared { candidate, held, ticket: Some(ticket) });
+                        self.clear(Cleared { candidate, held, ticket: Some(ticket) });
                     }
                 }
             }
@@ -113,14 +123,16 @@ impl Gate {
         self.asked.clear();
     }
 
-    /// The next frame that may leave. `room` is what the caller can copy now; a frame that needs more stays where it is
-    /// and `None` is returned.
-    pub fn next(&mut self, now: Instant, room: usize, tally: &Tally) -> Option<Cleared> {
+    /// The next frame that may leave. Without `room` to copy one more, only those that are in the burst already.
+    pub fn next(&mut self, now: Instant, room: bool, tally: &Tally) -> Option<Cleared> {
+        if let Some(present) = self.present.pop_front() {
+            return Some(present);
+        }
+        if !room {
+            return None;
+        }
         if let Some(cleared) = self.cleared.pop_front() {
             return Some(cleared);
-        }
-        if room == 0 {
-            return None;
         }
         loop {
             match self.claims.next_decision()? {
@@ -132,6 +144,14 @@ impl Gate {
                     }
                 }
                 Decision::Send { token, ticket, why } => {
+                    let gone = self
+                        .slab
+                        .find(Key::from_token(token))
+                        .is_none_or(|(_, held)| matches!(held, Held::Gone));
+                    // An owner that comes late asks again: a sibling may have taken over.
+                    if !gone && !self.claims.may_send(now, ticket, token) {
+                        continue;
+                    }
                     tally.decided(why).add(1);
                     match self.slab.release(Key::from_token(token)) {
                         None | Some((_, Held::Gone)) => self.claims.sent(now, ticket),
@@ -169,12 +189,12 @@ impl Gate {
 
     /// Frames judged that were not taken by [`Gate::next`] yet.
     pub fn pending(&self) -> usize {
-        self.asked.len() + self.cleared.len()
+        self.asked.len() + self.present.len() + self.cleared.len()
     }
 
     /// Frames in the batch that are cleared and not taken.
     pub fn has_cleared(&self) -> bool {
-        !self.cleared.is_empty()
+        !(self.cleared.is_empty() && self.present.is_empty())
     }
 
     /// Waiting bytes and frames, and the room for bytes.

@@ -30,6 +30,8 @@ use txidset::{Claims, Ticket};
 const CHUNK: usize = 256 << 10;
 /// Frames judged in one round, beyond which streams wait for the next.
 const BATCH: usize = 1024;
+/// Frames of one emission, beyond which decided ones wait for the next.
+const LOADS: usize = 4096;
 /// Heap that must be free before another waiting frame is fetched: more than the largest whole frame and its header.
 const HEAP_RESERVE: usize = 2 * (64 << 10);
 
@@ -105,7 +107,9 @@ pub struct Ingress {
     plan: Plan,
     emission: Emission,
     objects: VecDeque<Object>,
-    object_bytes: usize,
+    /// Heap that cutting leaves free in this round.
+    cut_floor: usize,
+    stopped_for_room: bool,
     scratch: Vec<u8>,
     entries: Vec<Entry>,
     retired: Vec<FlowRef>,
@@ -127,7 +131,8 @@ impl Ingress {
             plan: Plan::new(),
             emission: Emission::default(),
             objects: VecDeque::new(),
-            object_bytes: 0,
+            cut_floor: 0,
+            stopped_for_room: false,
             scratch: Vec::with_capacity(64 << 10),
             entries: Vec::with_capacity(digest::ENTRIES),
             retired: Vec::new(),
@@ -147,14 +152,17 @@ impl Ingress {
         let mut bytes = 0;
         for arrival in arrivals {
             bytes += u64::from(arrival.span.len);
-            let verdict = admit(&self.config.policy, burst.bytes(arrival.span), Via::Udp);
-            self.take(now, verdict, arrival.source.ip(), |frame| {
-                Held::InBurst(Span { start: arrival.span.start, len: frame.len })
-            });
+            self.receive_datagram(now, burst, arrival.span, arrival.source.ip());
         }
         self.tally.packets_received.add(arrivals.len() as u64);
         self.tally.bytes_received.add(bytes);
         self.ask(now);
+    }
+
+    /// Judges one datagram that is in `burst`. [`Ingress::ask`] follows the last one.
+    pub fn receive_datagram(&mut self, now: Instant, burst: &Burst, span: Span, sender: IpAddr) {
+        let verdict = admit(&self.config.policy, burst.bytes(span), Via::Udp);
+        self.take(now, verdict, sender, |frame| Held::InBurst(Span { start: span.start, len: frame.len }));
     }
 
     /// Judges a message of a TCP stream: one frame or one bare transaction. `judged` is what was found elsewhere, for
@@ -196,15 +204,19 @@ impl Ingress {
         }
     }
 
-    /// Loads everything that may leave now: decided frames, and the next chunk of large ones. `true`: there is more,
-    /// but the heap is full; emit, clear and call again.
-    pub fn load(&mut self, now: Instant, burst: &mut Burst) -> bool {
+    /// Loads everything that may leave now: decided frames, and the next chunk of large ones. What finds no room is
+    /// loaded in a later round ([`Ingress::is_busy`]).
+    pub fn load(&mut self, now: Instant, burst: &mut Burst) {
+        self.cut_floor = burst.heap_free().saturating_sub(CHUNK).max(HEAP_RESERVE);
         self.cut_objects(burst);
         loop {
-            let room = burst.heap_free().saturating_sub(HEAP_RESERVE);
+            let room = burst.heap_free() >= HEAP_RESERVE && self.loads.len() < LOADS;
             match self.gate.next(now, room, &self.tally) {
                 Some(cleared) => self.load_one(now, burst, cleared),
-                None => return room == 0 || !self.objects.is_empty(),
+                None => {
+                    self.stopped_for_room = !room;
+                    return;
+                }
             }
         }
     }
@@ -301,7 +313,6 @@ impl Ingress {
         };
         self.tally.fragmented.add(1);
         let debt = self.open(ticket, u64::from(plan.total));
-        self.object_bytes += payload.len();
         self.objects.push_back(Object { frame, payload, plan, next: 0, flow, group, debt });
         self.cut_objects(burst);
         true
@@ -309,23 +320,21 @@ impl Ingress {
 
     /// Cuts large frames, in order, while the round's chunk and the heap last.
     fn cut_objects(&mut self, burst: &mut Burst) {
-        let floor = burst.heap_free().saturating_sub(CHUNK).max(HEAP_RESERVE);
         while let Some(mut object) = self.objects.pop_front() {
-            if !self.cut_some(burst, &mut object, floor) {
+            if !self.cut_some(burst, &mut object) {
                 self.objects.push_front(object);
                 return;
             }
-            self.object_bytes = self.object_bytes.saturating_sub(object.payload.len());
         }
     }
 
     /// `true`: the last fragment was cut.
-    fn cut_some(&mut self, burst: &mut Burst, object: &mut Object, floor: usize) -> bool {
+    fn cut_some(&mut self, burst: &mut Burst, object: &mut Object) -> bool {
         let largest = u16::try_from(frame::fragment::HEADER).unwrap_or(0) + object.plan.data_len;
         while let Ok(index) = u16::try_from(object.next)
             && index < object.plan.total
         {
-            if burst.heap_free() < floor + usize::from(largest) {
+            if burst.heap_free() < self.cut_floor + usize::from(largest) {
                 return false;
             }
             let data = object.payload.get(object.plan.range(index)).unwrap_or_default();
@@ -532,14 +541,15 @@ impl Ingress {
 
     /// Something is under way that a later round must finish.
     pub fn is_busy(&self) -> bool {
-        !self.objects.is_empty() || self.gate.has_cleared() || !self.loads.is_empty()
+        !self.objects.is_empty() || self.gate.has_cleared() || !self.loads.is_empty() || self.stopped_for_room
     }
 
-    /// Nothing waits: no frame, no backlog, no open claim.
-    pub fn is_drained(&self) -> bool {
+    /// Nothing waits: no frame, no backlog, no open claim, and the store knows what was settled.
+    pub fn is_drained(&mut self) -> bool {
         let (_, frames, _) = self.gate.load();
         !self.is_busy()
             && frames == 0
+            && self.gate.claims().is_idle()
             && self.ledger.outstanding() == 0
             && !self.outlets.iter().any(Outlet::is_blocked)
     }

@@ -324,18 +324,25 @@ impl FlowTable {
             });
             return u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX);
         }
-        let victim = self.longest_idle();
+        let victim = self.longest_idle(now);
         self.forget(victim);
         self.totals.evicted += 1;
         self.free.pop().unwrap_or(victim)
     }
 
-    fn longest_idle(&mut self) -> u32 {
+    /// The longest idle flow of a sample, never one that this batch has touched: its frames are yet to be numbered.
+    fn longest_idle(&mut self, now: Instant) -> u32 {
         let count = self.slots.len();
-        let start = self.hand;
-        self.hand = (self.hand + SAMPLE) % count;
-        let oldest = (0..SAMPLE).map(|i| (start + i) % count).min_by_key(|&i| self.slots[i].last_used);
-        u32::try_from(oldest.unwrap_or(0)).unwrap_or(0)
+        let mut victim = 0;
+        for _ in 0..count.div_ceil(SAMPLE) {
+            let sample = (0..SAMPLE).map(|step| (self.hand + step) % count);
+            victim = sample.min_by_key(|&at| self.slots[at].last_used).unwrap_or(0);
+            self.hand = (self.hand + SAMPLE) % count;
+            if self.slots[victim].last_used < now {
+                break;
+            }
+        }
+        u32::try_from(victim).unwrap_or(0)
     }
 
     fn forget(&mut self, index: u32) {

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use stream::{StreamLimits, StreamTally};
 use tokio::sync::{oneshot, watch};
-use txidset::{ClaimsConfig, LocalSet};
+use txidset::{Claims, ClaimsConfig, LocalSet};
 use worker::Start;
 
 /// How long after the drain timeout a worker may take to close its sockets.
@@ -80,6 +80,8 @@ pub struct Running {
     drain_timeout: Duration,
     backend: Option<Arc<dyn Backend>>,
     saved: Option<(Arc<Directory>, state::StateFile)>,
+    /// Workers listen to it for as long as they run.
+    _draining: Arc<watch::Sender<bool>>,
 }
 
 impl Running {
@@ -168,15 +170,21 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let ingress = ingress_config(&config, identity, opened.max_segment, sockets.senders.len())?;
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         let streams = Arc::new(StreamTally::default());
-        cells.push(WorkerCells { tally: Arc::clone(&tally), streams: Arc::clone(&streams) });
+        let claims =
+            Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random())
+                .limit_waiting(ingress.slab_entries, ingress.slab_bytes);
+        cells.push(WorkerCells {
+            tally: Arc::clone(&tally),
+            streams: Arc::clone(&streams),
+            claims: claims.stats(),
+        });
         let (opened, wait_open) = oneshot::channel();
         opening.push(wait_open);
         let start = Start {
             index,
             sockets,
             ingress,
-            claims: claims_config(&config, backend.is_some()),
-            local: Arc::clone(&local),
+            claims,
             backend: backend.clone(),
             op_timeout: config.backend.cache_op_timeout,
             tally,
@@ -192,16 +200,19 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let worker = service::lifecycle::spawn_worker(format!("proxy-{index}"), move || worker::run(start));
         workers.push(worker.context("starting a worker thread")?);
     }
-    let lifecycle = deps.lifecycle.clone();
+    let draining = Arc::new(draining);
+    for opened in opening {
+        let outcome = opened.await.context("a worker ended before it was up");
+        if let Err(error) = outcome.and_then(|opened| opened) {
+            draining.send_replace(true);
+            return Err(error);
+        }
+    }
+    let (lifecycle, of_drain) = (deps.lifecycle.clone(), Arc::clone(&draining));
     tokio::spawn(async move {
         lifecycle.drain_began().await;
-        draining.send_replace(true);
-        // Kept until every worker has seen it.
-        draining.closed().await;
+        of_drain.send_replace(true);
     });
-    for opened in opening {
-        opened.await.context("a worker ended before it was up")??;
-    }
     deps.registry.add(Arc::new(Proxy { workers: cells.clone(), local: config.claims().then_some(local) }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
@@ -214,6 +225,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         drain_timeout: config.common.drain_timeout,
         backend,
         saved,
+        _draining: draining,
     })
 }
 

@@ -17,8 +17,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use txidset::Claims;
 use txidset::driver::Driver;
-use txidset::{Claims, ClaimsConfig, LocalSet};
 
 /// Receive slots: each takes a datagram or a train of up to 64 KiB.
 const SLOTS: usize = 128;
@@ -36,8 +36,7 @@ pub(super) struct Start {
     pub(super) index: usize,
     pub(super) sockets: Sockets,
     pub(super) ingress: IngressConfig,
-    pub(super) claims: ClaimsConfig,
-    pub(super) local: Arc<LocalSet>,
+    pub(super) claims: Claims,
     pub(super) backend: Option<Arc<dyn Backend>>,
     pub(super) op_timeout: Option<Duration>,
     pub(super) tally: Arc<Tally>,
@@ -103,7 +102,6 @@ impl Worker {
             driver = driver.with_op_timeout(timeout);
         }
         let now = Instant::now();
-        let claims = Claims::new(start.claims, start.local, rand::random());
         let messages = match listener {
             None => None,
             Some(listener) => {
@@ -121,7 +119,7 @@ impl Worker {
         };
         start.ready.met(&format!("worker {} takes frames", start.index));
         Ok(Worker {
-            ingress: Ingress::new(now, start.ingress, claims, Arc::clone(&start.tally)),
+            ingress: Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally)),
             driver,
             burst: Burst::new(SLOTS, HEAP),
             receiver: Some(Ready::new(receiver)?),
@@ -151,7 +149,9 @@ impl Worker {
         self.ready.not_met("draining");
         let began = Instant::now();
         let deadline = began + self.drain_timeout;
-        self.ingress.claims().drain(began);
+        // Frames that wait for the store get half of the time to be decided.
+        let decide_by = began + self.drain_timeout / 2;
+        let mut deciding = true;
         self.more = true;
         loop {
             self.round(None).await;
@@ -163,7 +163,11 @@ impl Worker {
                 self.receiver = None;
             }
             let input_ended = self.receiver.is_none() && self.messages.is_none();
-            if (input_ended && self.ingress.is_drained()) || now >= deadline {
+            if deciding && (now >= decide_by || (input_ended && self.ingress.claims().waiting() == 0)) {
+                deciding = false;
+                self.ingress.claims().drain(now);
+            }
+            if (input_ended && !deciding && self.ingress.is_drained()) || now >= deadline {
                 break;
             }
             let woken = tokio::time::timeout(DRAIN_QUIET.min(deadline - now), self.wait()).await;
@@ -214,7 +218,8 @@ impl Worker {
             self.last_input = now;
         }
         self.driver.pump(self.ingress.claims(), now);
-        // What finds no room in this burst's heap is loaded in a later round.
+        // A stop of the process between asking and sending must not go unnoticed: the time is read again.
+        let now = Instant::now();
         self.ingress.load(now, &mut self.burst);
         self.send(now).await;
         if self.ingress.finish(now, &mut self.burst) {

@@ -1,0 +1,559 @@
+//! The pipeline of a worker in virtual time, in front of a model of the kernel that can refuse.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use cache_backend::Memory;
+use frame::data::{DataFrame, HEADER, HeaderFields, encode_header};
+use frame::{Datagram, Fabric, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block, tx};
+use multicast_io::{Burst, Progress, Span, Train};
+use proxy_ingress::pipeline::emit::OutletLimits;
+use proxy_ingress::pipeline::number::{Directory, FlowLimits, Identity, MIN_FLOWS};
+use proxy_ingress::pipeline::train::Order;
+use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Policy, Transmit, Via, admit};
+use proxy_ingress::tally::Tally;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use txidset::driver::Driver;
+use txidset::{Claims, ClaimsConfig, LocalSet};
+
+const ENOBUFS: i32 = 105;
+const EMSGSIZE: i32 = 90;
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// A kernel that takes so many frames and then answers with an error until it is told otherwise.
+#[derive(Default)]
+struct Kernel {
+    taken: Vec<(SocketAddr, Vec<u8>)>,
+    /// Frames taken before the error; `None`: all.
+    room: Option<usize>,
+    error: Option<i32>,
+}
+
+impl Transmit for Kernel {
+    fn transmit(&mut self, memory: &[u8], trains: &[Train], frames: &[Span]) -> Progress {
+        let mut count = 0;
+        for train in trains {
+            for frame in &frames[train.first as usize..][..train.count as usize] {
+                if self.room.is_some_and(|room| room == 0) {
+                    let error =
+                        self.error.map_or(io::ErrorKind::WouldBlock.into(), io::Error::from_raw_os_error);
+                    return Progress { frames: count, error: Some(error) };
+                }
+                self.room = self.room.map(|room| room - 1);
+                self.taken.push((train.destination, memory[frame.range()].to_vec()));
+                count += 1;
+            }
+        }
+        Progress { frames: count, error: None }
+    }
+}
+
+struct World {
+    now: Instant,
+    ingress: Ingress,
+    burst: Burst,
+    kernels: Vec<Kernel>,
+    tally: Arc<Tally>,
+    driver: Driver,
+}
+
+fn policy() -> Policy {
+    Policy {
+        verify_payload_hash: true,
+        verify_subtree_root: true,
+        require_block_pow: true,
+        min_pow_bits: 0,
+        require_ef: false,
+        allow_stamped_ingress: false,
+        frag_mtu: 1_500,
+    }
+}
+
+fn config(outlets: usize) -> IngressConfig {
+    IngressConfig {
+        policy: policy(),
+        fabric: Fabric::V4 { net: 9 },
+        shard_bits: ShardBits::new(2).unwrap(),
+        egress_port: 9_001,
+        beacon_port: 9_300,
+        identity: Identity::Instance([7; 16]),
+        stamp_source: true,
+        flows: FlowLimits { flows: MIN_FLOWS, idle: Duration::from_secs(300) },
+        digests: true,
+        max_segment: 1_452,
+        padding_percent: 15,
+        train_order: Order::Length,
+        outlets,
+        outlet: OutletLimits { bytes: 1 << 20, deadline: DEADLINE },
+        claims: true,
+        slab_bytes: 1 << 20,
+        slab_entries: 4_096,
+    }
+}
+
+impl World {
+    fn new(config: IngressConfig) -> World {
+        World::with_store(config, None)
+    }
+
+    fn with_store(config: IngressConfig, memory: Option<Memory>) -> World {
+        let now = Instant::now();
+        let local = Arc::new(LocalSet::starting_at(1 << 14, Duration::from_secs(600), 1, now));
+        let tier2 = memory.is_some();
+        static SEED: AtomicU64 = AtomicU64::new(1);
+        let seed = SEED.fetch_add(1, Ordering::Relaxed);
+        let claims = Claims::new(ClaimsConfig { tier2, ..ClaimsConfig::default() }, local, seed);
+        let tally = Arc::new(Tally::new(config.shard_bits));
+        let kernels = (0..config.outlets).map(|_| Kernel::default()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let backend = memory.map(|memory| Arc::new(memory) as Arc<dyn cache_backend::Backend>);
+        let driver = runtime.block_on(Driver::open(backend)).unwrap();
+        let ingress = Ingress::new(now, config, claims, Arc::clone(&tally));
+        World { now, ingress, burst: Burst::new(0, 16 << 20), kernels, tally, driver }
+    }
+
+    /// One round with `datagrams`.
+    fn round(&mut self, datagrams: &[Vec<u8>]) {
+        let sender = IpAddr::from([192, 0, 2, 10]);
+        let spans: Vec<Span> = datagrams.iter().map(|bytes| self.burst.push(bytes).unwrap()).collect();
+        for span in spans {
+            self.ingress.receive_datagram(self.now, &self.burst, span, sender);
+        }
+        self.ingress.ask(self.now);
+        self.driver.pump(self.ingress.claims(), self.now);
+        loop {
+            self.ingress.load(self.now, &mut self.burst);
+            if self.ingress.plan(self.now, &mut self.burst, 64)
+                && self.ingress.emit(self.now, self.burst.memory(), &mut self.kernels)
+            {
+                self.ingress.defer(self.now, self.burst.memory());
+            }
+            if !self.ingress.finish(self.now, &mut self.burst) && !self.ingress.is_busy() {
+                break;
+            }
+        }
+        self.burst.clear();
+        self.driver.pump(self.ingress.claims(), self.now);
+        self.ingress.tick(self.now, &mut self.kernels);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.round(&[]);
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.tally.dropped(reason).get()
+    }
+
+    /// Data frames and fragments that the first kernel took: key, number, id.
+    fn stamps(&self) -> Vec<(HashKey, SeqNum, Id)> {
+        stamps(&self.kernels[0])
+    }
+}
+
+fn stamps(kernel: &Kernel) -> Vec<(HashKey, SeqNum, Id)> {
+    let decoded = kernel.taken.iter().filter_map(|(_, bytes)| match Datagram::decode(bytes).unwrap() {
+        Datagram::Data(frame) => Some((frame.hash_key, frame.seq_num, *frame.id)),
+        Datagram::Fragment(fragment) => Some((fragment.hash_key, fragment.seq_num, *fragment.id)),
+        _ => None,
+    });
+    decoded.collect()
+}
+
+/// A small transaction of `len` bytes or a few more, different for each `seed`.
+fn transaction(seed: u32, len: usize) -> Vec<u8> {
+    let script = len.saturating_sub(64);
+    let mut bytes = vec![1, 0, 0, 0, 1];
+    bytes.extend_from_slice(&[7; 32]);
+    bytes.extend_from_slice(&seed.to_le_bytes());
+    match u8::try_from(script) {
+        Ok(short) if short < 0xFD => bytes.push(short),
+        _ => {
+            bytes.push(0xFD);
+            bytes.extend_from_slice(&u16::try_from(script).unwrap().to_le_bytes());
+        }
+    }
+    bytes.resize(bytes.len() + script, 0x6A);
+    bytes.extend_from_slice(&[0xFF; 4]);
+    bytes.push(1);
+    bytes.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes
+}
+
+fn frame_of(kind: Kind, msg_type: u8, id: Id, payload: &[u8]) -> Vec<u8> {
+    stamped_frame(kind, msg_type, id, (0, 0), payload)
+}
+
+fn stamped_frame(kind: Kind, msg_type: u8, id: Id, stamp: (u64, u64), payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; if kind == Kind::LegacyTx { 44 } else { HEADER }];
+    let fields = HeaderFields {
+        kind,
+        msg_type,
+        id: &id,
+        hash_key: HashKey(stamp.0),
+        seq_num: SeqNum(stamp.1),
+        second_id: &[0; 32],
+        payload_len: u32::try_from(payload.len()).unwrap(),
+    };
+    encode_header(&fields, &mut frame).unwrap();
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn tx_frame(seed: u32, len: usize) -> Vec<u8> {
+    let payload = transaction(seed, len);
+    frame_of(Kind::Tx, 0, tx::canonical_txid(&payload).unwrap().0, &payload)
+}
+
+fn id_of(frame: &[u8]) -> Id {
+    *DataFrame::decode(frame).unwrap().id
+}
+
+/// HashesOnly subtree data over `ids`.
+fn subtree_frame(ids: &[Id]) -> Vec<u8> {
+    let mut payload = vec![0; 16];
+    payload.extend_from_slice(&(ids.len() as u64).to_be_bytes());
+    payload.extend(ids.iter().flatten());
+    payload.extend_from_slice(&[0; 8]);
+    let root = block::merkle_root(&mut ids.iter().map(|id| TxId(*id)).collect::<Vec<_>>());
+    frame_of(Kind::Subtree, 1, root, &payload)
+}
+
+#[test]
+fn every_way_to_be_refused_has_its_name() {
+    let good = tx_frame(1, 200);
+    let payload = transaction(1, 200);
+    let id = id_of(&good);
+    let mut two = payload.clone();
+    two.extend_from_slice(&payload);
+    let mut flipped = good.clone();
+    flipped[150] ^= 1;
+    let header = [3; 80];
+    let easy = frame_of(Kind::Block, 1, block::header_hash(&header), &header);
+    let leaves = [[1; 32], [2; 32], [3; 32]];
+    let repeated = [leaves[0], leaves[1], leaves[2], leaves[2]];
+    let mut forged = subtree_frame(&leaves);
+    forged[8] ^= 1;
+    let mut lying_count = subtree_frame(&leaves);
+    lying_count[HEADER + 16..HEADER + 24].copy_from_slice(&(1_u64 << 59).to_be_bytes());
+    let huge = vec![0x6A; 65_536 * 1_348];
+    let anchor = transaction(2, 1_400);
+    let anchor = frame_of(Kind::Anchor, 0, tx::canonical_txid(&anchor).unwrap().0, &anchor);
+    let of_kind = |byte: u8| {
+        let mut bytes = good.clone();
+        bytes[6] = byte;
+        bytes
+    };
+    let strict = Policy { require_ef: true, ..policy() };
+    let whole = Policy { frag_mtu: 0, ..policy() };
+    let unverified = Policy { verify_payload_hash: false, ..policy() };
+    let cases: Vec<(Policy, Vec<u8>, DropReason)> = vec![
+        (policy(), good[..91].to_vec(), DropReason::Decode),
+        (policy(), good[..150].to_vec(), DropReason::Decode),
+        (policy(), vec![], DropReason::Decode),
+        (policy(), of_kind(0x55), DropReason::Decode),
+        (policy(), of_kind(0x03), DropReason::Fragment),
+        (policy(), of_kind(0x07), DropReason::BlockHeader),
+        (policy(), of_kind(0x08), DropReason::Bundle),
+        (policy(), of_kind(0x09), DropReason::Object),
+        (policy(), b"\xBE\xEF\x01\x01 submission".to_vec(), DropReason::Object),
+        (policy(), of_kind(0x40), DropReason::Manifest),
+        (policy(), of_kind(0x30), DropReason::AnnounceOverUdp),
+        (policy(), of_kind(0x10), DropReason::Control),
+        (policy(), of_kind(0x14), DropReason::Control),
+        (policy(), stamped_frame(Kind::Tx, 0, id, (0, 9), &payload), DropReason::Stamped),
+        (strict, good.clone(), DropReason::NotExtended),
+        (strict, payload.clone(), DropReason::BareNotExtended),
+        (policy(), frame_of(Kind::Tx, 0, id, &two), DropReason::NotOneTx),
+        (policy(), flipped, DropReason::HashMismatch),
+        (policy(), two.clone(), DropReason::BareMalformed),
+        (policy(), b"not a transaction".to_vec(), DropReason::BareMalformed),
+        (policy(), frame_of(Kind::Block, 1, [0; 32], &header[..79]), DropReason::BlockMalformed),
+        (policy(), frame_of(Kind::Block, 1, [0; 32], &header), DropReason::HashMismatch),
+        (policy(), easy, DropReason::BlockPow),
+        (policy(), lying_count, DropReason::SubtreeMalformed),
+        (policy(), forged, DropReason::SubtreeRoot),
+        (policy(), subtree_frame(&repeated), DropReason::SubtreeRoot),
+        (unverified, frame_of(Kind::Tx, 0, id, &huge), DropReason::FragmentOverflow),
+        (policy(), anchor, DropReason::AnchorOversize),
+        (whole, frame_of(Kind::Tx, 0, id, &vec![0; 70_000]), DropReason::Oversize),
+        (policy(), frame_of(Kind::LegacyTx, 0, id, &vec![0; 70_000]), DropReason::Oversize),
+    ];
+    for (policy, bytes, reason) in cases {
+        let got = admit(&policy, &bytes, Via::Udp).map(|frame| frame.kind);
+        assert_eq!(got, Err(reason), "{reason:?}: {:02x?}", &bytes[..bytes.len().min(16)]);
+    }
+    assert!(admit(&policy(), &good, Via::Udp).is_ok());
+    assert!(admit(&policy(), &subtree_frame(&leaves), Via::Udp).is_ok());
+}
+
+#[test]
+fn a_frame_that_is_not_what_its_id_says_neither_claims_nor_numbers() {
+    let mut world = World::new(config(1));
+    let good = tx_frame(1, 200);
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    world.round(&[forged]);
+    assert_eq!((world.stamps().len(), world.dropped(DropReason::HashMismatch)), (0, 1));
+    world.round(std::slice::from_ref(&good));
+    let stamps = world.stamps();
+    assert_eq!((stamps.len(), stamps[0].1), (1, SeqNum(1)));
+    world.round(&[good]);
+    assert_eq!((world.stamps().len(), world.tally.deduped(Kind::Tx).get()), (1, 1));
+}
+
+#[test]
+fn a_transaction_does_not_suppress_the_anchor_of_the_same_id() {
+    let mut world = World::new(config(1));
+    let payload = transaction(1, 200);
+    let id = tx::canonical_txid(&payload).unwrap().0;
+    world.round(&[frame_of(Kind::Tx, 0, id, &payload), frame_of(Kind::Anchor, 0, id, &payload)]);
+    let groups: Vec<IpAddr> = world.kernels[0].taken.iter().map(|(to, _)| to.ip()).collect();
+    assert_eq!(groups.len(), 2);
+    assert!(groups.contains(&IpAddr::from([239, 9, 0xFF, 0xFE])));
+}
+
+#[test]
+fn numbers_leave_in_order_and_without_a_hole_in_every_flow() {
+    let mut world = World::new(config(1));
+    let frames: Vec<Vec<u8>> =
+        (0..500).map(|seed| tx_frame(seed, 150 + (seed as usize * 37) % 3_000)).collect();
+    for batch in frames.chunks(97) {
+        world.round(batch);
+    }
+    let mut next: HashMap<HashKey, u64> = HashMap::new();
+    for (key, number, _) in world.stamps() {
+        let expected = next.entry(key).or_insert(1);
+        assert_eq!(number.0, *expected);
+        *expected += 1;
+    }
+    assert_eq!(next.len(), 4);
+    assert!(world.tally.fragmented.get() > 100);
+}
+
+#[test]
+fn what_is_sent_is_what_came_but_for_key_and_number() {
+    let mut world = World::new(config(1));
+    let mut with_tail = tx_frame(3, 300);
+    let length = with_tail.len();
+    with_tail.extend_from_slice(b"tail");
+    world.round(std::slice::from_ref(&with_tail));
+    let sent = &world.kernels[0].taken[0].1;
+    assert_eq!((&sent[..40], &sent[56..]), (&with_tail[..40], &with_tail[56..length]));
+}
+
+#[test]
+fn a_refused_train_keeps_its_numbers_and_goes_first_when_the_kernel_relents() {
+    let mut world = World::new(config(1));
+    world.kernels[0].room = Some(3);
+    world.kernels[0].error = Some(ENOBUFS);
+    let frames: Vec<Vec<u8>> = (0..40).map(|seed| tx_frame(seed, 200)).collect();
+    world.round(&frames[..20]);
+    assert!(world.ingress.is_blocked() && !world.ingress.may_read_streams());
+    world.round(&frames[20..]);
+    assert_eq!(world.stamps().len(), 3);
+    world.kernels[0].room = None;
+    world.pass(Duration::from_millis(500));
+    let mut next: HashMap<HashKey, u64> = HashMap::new();
+    for (key, number, _) in world.stamps() {
+        let expected = next.entry(key).or_insert(1);
+        assert_eq!(number.0, *expected);
+        *expected += 1;
+    }
+    assert_eq!(next.values().sum::<u64>(), 40 + 4);
+    assert_eq!((world.tally.flows_retired.get(), world.tally.released.get()), (0, 0));
+    assert!(!world.ingress.is_blocked() && world.ingress.is_drained());
+}
+
+#[test]
+fn after_the_deadline_the_flow_gets_a_new_key_and_the_claims_are_released() {
+    let mut world = World::new(config(1));
+    let frames: Vec<Vec<u8>> = (0..20).map(|seed| tx_frame(seed, 200)).collect();
+    world.round(&frames[..10]);
+    let old: Vec<HashKey> = world.stamps().iter().map(|stamp| stamp.0).collect();
+    world.kernels[0].room = Some(0);
+    world.kernels[0].error = Some(ENOBUFS);
+    world.round(&frames[10..]);
+    world.pass(DEADLINE);
+    assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (10, 10));
+    assert!(!world.ingress.is_blocked());
+    // The client sends them again: they go through, from 1, under keys that nobody has seen.
+    world.kernels[0].room = None;
+    world.kernels[0].taken.clear();
+    world.round(&frames[10..]);
+    let again: Vec<_> = world.stamps();
+    assert_eq!(again.len(), 10);
+    let lost_in = world.tally.flows_retired.get();
+    assert!((1..=4).contains(&lost_in));
+    assert!(again.iter().all(|(key, ..)| !old.contains(key)));
+    let firsts = again.iter().filter(|(_, number, _)| *number == SeqNum(1)).count();
+    assert_eq!(firsts as u64, lost_in);
+}
+
+#[test]
+fn a_frame_that_no_interface_can_take_is_given_up_alone() {
+    let mut world = World::new(config(1));
+    world.kernels[0].room = Some(0);
+    world.kernels[0].error = Some(EMSGSIZE);
+    world.round(&[tx_frame(1, 200)]);
+    assert_eq!((world.dropped(DropReason::WriteError), world.tally.released.get()), (1, 1));
+    assert!(!world.ingress.is_blocked());
+}
+
+#[test]
+fn an_interface_that_refuses_does_not_hold_up_the_other_and_claims_wait_for_both() {
+    let mut world = World::new(config(2));
+    world.kernels[1].room = Some(0);
+    world.kernels[1].error = Some(ENOBUFS);
+    world.round(&[tx_frame(1, 200), tx_frame(2, 300)]);
+    assert_eq!((stamps(&world.kernels[0]).len(), stamps(&world.kernels[1]).len()), (2, 0));
+    assert!(!world.ingress.is_blocked() && !world.ingress.is_drained());
+    world.kernels[1].room = None;
+    world.pass(Duration::from_millis(100));
+    assert_eq!(stamps(&world.kernels[1]), stamps(&world.kernels[0]));
+    assert!(world.ingress.is_drained());
+}
+
+#[test]
+fn a_full_backlog_drops_the_newest_counted_and_released() {
+    let mut limited = config(1);
+    limited.outlet.bytes = 10_000;
+    let mut world = World::new(limited);
+    world.kernels[0].room = Some(0);
+    world.kernels[0].error = Some(ENOBUFS);
+    for seed in 0..100 {
+        world.round(&[tx_frame(seed, 200)]);
+        assert!(world.tally.backlog_bytes.get() <= 10_000);
+    }
+    let dropped = world.dropped(DropReason::BacklogFull) + world.dropped(DropReason::SendRefused);
+    assert!(dropped > 0);
+    assert_eq!(world.tally.released.get(), dropped);
+    world.kernels[0].room = None;
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.stamps().len() as u64 + dropped, 100);
+    let mut next: HashMap<HashKey, u64> = HashMap::new();
+    for (key, number, _) in world.stamps() {
+        let expected = next.entry(key).or_insert(1);
+        assert_eq!(number.0, *expected, "no receiver sees a hole");
+        *expected += 1;
+    }
+}
+
+#[test]
+fn a_shared_store_suppresses_what_a_sibling_settled() {
+    let memory = Memory::new(16 << 20);
+    let mut one = World::with_store(config(1), Some(memory.clone()));
+    let mut other = World::with_store(config(1), Some(memory));
+    other.now = one.now;
+    let frames: Vec<Vec<u8>> = (0..50).map(|seed| tx_frame(seed, 200)).collect();
+    one.round(&frames);
+    assert_eq!(one.stamps().len(), 50);
+    other.round(&frames);
+    for _ in 0..40 {
+        one.pass(Duration::from_millis(10));
+        other.pass(Duration::from_millis(10));
+    }
+    assert_eq!((other.stamps().len(), other.tally.deduped(Kind::Tx).get()), (0, 50));
+    assert!(one.ingress.is_drained() && other.ingress.is_drained());
+}
+
+#[test]
+fn a_dead_owner_loses_no_frame_that_a_sibling_holds() {
+    let memory = Memory::new(16 << 20);
+    let mut dead = World::with_store(config(1), Some(memory.clone()));
+    let mut sibling = World::with_store(config(1), Some(memory));
+    sibling.now = dead.now;
+    dead.kernels[0].room = Some(0);
+    dead.kernels[0].error = Some(ENOBUFS);
+    let frames: Vec<Vec<u8>> = (0..50).map(|seed| tx_frame(seed, 200)).collect();
+    dead.round(&frames);
+    sibling.round(&frames);
+    assert_eq!(sibling.stamps().len(), 0);
+    for _ in 0..100 {
+        sibling.pass(Duration::from_millis(10));
+    }
+    assert_eq!(sibling.stamps().len(), 50);
+}
+
+#[test]
+fn preset_numbers_follow_the_rules_of_the_go_stack_in_standard_identity() {
+    let mut standard = config(1);
+    standard.identity = Identity::Standard(Arc::new(Directory::new(1_000)));
+    standard.policy.allow_stamped_ingress = true;
+    standard.stamp_source = false;
+    standard.shard_bits = ShardBits::new(0).unwrap();
+    let mut world = World::new(standard);
+    let mut send = |seed, stamp| {
+        let payload = transaction(seed, 200);
+        let id = tx::canonical_txid(&payload).unwrap().0;
+        world.round(&[stamped_frame(Kind::Tx, 0, id, stamp, &payload)]);
+        let (key, number, _) = *world.stamps().last().unwrap();
+        (key.0, number.0)
+    };
+    let key = send(1, (0, 0)).0;
+    assert_eq!(send(2, (0, 0)), (key, 2));
+    assert_eq!(send(3, (0x1122, 0)), (key, 3));
+    assert_eq!(send(4, (0, 500)), (key, 500));
+    assert_eq!(send(5, (0x1122, 501)), (0x1122, 501));
+    assert_eq!(send(6, (0, 0)), (key, 4));
+}
+
+#[test]
+fn standard_counters_go_on_after_a_restart() {
+    let directory = Arc::new(Directory::new(1_000));
+    let with = |directory: &Arc<Directory>| IngressConfig {
+        identity: Identity::Standard(Arc::clone(directory)),
+        shard_bits: ShardBits::new(0).unwrap(),
+        ..config(1)
+    };
+    let mut before = World::new(with(&directory));
+    before.round(&[tx_frame(1, 200), tx_frame(2, 200)]);
+    let restored = Arc::new(Directory::new(1_000));
+    restored.restore(directory.snapshot());
+    let mut after = World::new(with(&restored));
+    after.round(&[tx_frame(3, 200)]);
+    let (key, number, _) = after.stamps()[0];
+    assert_eq!((key, number), (before.stamps()[0].0, SeqNum(3)));
+}
+
+#[test]
+fn an_idle_flow_comes_back_under_another_key() {
+    let mut world = World::new(IngressConfig { shard_bits: ShardBits::new(0).unwrap(), ..config(1) });
+    world.round(&[tx_frame(1, 200)]);
+    for _ in 0..40 {
+        world.pass(Duration::from_secs(10));
+    }
+    assert_eq!(world.tally.flows_expired.get(), 1);
+    world.round(&[tx_frame(2, 200)]);
+    let stamps = world.stamps();
+    assert_eq!((stamps[0].1, stamps[1].1), (SeqNum(1), SeqNum(1)));
+    assert_ne!(stamps[0].0, stamps[1].0);
+}
+
+#[test]
+fn a_flood_of_subtrees_stays_within_the_flow_table() {
+    let mut world = World::new(config(1));
+    for batch in 0..20_u32 {
+        let frames: Vec<Vec<u8>> = (0..1_000)
+            .map(|at| {
+                let mut frame = tx_frame(batch * 1_000 + at, 80);
+                frame[56..60].copy_from_slice(&(batch * 1_000 + at).to_be_bytes());
+                frame
+            })
+            .collect();
+        world.now += Duration::from_millis(1);
+        world.round(&frames);
+    }
+    assert!(world.tally.flows.get() <= MIN_FLOWS as u64);
+    assert!(world.tally.flows_evicted.get() > 0);
+    let numbered = world.stamps();
+    let odd: Vec<_> = numbered.iter().map(|(_, number, _)| number.0).filter(|number| *number != 1).collect();
+    assert_eq!(odd, [] as [u64; 0]);
+    let keys: std::collections::HashSet<_> = numbered.iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys.len(), numbered.len());
+}

@@ -1,0 +1,122 @@
+//! What goes wrong, when, and to whom.
+
+use super::random::Random;
+
+const MS: u64 = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// kill -9; comes back after a while, or never.
+    Crash { restart: Option<u64> },
+    /// SIGSTOP, or a machine that stands still.
+    Pause,
+    /// SIGTERM.
+    Drain,
+    /// The kernel refuses the node's sends.
+    RefusedSends,
+    /// No request of the node reaches the store, or no reply the node.
+    Partition { requests_land: bool },
+    /// Replies of the store come after their deadline.
+    LateReplies { by: u64 },
+    /// Requests are carried out long after their deadline.
+    LateLanding { by: u64 },
+    /// From here on each answer of the connection is that of the question before.
+    Slip,
+    /// The breaker of the node is open.
+    Breaker,
+    /// Keys leave the store.
+    Evict,
+    /// The store goes away for a while and comes back without its latest writes.
+    Failover,
+    /// The node's wall clock jumps: means nothing, unless the lease is measured with it.
+    ClockStep,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault {
+    pub(super) kind: Kind,
+    pub(super) node: usize,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+impl Fault {
+    /// Faults of a world; later ones often strike near an earlier one, because that is where protocols break.
+    pub(super) fn draw(random: &mut Random, count: usize, nodes: usize, span: u64) -> Vec<Fault> {
+        let mut faults: Vec<Fault> = Vec::new();
+        while faults.len() < count {
+            let near = faults.last().filter(|_| random.percent(60)).map(|fault| (fault.start, fault.node));
+            let (start, node) = match near {
+                Some((start, node)) => {
+                    let node = if random.percent(60) { node } else { random.below(nodes) };
+                    (start + random.between(0, 400 * MS), node)
+                }
+                None => (random.between(50 * MS, span), random.below(nodes)),
+            };
+            let kind = Kind::draw(random);
+            let end = start + kind.length(random);
+            faults.push(Fault { kind, node, start, end });
+        }
+        faults
+    }
+
+    /// Whether the store, or the way to it, is in trouble.
+    pub(super) fn troubles_store(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Partition { .. }
+                | Kind::LateReplies { .. }
+                | Kind::LateLanding { .. }
+                | Kind::Slip
+                | Kind::Breaker
+                | Kind::Evict
+                | Kind::Failover
+        )
+    }
+
+    /// Whether the store forgot something for good.
+    pub(super) fn forgets(&self) -> bool {
+        matches!(self.kind, Kind::Evict | Kind::Failover)
+    }
+
+    /// Whether the node died or stood still.
+    pub(super) fn troubles_node(&self) -> bool {
+        matches!(self.kind, Kind::Crash { .. } | Kind::Pause | Kind::Drain)
+    }
+}
+
+impl Kind {
+    fn draw(random: &mut Random) -> Kind {
+        match random.below(16) {
+            0..=2 => {
+                let restart = random.percent(60).then(|| random.between(20 * MS, 600 * MS));
+                Kind::Crash { restart }
+            }
+            3 | 4 => Kind::Pause,
+            5 => Kind::Drain,
+            6 | 7 => Kind::RefusedSends,
+            8 => Kind::Partition { requests_land: true },
+            9 => Kind::Partition { requests_land: false },
+            10 => Kind::LateReplies { by: random.between(30 * MS, 300 * MS) },
+            11 => Kind::LateLanding { by: random.between(30 * MS, 300 * MS) },
+            12 => Kind::Slip,
+            13 => [Kind::Breaker, Kind::ClockStep][random.below(2)],
+            14 => Kind::Evict,
+            _ => Kind::Failover,
+        }
+    }
+
+    fn length(self, random: &mut Random) -> u64 {
+        match self {
+            Kind::Pause => random.between(60 * MS, 900 * MS),
+            Kind::RefusedSends
+            | Kind::Partition { .. }
+            | Kind::LateReplies { .. }
+            | Kind::LateLanding { .. }
+            | Kind::Breaker => random.between(5 * MS, 200 * MS),
+            Kind::Failover => random.between(0, 200 * MS),
+            Kind::Crash { restart } => restart.unwrap_or(0),
+            Kind::Drain | Kind::Slip | Kind::Evict | Kind::ClockStep => 0,
+        }
+    }
+}

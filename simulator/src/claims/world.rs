@@ -1,0 +1,858 @@
+//! Nodes, workers, connections and time.
+
+use super::check::{Emission, Fate, History, Owners, Violation};
+use super::fault::{Fault, Kind};
+use super::random::Random;
+use super::store::{Change, Store, id_of};
+use super::{Mutation, Options, Summary};
+use cache_backend::{Claimed, OpError, OpErrorKind};
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use txidset::value::Found;
+use txidset::{
+    Answer, Ask, ClaimKey, Claims, ClaimsConfig, Class, Decision, KeyStyle, LocalSet, Names, Request,
+    RequestId, Ticket, Trust, Verdict, Why,
+};
+
+const MS: u64 = 1_000;
+/// Deadline of every call.
+const DEADLINE: u64 = 37 * MS;
+const LEASE: Duration = Duration::from_millis(250);
+/// Longer than any world lasts.
+const TTL: Duration = Duration::from_secs(5);
+const FRAME_BYTES: u32 = 100;
+const PREFIX: &[u8] = b"t:";
+
+pub(super) struct World {
+    seed: u64,
+    options: Options,
+    random: Random,
+    base: Instant,
+    now: u64,
+    sequence: u64,
+    queue: BinaryHeap<Scheduled>,
+    store: Store,
+    store_down_until: u64,
+    nodes: Vec<Node>,
+    workers: Vec<Worker>,
+    faults: Vec<Fault>,
+    ids: Vec<History>,
+    owners: Owners,
+    horizon: Duration,
+    park_bytes: usize,
+    summary: Summary,
+    broken: Option<String>,
+}
+
+/// A process.
+struct Node {
+    alive: bool,
+    accepting: bool,
+    incarnation: u32,
+    paused_until: u64,
+    refusing_until: u64,
+    partitioned_until: u64,
+    requests_land: bool,
+    late_replies: (u64, u64),
+    late_landing: (u64, u64),
+    breaker_until: u64,
+    /// Added to what its clock shows; means something only where the lease is measured with it.
+    clock_step: u64,
+}
+
+/// A worker of a process, with its connection to the store.
+struct Worker {
+    node: usize,
+    claims: Claims,
+    frames: Vec<Frame>,
+    calls: Vec<Call>,
+    next_call: u64,
+    /// Counts connections: what belongs to an older one is void.
+    connection: u32,
+    slipping: bool,
+    last_reply: Option<OneReply>,
+    timer: Option<u64>,
+    seed: u64,
+}
+
+/// A copy of an id, in the node's hands.
+struct Frame {
+    id: usize,
+    /// Index in `History::copies`.
+    copy: usize,
+}
+
+/// A request that waits for its answer.
+struct Call {
+    number: u64,
+    request: RequestId,
+    /// Ids that it claims.
+    ids: Vec<usize>,
+    built: u64,
+}
+
+#[derive(Clone)]
+enum OneReply {
+    Claimed(Claimed),
+    Read(Option<bytes::Bytes>),
+    Written,
+    Released(bool),
+}
+
+enum Event {
+    Arrive {
+        worker: usize,
+        id: usize,
+    },
+    Timer {
+        at: u64,
+    },
+    Execute {
+        connection: u32,
+        number: u64,
+        ask: Box<Ask>,
+    },
+    Reply {
+        connection: u32,
+        number: u64,
+        answer: Box<Answer>,
+    },
+    Deadline {
+        number: u64,
+        kind: OpErrorKind,
+    },
+    Emit {
+        token: u64,
+        ticket: Ticket,
+        why: Option<Why>,
+    },
+    Fault(usize),
+    Restart,
+    Exit,
+    /// A Go node claims and forwards the id.
+    GoNode {
+        id: usize,
+    },
+}
+
+struct Scheduled {
+    at: u64,
+    sequence: u64,
+    /// Worker, or node for faults, restarts and exits.
+    who: usize,
+    incarnation: u32,
+    event: Event,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, options: Options) -> World {
+        let mut random = Random::new(seed);
+        let nodes = 2 + random.below(3);
+        let per_node = if random.percent(25) { 2 } else { 1 };
+        let span = random.between(600, 1800) * MS;
+        let count = if seed.is_multiple_of(16) { 0 } else { options.faults };
+        let faults = Fault::draw(&mut random, count, nodes, span);
+        let base = Instant::now();
+        let mut world = World {
+            seed,
+            options,
+            base,
+            now: 0,
+            sequence: 0,
+            queue: BinaryHeap::new(),
+            store: Store::default(),
+            store_down_until: 0,
+            nodes: (0..nodes).map(|_| Node::new()).collect(),
+            workers: Vec::new(),
+            faults,
+            ids: Vec::new(),
+            owners: Owners::default(),
+            horizon: if random.percent(30) { Duration::from_millis(300) } else { Duration::from_secs(60) },
+            park_bytes: if random.percent(20) { 4 * FRAME_BYTES as usize } else { 1 << 20 },
+            summary: Summary::default(),
+            broken: None,
+            random,
+        };
+        for node in 0..nodes {
+            let local = world.local();
+            for _ in 0..per_node {
+                let worker = world.worker(node, &local, None);
+                world.workers.push(worker);
+            }
+        }
+        world.plan(span);
+        world
+    }
+
+    pub(super) fn run(mut self) -> Result<Summary, Violation> {
+        while let Some(next) = self.queue.pop() {
+            self.now = next.at;
+            self.summary.events += 1;
+            self.handle(next);
+            if let Some(what) = self.broken.take() {
+                return Err(Violation::new(self.seed, &self.options, what));
+            }
+            if self.summary.events > 1_000_000 {
+                let what = "the world does not come to rest".to_owned();
+                return Err(Violation::new(self.seed, &self.options, what));
+            }
+        }
+        let (seed, options) = (self.seed, self.options);
+        self.conclude().map_err(|what| Violation::new(seed, &options, what))
+    }
+
+    /// Arrivals, faults, and what Go nodes did.
+    fn plan(&mut self, span: u64) {
+        let count = self.options.ids + self.random.below(20);
+        for id in 0..count {
+            self.ids.push(History::default());
+            let first = self.random.between(0, span);
+            // A Go node's value names no id: a slip could not be seen.
+            if self.random.percent(4) && !self.faults.iter().any(|fault| fault.kind == Kind::Slip) {
+                self.schedule(first, 0, u32::MAX, Event::GoNode { id });
+            }
+            self.plan_copies(first, id);
+        }
+        for index in 0..self.faults.len() {
+            let Fault { start, node, .. } = self.faults[index];
+            self.schedule(start, node, u32::MAX, Event::Fault(index));
+        }
+    }
+
+    fn plan_copies(&mut self, first: u64, id: usize) {
+        for worker in 0..self.workers.len() {
+            if !self.random.percent(75) {
+                continue;
+            }
+            let late = match self.random.below(20) {
+                0 => self.random.between(0, 1500 * MS),
+                1..=3 => self.random.between(0, 300 * MS),
+                _ => self.random.between(0, 5 * MS),
+            };
+            self.arrive(first + late, worker, id);
+            if self.random.percent(10) {
+                let again = first + late + self.random.between(0, 700 * MS);
+                self.arrive(again, worker, id);
+            }
+        }
+    }
+
+    /// A Go node claimed and forwarded the id.
+    fn claim_by_go_node(&mut self, id: usize) {
+        let at = self.now;
+        let mut name = Vec::new();
+        Names::new(PREFIX, KeyStyle::Compact).claim(&key(id), &[], &mut name);
+        self.store.put_plain(at, &name, TTL);
+        let emission = Emission { node: usize::MAX, at, why: None };
+        self.ids[id].emissions.push(emission);
+    }
+
+    fn arrive(&mut self, at: u64, worker: usize, id: usize) {
+        // Whatever process serves that address then.
+        self.schedule(at, worker, u32::MAX, Event::Arrive { worker, id });
+    }
+
+    fn schedule(&mut self, at: u64, who: usize, incarnation: u32, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Scheduled { at, sequence: self.sequence, who, incarnation, event });
+    }
+
+    /// For a worker, as it lives now.
+    fn schedule_for(&mut self, at: u64, worker: usize, event: Event) {
+        let incarnation = self.nodes[self.workers[worker].node].incarnation;
+        self.schedule(at, worker, incarnation, event);
+    }
+
+    fn handle(&mut self, next: Scheduled) {
+        match next.event {
+            Event::Fault(index) => return self.strike(self.faults[index]),
+            Event::Restart => return self.restart(next.who),
+            Event::GoNode { id } => return self.claim_by_go_node(id),
+            Event::Exit => return self.exit(next.who, next.incarnation),
+            Event::Execute { connection, number, ask } => {
+                // On its way to the store: needs no node any more.
+                return self.execute(next.who, next.incarnation, connection, number, &ask);
+            }
+            _ => {}
+        }
+        let node = &self.nodes[self.workers[next.who].node];
+        if next.incarnation != u32::MAX && next.incarnation != node.incarnation || !node.alive {
+            return;
+        }
+        if node.paused_until > self.now {
+            // The kernel keeps it for the process.
+            let at = node.paused_until;
+            return self.schedule(at, next.who, next.incarnation, next.event);
+        }
+        match next.event {
+            Event::Arrive { worker, id } => self.receive(worker, id),
+            Event::Timer { at } => self.wake(next.who, at),
+            Event::Reply { connection, number, answer } => {
+                self.deliver(next.who, connection, number, *answer);
+            }
+            Event::Deadline { number, kind } => self.expire(next.who, number, kind),
+            Event::Emit { token, ticket, why } => self.emit(next.who, token, ticket, why),
+            _ => {}
+        }
+    }
+
+    // The path of a frame.
+
+    fn receive(&mut self, worker: usize, id: usize) {
+        let node = self.workers[worker].node;
+        if !self.nodes[node].accepting {
+            return;
+        }
+        let now = self.instant(node);
+        let token = self.workers[worker].frames.len() as u64;
+        let copy = self.ids[id].copies.len();
+        self.workers[worker].frames.push(Frame { id, copy });
+        let mut verdicts = Vec::with_capacity(1);
+        self.workers[worker].claims.claim(now, &[(key(id), token, FRAME_BYTES)], &mut verdicts);
+        let before = self.ids[id].copies.iter().rev().find(|(at, fate)| *at == node && *fate != Fate::Seen);
+        let failed = before.is_some_and(|(_, fate)| *fate == Fate::Failed);
+        let fate = match verdicts.first() {
+            Some(Verdict::Seen) if failed => Fate::SeenAfterFailure,
+            Some(Verdict::Seen) => Fate::Seen,
+            _ => Fate::Pending,
+        };
+        self.trace(|| format!("worker {worker} (node {node}) receives {id}: {verdicts:?}"));
+        self.ids[id].copies.push((node, fate));
+        match verdicts.first() {
+            Some(&Verdict::Won(ticket)) => self.send_later(worker, token, ticket, Some(Why::Bypassed)),
+            Some(Verdict::Wait) => {
+                // The batch is built when the burst is over.
+                let at = self.now + self.random.between(0, MS);
+                self.wake_at(worker, at);
+            }
+            _ => {}
+        }
+        self.collect(worker);
+    }
+
+    fn send_later(&mut self, worker: usize, token: u64, ticket: Ticket, why: Option<Why>) {
+        let delay = if self.random.percent(5) {
+            self.random.between(0, 60 * MS)
+        } else {
+            self.random.between(50, 3 * MS)
+        };
+        self.schedule_for(self.now + delay, worker, Event::Emit { token, ticket, why });
+    }
+
+    fn emit(&mut self, worker: usize, token: u64, ticket: Ticket, why: Option<Why>) {
+        let node = self.workers[worker].node;
+        let now = self.instant(node);
+        if !self.workers[worker].claims.may_send(now, ticket, token) {
+            self.trace(|| format!("worker {worker} is late with token {token} and asks again"));
+            return self.pump(worker);
+        }
+        let Frame { id, copy } = self.workers[worker].frames[index(token)];
+        if self.nodes[node].refusing_until > self.now {
+            self.trace(|| format!("worker {worker} cannot send {id}"));
+            self.ids[id].copies[copy].1 = Fate::Failed;
+            self.workers[worker].claims.failed(now, ticket);
+            if self.random.percent(50) {
+                let (to, after) = (self.random.below(self.workers.len()), self.random.between(MS, 200 * MS));
+                self.arrive(self.now + after, to, id);
+            }
+        } else {
+            self.trace(|| format!("worker {worker} emits {id} ({why:?})"));
+            self.check_late(worker, id, why);
+            self.ids[id].copies[copy].1 = Fate::Emitted;
+            self.ids[id].emissions.push(Emission { node, at: self.now, why });
+            self.workers[worker].claims.sent(now, ticket);
+        }
+        self.pump(worker);
+    }
+
+    /// Nobody emits late what a sibling has emitted since the claim.
+    fn check_late(&mut self, worker: usize, id: usize, why: Option<Why>) {
+        if !matches!(why, Some(Why::Won | Why::TakenOver)) {
+            return;
+        }
+        let claims = self.workers[worker].calls.iter().filter(|call| call.ids.contains(&id));
+        let Some(built) = claims.map(|call| call.built).max() else { return };
+        let late = self.now - built > u64::try_from(LEASE.as_micros()).unwrap_or(0) / 2 + MS;
+        let taken = self.ids[id].emissions.iter().any(|emission| emission.at > built);
+        if late && taken {
+            self.broken = Some(format!(
+                "id {id}: emitted {} ms after its claim, although a sibling had taken over",
+                (self.now - built) / MS
+            ));
+        }
+    }
+
+    // What the worker does when something has happened.
+
+    fn wake(&mut self, worker: usize, at: u64) {
+        if self.workers[worker].timer == Some(at) {
+            self.workers[worker].timer = None;
+            self.pump(worker);
+        }
+    }
+
+    fn wake_at(&mut self, worker: usize, at: u64) {
+        if self.workers[worker].timer.is_none_or(|timer| timer > at) {
+            self.workers[worker].timer = Some(at);
+            self.schedule_for(at, worker, Event::Timer { at });
+        }
+    }
+
+    fn pump(&mut self, worker: usize) {
+        let now = self.instant(self.workers[worker].node);
+        self.workers[worker].claims.on_timeout(now);
+        while let Some(request) = self.workers[worker].claims.poll_request(now) {
+            self.call(worker, request);
+        }
+        self.collect(worker);
+        if self.workers[worker].claims.stats().parked_bytes.value() > self.park_bytes as u64 {
+            self.broken = Some(format!("worker {worker} parks more than {} bytes", self.park_bytes));
+        }
+    }
+
+    /// Decisions, and the next timer.
+    fn collect(&mut self, worker: usize) {
+        while let Some(decision) = self.workers[worker].claims.next_decision() {
+            match decision {
+                Decision::Send { token, ticket, why } => self.send_later(worker, token, ticket, Some(why)),
+                Decision::Suppress { token, why } => {
+                    let Frame { id, copy } = self.workers[worker].frames[index(token)];
+                    self.trace(|| format!("worker {worker} lets {id} go ({why:?})"));
+                    self.ids[id].copies[copy].1 = Fate::Suppressed;
+                }
+            }
+        }
+        if let Some(next) = self.workers[worker].claims.next_timeout() {
+            let step = self.nodes[self.workers[worker].node].clock_step;
+            let next =
+                u64::try_from(next.saturating_duration_since(self.base).as_micros()).unwrap_or(u64::MAX);
+            let at = next.saturating_sub(step).max(self.now) + self.random.between(10, 2 * MS);
+            self.wake_at(worker, at);
+        }
+    }
+
+    // Calls to the store.
+
+    fn call(&mut self, worker: usize, request: Request) {
+        let Request { id, ask } = request;
+        let ids = claimed_ids(&ask);
+        let number = self.workers[worker].next_call;
+        self.workers[worker].next_call += 1;
+        self.trace(|| format!("worker {worker} asks #{number} {}", show(&ask, &ids)));
+        self.forget_old_calls(worker);
+        self.workers[worker].calls.push(Call { number, request: id, ids, built: self.now });
+        let node = &self.nodes[self.workers[worker].node];
+        if node.breaker_until > self.now {
+            return self.schedule_for(
+                self.now,
+                worker,
+                Event::Deadline { number, kind: OpErrorKind::BreakerOpen },
+            );
+        }
+        let late = if node.late_landing.0 > self.now { node.late_landing.1 } else { 0 };
+        let lost = node.partitioned_until > self.now && !node.requests_land;
+        let kind = OpErrorKind::Timeout;
+        self.schedule_for(self.now + DEADLINE, worker, Event::Deadline { number, kind });
+        if !lost {
+            let at = self.now + self.latency() + late;
+            let connection = self.workers[worker].connection;
+            self.schedule_for(at, worker, Event::Execute { connection, number, ask: Box::new(ask) });
+        }
+    }
+
+    /// Answered calls are kept for a while, to know when an id was claimed.
+    fn forget_old_calls(&mut self, worker: usize) {
+        let now = self.now;
+        let calls = &mut self.workers[worker].calls;
+        if calls.len() > 200 {
+            calls.retain(|call| call.built + 2_000 * MS > now);
+        }
+    }
+
+    fn latency(&mut self) -> u64 {
+        if self.random.percent(3) { self.random.between(100, 15 * MS) } else { self.random.between(50, 400) }
+    }
+
+    fn execute(&mut self, worker: usize, incarnation: u32, connection: u32, number: u64, ask: &Ask) {
+        if self.store_down_until > self.now {
+            return;
+        }
+        let (ids, owners) = (&self.ids, &mut self.owners);
+        let emitted = |id: usize| !ids[id].emissions.is_empty();
+        let mut lie = None;
+        let answer = self.store.execute(self.now, ask, |change| {
+            let lied = match change {
+                Change::Claimed { owner, epoch, id } => owners.claimed(owner, epoch, id, emitted),
+                Change::Recorded(record) => owners.recorded(record, emitted),
+            };
+            lie = lie.or(lied);
+        });
+        if let Some(id) = lie {
+            self.broken = Some(format!("a record says that {id} is settled, but nobody has sent it"));
+        }
+        self.trace(|| format!("store carries out #{number} of worker {worker}: {answer:?}"));
+        let node = &self.nodes[self.workers[worker].node];
+        if node.partitioned_until > self.now {
+            return;
+        }
+        let late = if node.late_replies.0 > self.now { node.late_replies.1 } else { 0 };
+        let at = self.now + self.latency() + late;
+        let answer = Box::new(answer);
+        self.schedule(at, worker, incarnation, Event::Reply { connection, number, answer });
+    }
+
+    fn deliver(&mut self, worker: usize, connection: u32, number: u64, answer: Answer) {
+        if self.workers[worker].connection != connection {
+            return;
+        }
+        let Some(answer) = self.slip(worker, answer) else { return self.drop_connection(worker) };
+        let Some(request) = self.take_call(worker, number) else { return };
+        let now = self.instant(self.workers[worker].node);
+        let trust = self.workers[worker].claims.on_answer(now, request, answer);
+        if trust == Trust::Lost {
+            self.trace(|| format!("worker {worker} drops its connection"));
+            self.drop_connection(worker);
+        }
+        self.pump(worker);
+    }
+
+    /// What the connection makes of an answer; `None` where the kinds of question and answer differ.
+    fn slip(&mut self, worker: usize, answer: Answer) -> Option<Answer> {
+        let worker = &mut self.workers[worker];
+        let mut replies = flatten(answer);
+        let last = replies.last().cloned();
+        if worker.slipping
+            && let Some(before) = worker.last_reply.take()
+        {
+            replies.rotate_right(1);
+            replies[0] = before;
+        }
+        worker.last_reply = last;
+        gather(replies)
+    }
+
+    fn drop_connection(&mut self, worker: usize) {
+        let now = self.instant(self.workers[worker].node);
+        let of = &mut self.workers[worker];
+        of.connection += 1;
+        of.slipping = false;
+        of.last_reply = None;
+        let open: Vec<RequestId> = of.calls.iter().map(|call| call.request).collect();
+        // Calls that were answered already are unknown to the worker and change nothing.
+        open.iter().for_each(|&request| of.claims.on_failure(now, request, OpErrorKind::Garbled));
+        self.pump(worker);
+    }
+
+    /// The request of a call that waits; it stays known for the checks.
+    fn take_call(&self, worker: usize, number: u64) -> Option<RequestId> {
+        self.workers[worker].calls.iter().find(|call| call.number == number).map(|call| call.request)
+    }
+
+    fn expire(&mut self, worker: usize, number: u64, kind: OpErrorKind) {
+        let Some(request) = self.take_call(worker, number) else { return };
+        let now = self.instant(self.workers[worker].node);
+        self.workers[worker].claims.on_failure(now, request, kind);
+        self.pump(worker);
+    }
+
+    // Faults.
+
+    fn strike(&mut self, fault: Fault) {
+        self.trace(|| format!("fault: {fault:?}"));
+        let now = self.now;
+        let node = &mut self.nodes[fault.node];
+        match fault.kind {
+            Kind::Crash { restart } => self.crash(fault.node, restart),
+            Kind::Pause => node.paused_until = node.paused_until.max(fault.end),
+            Kind::Drain => self.drain(fault.node),
+            Kind::RefusedSends => node.refusing_until = fault.end,
+            Kind::Partition { requests_land } => {
+                (node.partitioned_until, node.requests_land) = (fault.end, requests_land);
+            }
+            Kind::LateReplies { by } => node.late_replies = (fault.end, by),
+            Kind::LateLanding { by } => node.late_landing = (fault.end, by),
+            Kind::Breaker => node.breaker_until = fault.end,
+            Kind::ClockStep if self.options.mutation == Some(Mutation::LeaseByWallClock) => {
+                node.clock_step += 700 * MS;
+            }
+            Kind::ClockStep => {}
+            Kind::Slip => {
+                let slipping = |worker: &&mut Worker| worker.node == fault.node;
+                self.workers.iter_mut().filter(slipping).for_each(|worker| worker.slipping = true);
+            }
+            Kind::Evict => self.store.evict(&mut self.random),
+            Kind::Failover => {
+                self.store_down_until = fault.end;
+                for id in self.store.fail_over(now, &mut self.random) {
+                    self.ids[id].unreleased = true;
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize, restart: Option<u64>) {
+        if !self.nodes[node].alive {
+            return;
+        }
+        self.leave(node);
+        for history in &mut self.ids {
+            for (at, fate) in &mut history.copies {
+                let in_hand = matches!(fate, Fate::Pending | Fate::Suppressed | Fate::SeenAfterFailure);
+                if *at == node && in_hand {
+                    *fate = Fate::Died;
+                }
+            }
+        }
+        if let Some(after) = restart {
+            self.schedule(self.now + after, node, u32::MAX, Event::Restart);
+        }
+    }
+
+    fn leave(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.alive = false;
+        node.incarnation += 1;
+        node.paused_until = 0;
+    }
+
+    fn restart(&mut self, node: usize) {
+        if self.nodes[node].alive {
+            return;
+        }
+        self.trace(|| format!("node {node} is back"));
+        let fresh = Node { incarnation: self.nodes[node].incarnation, ..Node::new() };
+        self.nodes[node] = fresh;
+        let local = self.local();
+        let kept = self.options.mutation == Some(Mutation::OwnerKeptAcrossRestart);
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].node == node {
+                let seed = kept.then_some(self.workers[worker].seed);
+                self.workers[worker] = self.worker(node, &local, seed);
+            }
+        }
+    }
+
+    /// An orderly stop: nothing new is accepted, what waits is sent, the process ends a little later.
+    fn drain(&mut self, node: usize) {
+        if !self.nodes[node].alive || self.nodes[node].paused_until > self.now {
+            return;
+        }
+        self.nodes[node].accepting = false;
+        let now = self.instant(node);
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].node == node {
+                self.workers[worker].claims.drain(now);
+                self.pump(worker);
+            }
+        }
+        let incarnation = self.nodes[node].incarnation;
+        self.schedule(self.now + 1_000 * MS, node, incarnation, Event::Exit);
+    }
+
+    fn exit(&mut self, node: usize, incarnation: u32) {
+        if self.nodes[node].incarnation != incarnation {
+            return;
+        }
+        if self.nodes[node].paused_until > self.now {
+            return self.schedule(self.now + 1_000 * MS, node, incarnation, Event::Exit);
+        }
+        self.check_at_rest(node);
+        self.leave(node);
+    }
+
+    // The end.
+
+    fn check_at_rest(&mut self, node: usize) {
+        for (number, worker) in self.workers.iter().enumerate() {
+            if worker.node == node && worker.claims.waiting() > 0 {
+                let waiting = worker.claims.waiting();
+                self.broken = Some(format!("{waiting} frames wait for ever at worker {number}"));
+            }
+        }
+    }
+
+    fn conclude(mut self) -> Result<Summary, String> {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].alive {
+                self.check_at_rest(node);
+            }
+        }
+        if let Some(what) = self.broken {
+            return Err(what);
+        }
+        for (id, history) in self.ids.iter().enumerate() {
+            if history.is_lost() {
+                return Err(format!("id {id} is lost: copies {:?}", history.copies));
+            }
+            if history.emissions.len() > 1 && !history.is_explained(&self.faults) {
+                return Err(format!("id {id} was sent twice without reason: {:?}", history.emissions));
+            }
+            self.summary.emitted += u64::from(!history.emissions.is_empty());
+            self.summary.duplicates += history.emissions.len().saturating_sub(1) as u64;
+            let taken_over = |emission: &&Emission| emission.why == Some(Why::TakenOver);
+            self.summary.taken_over += history.emissions.iter().filter(taken_over).count() as u64;
+        }
+        Ok(self.summary)
+    }
+
+    // Making things.
+
+    fn local(&mut self) -> Arc<LocalSet> {
+        Arc::new(LocalSet::starting_at(64, self.horizon, self.random.next(), self.base))
+    }
+
+    fn worker(&mut self, node: usize, local: &Arc<LocalSet>, seed: Option<u64>) -> Worker {
+        let seed = seed.unwrap_or_else(|| self.random.next());
+        let config = ClaimsConfig {
+            ttl: TTL,
+            lease: LEASE,
+            park_bytes: self.park_bytes,
+            max_batch: if self.random.percent(20) { 3 } else { 64 },
+            prefix: PREFIX.to_vec(),
+            tier2: true,
+            ..ClaimsConfig::default()
+        };
+        let mut claims = Claims::new(config, Arc::clone(local), seed)
+            .with_key_style(KeyStyle::Compact)
+            .limit_waiting(30, 1 << 20);
+        if let Some(mutation) = self.options.mutation {
+            claims.mutate(mutation);
+        }
+        Worker {
+            node,
+            claims,
+            frames: Vec::new(),
+            calls: Vec::new(),
+            next_call: 0,
+            connection: 0,
+            slipping: false,
+            last_reply: None,
+            timer: None,
+            seed,
+        }
+    }
+
+    fn instant(&self, node: usize) -> Instant {
+        self.base + Duration::from_micros(self.now + self.nodes[node].clock_step)
+    }
+
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.options.trace {
+            println!("{:>9.3} ms  {}", self.now as f64 / 1000.0, what());
+        }
+    }
+}
+
+impl Node {
+    fn new() -> Node {
+        Node {
+            alive: true,
+            accepting: true,
+            incarnation: 0,
+            paused_until: 0,
+            refusing_until: 0,
+            partitioned_until: 0,
+            requests_land: true,
+            late_replies: (0, 0),
+            late_landing: (0, 0),
+            breaker_until: 0,
+            clock_step: 0,
+        }
+    }
+}
+
+/// A transaction whose first eight bytes are its number.
+fn key(id: usize) -> ClaimKey {
+    let mut bytes = [0xA5; 32];
+    bytes[..8].copy_from_slice(&(id as u64).to_le_bytes());
+    ClaimKey { class: Class::Tx, id: bytes }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "tokens number the frames of a worker")]
+fn index(token: u64) -> usize {
+    token as usize
+}
+
+fn claimed_ids(ask: &Ask) -> Vec<usize> {
+    let Ask::Claim { batch, .. } = ask else { return Vec::new() };
+    let id = |(_, value): (&[u8], &[u8])| match Found::parse(value) {
+        Found::Claim(claim) => Some(id_of(&claim.id)),
+        Found::Plain | Found::Unknown => None,
+    };
+    batch.iter().filter_map(id).collect()
+}
+
+fn show(ask: &Ask, ids: &[usize]) -> String {
+    match ask {
+        Ask::Claim { .. } => format!("to claim {ids:?}"),
+        Ask::Read { keys } => format!("to read {} records", keys.len()),
+        Ask::Write { .. } => "to write its record".to_owned(),
+        Ask::Release { keys } => format!("to release {} claims", keys.len()),
+    }
+}
+
+fn flatten(answer: Answer) -> Vec<OneReply> {
+    match answer {
+        Answer::Claimed(answers) => answers.into_iter().flatten().map(OneReply::Claimed).collect(),
+        Answer::Read(answers) => answers.into_iter().flatten().map(OneReply::Read).collect(),
+        Answer::Written(answers) => answers.into_iter().flatten().map(|()| OneReply::Written).collect(),
+        Answer::Released(answers) => answers.into_iter().flatten().map(OneReply::Released).collect(),
+    }
+}
+
+/// `None` where the first reply is of another kind than the others, which a client notices.
+fn gather(replies: Vec<OneReply>) -> Option<Answer> {
+    fn all<T>(
+        replies: Vec<OneReply>,
+        one: impl Fn(OneReply) -> Option<T>,
+    ) -> Option<Vec<Result<T, OpError>>> {
+        replies.into_iter().map(|reply| one(reply).map(Ok)).collect()
+    }
+    match replies.last()? {
+        OneReply::Claimed(_) => all(replies, |reply| match reply {
+            OneReply::Claimed(claimed) => Some(claimed),
+            // On the wire both are a value or nil.
+            OneReply::Read(found) => Some(found.map_or(Claimed::Created, Claimed::Exists)),
+            _ => None,
+        })
+        .map(Answer::Claimed),
+        OneReply::Read(_) => all(replies, |reply| match reply {
+            OneReply::Read(found) => Some(found),
+            OneReply::Claimed(Claimed::Created) => Some(None),
+            OneReply::Claimed(Claimed::Exists(value)) => Some(Some(value)),
+            _ => None,
+        })
+        .map(Answer::Read),
+        OneReply::Written => {
+            all(replies, |reply| matches!(reply, OneReply::Written).then_some(())).map(Answer::Written)
+        }
+        OneReply::Released(_) => all(replies, |reply| match reply {
+            OneReply::Released(was_there) => Some(was_there),
+            _ => None,
+        })
+        .map(Answer::Released),
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    /// The earliest is the greatest: a `BinaryHeap` gives the greatest first.
+    fn cmp(&self, other: &Scheduled) -> Ordering {
+        (other.at, other.sequence).cmp(&(self.at, self.sequence))
+    }
+}

@@ -1,6 +1,6 @@
 //! What must hold, and what explains an exception.
 
-use super::fault::Fault;
+use super::fault::{Fault, Kind};
 use super::{Mutation, Options};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -96,7 +96,9 @@ impl History {
     }
 
     fn explains(&self, fault: &Fault, emission: &Emission) -> bool {
-        let near = emission.at + BEFORE >= fault.start && emission.at <= fault.end + AFTER;
+        // A slip may lie in wait until its connection is used again.
+        let over = fault.kind != Kind::Slip && emission.at > fault.end + AFTER;
+        let near = emission.at + BEFORE >= fault.start && !over;
         let forgotten = fault.forgets() && emission.at <= fault.start;
         // Its owner, or one that released it and died before it could say so.
         let failed = |&(node, fate): &(usize, Fate)| node == fault.node && fate == Fate::Failed;

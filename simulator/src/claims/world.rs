@@ -421,6 +421,9 @@ impl World {
                     let Frame { id, copy } = self.workers[worker].frames[index(token)];
                     self.trace(|| format!("worker {worker} lets {id} go ({why:?})"));
                     self.ids[id].copies[copy].1 = Fate::Suppressed;
+                    if self.ids[id].emissions.is_empty() && !self.ids[id].unreleased {
+                        self.broken = Some(format!("id {id} is let go ({why:?}), but nobody has sent it"));
+                    }
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+use cache_backend::Memory;
 use frame::block::Block;
 use frame::data::{DataFrame, HEADER, HeaderFields, V1_HEADER, encode_header};
 use frame::{Datagram, Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits, TxId, tx};
@@ -66,6 +67,10 @@ struct World {
 
 impl World {
     async fn start(change: impl FnOnce(&mut Config)) -> World {
+        World::start_with(change, None).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config), memory: Option<Memory>) -> World {
         let mut config = Config::for_embedding();
         config.fabric.mc_ipv4_net = rand::random_range(1..=250);
         config.egress_port = free_port();
@@ -80,8 +85,7 @@ impl World {
             data.chain(control).map(|group| (group, join(&fabric, group, config.egress_port))).collect();
         receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.beacon_port)));
         let lifecycle = Lifecycle::new("proxy");
-        let deps =
-            Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), memory: None };
+        let deps = Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), memory };
         let running = proxy_ingress::start(config, deps).await.unwrap();
         World { running, lifecycle, receivers, burst: Burst::new(64, 0), bits, heard: Vec::new() }
     }
@@ -324,4 +328,56 @@ async fn an_orderly_stop_forwards_what_the_kernel_had_taken() {
     }
     let counters = world.stop().await;
     assert_eq!((counters.received, counters.emitted), (200, 200));
+}
+
+#[tokio::test]
+async fn several_workers_share_what_they_have_seen() {
+    let mut world = World::start(|config| config.workers = 4).await;
+    let small: Vec<_> = transactions().into_iter().filter(|tx| tx.len() <= 1_348).take(300).collect();
+    let expected: HashSet<TxId> = small.iter().map(|tx| tx::canonical_txid(tx).unwrap()).collect();
+    let sockets: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    for (at, transaction) in small.iter().enumerate() {
+        for copy in 0..3 {
+            sockets[(at + copy * 5) % sockets.len()]
+                .send_to(&framed(transaction), world.running.udp)
+                .unwrap();
+        }
+    }
+    let counters = world.running.counters_handle();
+    world.listen_until("everything", |_| counters().accepted == 900).await;
+    world.listen_until("everything", |heard| data(heard).count() >= expected.len()).await;
+    let counters = world.running.counters();
+    let ids: HashSet<TxId> = data(&world.heard).map(|(_, frame)| TxId(*frame.id)).collect();
+    assert_eq!((ids, data(&world.heard).count()), (expected, 300));
+    assert_eq!(counters.duplicates_suppressed, 600);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn two_proxies_with_one_store_send_each_frame_once() {
+    let memory = Memory::new(64 << 20);
+    let mut one = World::start_with(|_| {}, Some(memory.clone())).await;
+    let mut other = World::start_with(|_| {}, Some(memory)).await;
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let small: Vec<_> = transactions().into_iter().filter(|tx| tx.len() <= 1_348).take(300).collect();
+    for transaction in &small {
+        udp.send_to(transaction, one.running.udp).unwrap();
+        udp.send_to(transaction, other.running.udp).unwrap();
+    }
+    let (of_one, of_other) = (one.running.counters_handle(), other.running.counters_handle());
+    let settled = |_: &[Heard]| {
+        let (one, other) = (of_one(), of_other());
+        one.emitted + other.emitted + one.duplicates_suppressed + other.duplicates_suppressed == 600
+    };
+    one.listen_until("both to decide", settled).await;
+    other.listen();
+    one.listen();
+    let emitted = data(&one.heard).chain(data(&other.heard)).map(|(_, frame)| TxId(*frame.id));
+    let ids: HashSet<TxId> = emitted.collect();
+    assert_eq!(ids.len(), 300);
+    let (one, other) = (one.stop().await, other.stop().await);
+    assert_eq!(
+        (one.emitted + other.emitted, one.duplicates_suppressed + other.duplicates_suppressed),
+        (300, 300)
+    );
 }

@@ -123,6 +123,35 @@ fn secrets_are_never_shown() {
     assert!(shown.contains("redis://(hidden)@cache:6379") && !shown.contains("hunter2"), "{shown}");
 }
 
+/// Units of the Go stack as they are found in the field: only names, spelling and values of that stack.
+#[test]
+fn units_of_the_go_stack_are_accepted_and_what_has_no_effect_is_said() {
+    let proxy = oncecast(
+        &["proxy", "-udp-listen-port=8725", "-debug", "-drain-timeout", "2s", "--check"],
+        &[
+            ("MULTICAST_IF", "eth1,eth2"),
+            ("SHARD_BITS", "4"),
+            ("MC_GROUP_ID", "0x000B"),
+            ("TXID_DEDUP_REDIS_ADDR", "cache:6379"),
+            ("OTLP_ENDPOINT", "collector:4317"),
+            ("METRICS_ADDR", ":9100"),
+            ("EGRESS_MULTICAST_LOOP", "false"),
+        ],
+    );
+    assert_eq!(proxy.status.code(), Some(0), "{}", text(&proxy.stderr));
+    let warnings = text(&proxy.stderr);
+    assert_eq!(warnings.lines().count(), 1, "{warnings}");
+    assert!(
+        warnings.contains("--otlp-endpoint=collector:4317 (environment OTLP_ENDPOINT) is accepted"),
+        "{warnings}"
+    );
+    let retry = oncecast(
+        &["retry", "-mc-iface=eth1", "-shard-bits=4", "-nack-port", "9300", "--check"],
+        &[("CACHE_BACKEND", "redis"), ("REDIS_ADDR", "cache:6379"), ("PILOT_QUORUM", "2")],
+    );
+    assert_eq!((retry.status.code(), text(&retry.stderr).as_str()), (Some(0), ""));
+}
+
 #[test]
 fn a_failure_at_run_time_is_exit_code_1_and_names_its_cause() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,8 +1,8 @@
 //! Flags of the Go stack that have no effect here yet.
 //!
 //! Its unit files and charts must run unchanged, and nothing they ask for may be dropped in silence: such a flag is parsed,
-//! and a value other than the default is answered with a warning at start. As soon as a role declares an option of the same
-//! name, its row here stops to matter.
+//! and a value other than the default is answered with a warning at start, or with an error where going on without it would
+//! leave somebody without frames. As soon as a role declares an option of the same name, its row here stops to matter.
 
 /// A flag of the Go stack that is accepted and does nothing.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub struct GoFlag {
     pub env: &'static str,
     /// Value that needs no warning; `true` and `false` make it a switch.
     pub default: &'static str,
+    /// Another value is an error instead of a warning.
+    pub refused: bool,
 }
 
 impl GoFlag {
@@ -36,7 +38,17 @@ const fn row(
     env: &'static str,
     default: &'static str,
 ) -> GoFlag {
-    GoFlag { roles, flag, env, default }
+    GoFlag { roles, flag, env, default, refused: false }
+}
+
+/// A flag whose value, if not the default, must not be ignored.
+const fn only(
+    roles: &'static [&'static str],
+    flag: &'static str,
+    env: &'static str,
+    default: &'static str,
+) -> GoFlag {
+    GoFlag { roles, flag, env, default, refused: true }
 }
 
 /// Every such flag.
@@ -53,7 +65,8 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(ALL, "manifest-beacon-port", "MANIFEST_BEACON_PORT", "9001"),
     row(ALL, "pilot-quorum", "PILOT_QUORUM", "2"),
     row(ALL, "pilot-hysteresis", "PILOT_HYSTERESIS", "0"),
-    row(ALL, "control-group-compat", "CONTROL_GROUP_COMPAT", "both"),
+    row(PROXY_LISTENER, "control-group-compat", "CONTROL_GROUP_COMPAT", "both"),
+    row(RETRY, "control-group-compat", "CONTROL_GROUP_COMPAT", "asm-only"),
     row(PROXY_LISTENER, "live-resharding", "LIVE_RESHARDING", "false"),
     row(PROXY_LISTENER, "bridging-window", "BRIDGING_WINDOW", "0"),
     row(LISTENER, "shard-include-from-manifest", "SHARD_INCLUDE_FROM_MANIFEST", "false"),
@@ -67,7 +80,8 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(RETRY, "ssm-bootstrap-refresh", "SSM_BOOTSTRAP_REFRESH", "30s"),
     // Objects and bundles.
     row(PROXY, "beef-listen-port", "BEEF_LISTEN_PORT", "0"),
-    row(ALL, "beef-shard-bits", "BEEF_SHARD_BITS", "0"),
+    row(PROXY_LISTENER, "beef-shard-bits", "BEEF_SHARD_BITS", "0"),
+    row(RETRY, "beef-shard-bits", "BEEF_SHARD_BITS", "4"),
     row(PROXY_LISTENER, "beef-max-object-bytes", "BEEF_MAX_OBJECT_BYTES", "1048576"),
     row(LISTENER, "beef-topics", "BEEF_TOPICS", ""),
     row(LISTENER, "beef-groups", "BEEF_GROUPS", ""),
@@ -88,16 +102,18 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(LISTENER, "coinbase-corr-cap", "COINBASE_CORR_CAP", "4096"),
     row(LISTENER, "coinbase-corr-ttl", "COINBASE_CORR_TTL", "10m"),
     // Other deliveries, and copies for a cache on the same host.
-    row(LISTENER, "mc-egress-enabled", "MC_EGRESS_ENABLED", "false"),
+    only(LISTENER, "mode", "LISTENER_MODE", "collapsed"),
+    only(LISTENER, "delivery-addrs", "DELIVERY_ADDRS", ""),
+    only(LISTENER, "mc-egress-enabled", "MC_EGRESS_ENABLED", "false"),
     row(LISTENER, "mc-egress-iface", "MC_EGRESS_IFACE", ""),
     row(LISTENER, "mc-egress-port", "MC_EGRESS_PORT", ""),
     row(LISTENER, "mc-egress-scope", "MC_EGRESS_SCOPE", ""),
     row(LISTENER, "mc-egress-group-id", "MC_EGRESS_GROUP_ID", ""),
     row(LISTENER, "mc-egress-hoplimit", "MC_EGRESS_HOPLIMIT", "1"),
-    row(LISTENER, "header-egress-enabled", "HEADER_EGRESS_ENABLED", "false"),
+    only(LISTENER, "header-egress-enabled", "HEADER_EGRESS_ENABLED", "false"),
     row(LISTENER, "header-egress-addr", "HEADER_EGRESS_ADDR", "127.0.0.1:9101"),
     row(LISTENER, "header-egress-proto", "HEADER_EGRESS_PROTO", "udp"),
-    row(LISTENER, "header-mc-egress-enabled", "HEADER_MC_EGRESS_ENABLED", "false"),
+    only(LISTENER, "header-mc-egress-enabled", "HEADER_MC_EGRESS_ENABLED", "false"),
     row(LISTENER, "header-mc-egress-iface", "HEADER_MC_EGRESS_IFACE", ""),
     row(LISTENER, "header-mc-egress-port", "HEADER_MC_EGRESS_PORT", ""),
     row(LISTENER, "header-mc-egress-scope", "HEADER_MC_EGRESS_SCOPE", ""),
@@ -106,6 +122,19 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(PROXY, "retry-tee", "BSP_RETRY_TEE", ""),
     row(LISTENER, "retry-tee", "RETRY_TEE", ""),
     row(RETRY, "tee-listen", "TEE_LISTEN", ""),
+    row(RETRY, "mc-join-enabled", "MC_JOIN_ENABLED", "true"),
+    // Courtesy marks in the proxies' store.
+    row(LISTENER, "ingress-set-backend", "INGRESS_SET_BACKEND", ""),
+    row(LISTENER, "ingress-set-redis-addr", "INGRESS_SET_REDIS_ADDR", ""),
+    row(LISTENER, "ingress-set-aerospike-hosts", "INGRESS_SET_AEROSPIKE_HOSTS", ""),
+    row(LISTENER, "ingress-set-aerospike-namespace", "INGRESS_SET_AEROSPIKE_NAMESPACE", "cache"),
+    row(LISTENER, "ingress-set-aerospike-set", "INGRESS_SET_AEROSPIKE_SET", "bsp-tx"),
+    row(LISTENER, "ingress-set-prefix", "INGRESS_SET_PREFIX", "bsp:tx:"),
+    row(LISTENER, "ingress-set-ttl", "INGRESS_SET_TTL", "10m"),
+    row(LISTENER, "ingress-set-local-cap", "INGRESS_SET_LOCAL_CAP", "1048576"),
+    row(LISTENER, "txid-dedup-addr", "TXID_DEDUP_ADDR", ""),
+    row(LISTENER, "txid-dedup-prefix", "TXID_DEDUP_PREFIX", "bsp:tx:"),
+    row(LISTENER, "txid-dedup-ttl", "TXID_DEDUP_TTL", "10m"),
     // Tuning of mechanisms that work differently here.
     row(LISTENER, "nack-jitter-max", "NACK_JITTER_MAX", "200ms"),
     row(LISTENER, "nack-backoff-base", "NACK_BACKOFF_BASE", "500ms"),
@@ -124,5 +153,6 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(RETRY, "dedup-window", "DEDUP_WINDOW", "60s"),
     row(RETRY, "proxy-workers", "PROXY_WORKERS", "4"),
     row(RETRY, "proxy-queue", "PROXY_QUEUE", "1024"),
+    row(RETRY, "proxy-max-endpoints", "PROXY_MAX_ENDPOINTS", "0"),
     row(RETRY, "proxy-dedup-window", "PROXY_DEDUP_WINDOW", "60s"),
 ];

@@ -165,7 +165,8 @@ pub fn load(
         return Err(Exit::usage(format!("oncecast: no command {}\n", role.name)));
     };
     rewrite_single_dashes(&mut argv, &sub);
-    let layers = Layers::read(&command, &sub, role, roles, &argv, environment)?;
+    let mut layers = Layers::read(&command, &sub, role, roles, &argv, environment)?;
+    layers.leave_unset(&mut argv, &sub);
     let command = command.mut_subcommand(role.name, |sub| layers.apply(sub));
     let matches = parse(command, argv, &layers)?;
     let Some(found) = matches.subcommand_matches(role.name) else {
@@ -173,7 +174,7 @@ pub fn load(
     };
     let common = CommonArgs::from_arg_matches(found).map_err(|error| one_line(&error, &layers, &[]))?;
     let effective = effective(&sub, found, &layers);
-    let warnings = ignored_flags(role.name, &effective);
+    let warnings = ignored_flags(role.name, &effective)?;
     let role = RoleLoaded { name: role.name, common, warnings, effective };
     Ok(Loaded { matches, role: Some(role) })
 }
@@ -378,6 +379,42 @@ impl Layers {
         Ok(())
     }
 
+    /// An option without a default that is given an empty text counts as not set, in every layer: Go's flags and charts
+    /// write `-bind-source=` for "none".
+    fn leave_unset(&mut self, argv: &mut Vec<OsString>, sub: &Command) {
+        let optional: HashMap<String, String> = sub
+            .get_arguments()
+            .filter(|arg| arg.get_default_values().is_empty() && arg.get_action().takes_values())
+            .filter_map(|arg| Some((arg, arg.get_long()?.to_owned())))
+            .flat_map(|(arg, long)| names(arg).into_iter().map(move |name| (name, long.clone())))
+            .collect();
+        self.found.retain(|option, found| {
+            !optional.contains_key(option) || found.values.iter().any(|value| !value.trim().is_empty())
+        });
+        let mut kept: Vec<OsString> = Vec::with_capacity(argv.len());
+        for arg in argv.drain(..) {
+            let previous = kept.last().and_then(|arg| arg.to_str()).and_then(|arg| arg.strip_prefix("--"));
+            let emptied = match arg.to_str() {
+                Some("") => previous.and_then(|name| optional.get(name)).map(|option| (option, true)),
+                Some(text) => {
+                    let name = text.strip_prefix("--").and_then(|text| text.strip_suffix('='));
+                    name.and_then(|name| optional.get(name)).map(|option| (option, false))
+                }
+                None => None,
+            };
+            match emptied {
+                Some((option, by_two_words)) => {
+                    self.found.remove(option);
+                    if by_two_words {
+                        kept.pop();
+                    }
+                }
+                None => kept.push(arg),
+            }
+        }
+        *argv = kept;
+    }
+
     /// Makes each value the default of its option, and shows the variable in the help.
     fn apply(&self, sub: Command) -> Command {
         sub.mut_args(|arg| {
@@ -526,21 +563,23 @@ fn effective(sub: &Command, found: &ArgMatches, layers: &Layers) -> Vec<Effectiv
     shown.collect()
 }
 
-/// A warning for each flag of the Go stack that was set and does nothing.
-fn ignored_flags(role: &str, effective: &[Effective]) -> Vec<String> {
-    let set = effective.iter().filter(|option| option.hidden && option.origin != Origin::Default);
-    let set = set.filter_map(|option| {
-        let go = go_flags(role).find(|go| go.flag == option.option)?;
-        let value = option.value.as_deref().unwrap_or_default();
-        (value != go.default).then(|| {
-            let value = option.shown().unwrap_or_default();
-            format!(
-                "--{}={value} ({}) is accepted for compatibility, not implemented yet: it has no effect",
-                option.option, option.origin
-            )
-        })
-    });
-    set.collect()
+/// A warning for each flag of the Go stack that was set and does nothing; an error where it must not be ignored.
+fn ignored_flags(role: &str, effective: &[Effective]) -> Result<Vec<String>, Exit> {
+    let mut warnings = Vec::new();
+    for option in effective.iter().filter(|option| option.hidden && option.origin != Origin::Default) {
+        let Some(go) = go_flags(role).find(|go| go.flag == option.option) else { continue };
+        if option.value.as_deref().unwrap_or_default() == go.default {
+            continue;
+        }
+        let given = format!("--{}={} ({})", go.flag, option.shown().unwrap_or_default(), option.origin);
+        if go.refused {
+            let line = format!("oncecast {role}: {given} is not implemented; want \"{}\"\n", go.default);
+            return Err(Exit::usage(line));
+        }
+        warnings
+            .push(format!("{given} is accepted for compatibility, not implemented yet: it has no effect"));
+    }
+    Ok(warnings)
 }
 
 /// An error of clap as one line: command, option, value, origin, what is accepted.
@@ -781,6 +820,27 @@ mod tests {
     fn an_empty_variable_counts_as_not_set() {
         let (config, _) = proxy(&[], &[("NUM_WORKERS", ""), ("SHARD_BITS", "")]);
         assert_eq!((config.workers, config.fabric.shard_bits), (4, 2));
+    }
+
+    #[test]
+    fn an_empty_text_leaves_an_option_without_default_unset() {
+        let (config, _) =
+            proxy(&["-bind-source=", "-txid-dedup-redis-addr", "", "-peers="], &[("REDIS_ADDR", "h:1")]);
+        assert!(
+            config.fabric.bind_source.is_none()
+                && config.backend.redis_addr.is_none()
+                && config.peers.is_none()
+        );
+        let file = File::new("empty", "bind-source = \"\"");
+        assert!(proxy(&[&file.flag()], &[]).0.fabric.bind_source.is_none());
+        assert!(refusal(&["proxy", "--workers="], &[]).contains("--workers"));
+    }
+
+    #[test]
+    fn a_flag_that_must_not_be_ignored_is_refused() {
+        let line = refusal(&["listener", "-mode=receiver"], &[]);
+        assert_eq!(line, "oncecast listener: --mode=receiver (flag) is not implemented; want \"collapsed\"");
+        assert!(load_with(&["listener", "-mode=collapsed", "-delivery-addrs="], &[]).is_ok());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Candidate {
     pub since: Instant,
 }
 
-/// A frame that may leave.
+/// A frame that may leave and is in no batch.
 #[derive(Debug)]
 pub struct Cleared {
     /// What it is, and who sent it.
@@ -35,15 +35,22 @@ pub struct Cleared {
     pub ticket: Option<Ticket>,
 }
 
+/// Frames of one round, and where their bytes are.
+pub type Batch = Vec<(Candidate, Held)>;
+
 /// See the module text.
 pub struct Gate {
     claims: Claims,
     claiming: bool,
     slab: Slab<Candidate>,
+    /// Frames of this round, written once when they were judged and read once when they are loaded.
+    batch: Batch,
     asked: Vec<(ClaimKey, Token, u32)>,
+    /// Places in `batch` of those asked about.
+    asked_at: Vec<u32>,
     verdicts: Vec<Verdict>,
-    /// Frames that may leave and whose bytes are in the burst: they must be taken in this round.
-    present: VecDeque<Cleared>,
+    /// Places in `batch` of frames that may leave and whose bytes are in the burst: they must be taken in this round.
+    present: VecDeque<(u32, Option<Ticket>)>,
     /// Frames that may leave and can wait for room.
     cleared: VecDeque<Cleared>,
     /// Undecided frames that are still in the burst.
@@ -57,7 +64,9 @@ impl Gate {
             claims,
             claiming,
             slab: Slab::new(entries, bytes),
+            batch: Vec::new(),
             asked: Vec::new(),
+            asked_at: Vec::new(),
             verdicts: Vec::new(),
             present: VecDeque::new(),
             cleared: VecDeque::new(),
@@ -72,23 +81,29 @@ impl Gate {
 
     /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
     pub fn offer(&mut self, candidate: Candidate, held: Held, tally: &Tally) {
-        let Some(key) = candidate.frame.claim_key().filter(|_| self.claiming) else {
-            return self.clear(Cleared { candidate, held, ticket: None });
-        };
+        let at = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
+        let key = candidate.frame.claim_key().filter(|_| self.claiming);
         let bytes = candidate.frame.len;
-        match self.slab.insert(candidate, held) {
-            Ok(entry) => self.asked.push((key, entry.token(), bytes)),
-            Err((candidate, held)) => {
+        self.batch.push((candidate, held));
+        let Some(key) = key else { return self.clear(at, None) };
+        match self.slab.reserve() {
+            Some(entry) => {
+                self.asked.push((key, entry.token(), bytes));
+                self.asked_at.push(at);
+            }
+            None => {
                 tally.slab_overflow.add(1);
-                self.clear(Cleared { candidate, held, ticket: None });
+                self.clear(at, None);
             }
         }
     }
 
-    fn clear(&mut self, cleared: Cleared) {
-        match cleared.held {
-            Held::InBurst(_) => self.present.push_back(cleared),
-            _ => self.cleared.push_back(cleared),
+    fn clear(&mut self, at: u32, ticket: Option<Ticket>) {
+        match &self.batch[at as usize] {
+            (_, Held::InBurst(_)) => self.present.push_back((at, ticket)),
+            (candidate, held) => {
+                self.cleared.push_back(Cleared { candidate: candidate.clone(), held: held.clone(), ticket });
+            }
         }
     }
 
@@ -99,38 +114,48 @@ impl Gate {
         }
         self.verdicts.clear();
         self.claims.claim(now, &self.asked, &mut self.verdicts);
-        for at in 0..self.asked.len().min(self.verdicts.len()) {
-            let key = Key::from_token(self.asked[at].1);
-            match self.verdicts[at] {
+        for asked in 0..self.asked.len().min(self.verdicts.len()) {
+            let (key, at) = (Key::from_token(self.asked[asked].1), self.asked_at[asked]);
+            match self.verdicts[asked] {
                 Verdict::Wait => {
                     tally.new_locally.add(1);
+                    let (candidate, held) = self.batch[at as usize].clone();
+                    self.slab.fill(key, candidate, held);
                     self.in_burst.push(key);
                 }
                 Verdict::Seen => {
                     tally.seen_locally.add(1);
-                    if let Some((candidate, _)) = self.slab.release(key) {
-                        tally.deduped(candidate.frame.kind).add(1);
-                    }
+                    self.slab.unreserve(key);
+                    tally.deduped(self.batch[at as usize].0.frame.kind).add(1);
                 }
                 Verdict::Won(ticket) => {
                     tally.new_locally.add(1);
-                    if let Some((candidate, held)) = self.slab.release(key) {
-                        self.clear(Cleared { candidate, held, ticket: Some(ticket) });
-                    }
+                    self.slab.unreserve(key);
+                    self.clear(at, Some(ticket));
                 }
             }
         }
         self.asked.clear();
+        self.asked_at.clear();
     }
 
-    /// The next frame that may leave. Without `room` to copy one more, only those that are in the burst already.
-    pub fn next(&mut self, now: Instant, room: bool, tally: &Tally) -> Option<Cleared> {
-        if let Some(present) = self.present.pop_front() {
-            return Some(present);
-        }
-        if !room {
-            return None;
-        }
+    /// The frames of this round, while those of them that may leave are loaded.
+    pub fn lend_batch(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Ends [`Gate::lend_batch`].
+    pub fn return_batch(&mut self, batch: Batch) {
+        self.batch = batch;
+    }
+
+    /// The next frame of the batch that may leave and is in the burst already: its place, and its claim.
+    pub fn next_present(&mut self) -> Option<(usize, Option<Ticket>)> {
+        self.present.pop_front().map(|(at, ticket)| (at as usize, ticket))
+    }
+
+    /// The next frame that may leave and waited for it outside of the batch.
+    pub fn next(&mut self, now: Instant, tally: &Tally) -> Option<Cleared> {
         if let Some(cleared) = self.cleared.pop_front() {
             return Some(cleared);
         }
@@ -168,6 +193,7 @@ impl Gate {
     /// Copies undecided frames out of the burst, which is about to be cleared. Those that find no room are handed to
     /// `overflow`, to be sent undecided.
     pub fn keep(&mut self, burst: &Burst, tally: &Tally, mut overflow: impl FnMut(Cleared)) {
+        self.batch.clear();
         for key in self.in_burst.drain(..) {
             let Some((_, Held::InBurst(span))) = self.slab.find(key) else { continue };
             let span: Span = *span;

@@ -209,27 +209,41 @@ impl Ingress {
     pub fn load(&mut self, now: Instant, burst: &mut Burst) {
         self.cut_floor = burst.heap_free().saturating_sub(CHUNK).max(HEAP_RESERVE);
         self.cut_objects(burst);
-        loop {
-            let room = burst.heap_free() >= HEAP_RESERVE && self.loads.len() < LOADS;
-            match self.gate.next(now, room, &self.tally) {
-                Some(cleared) => self.load_one(now, burst, cleared),
-                None => {
-                    self.stopped_for_room = !room;
-                    return;
-                }
+        let batch = self.gate.lend_batch();
+        while let Some((at, ticket)) = self.gate.next_present() {
+            if let Some((candidate, held)) = batch.get(at) {
+                self.load_one(now, burst, candidate, held.clone(), ticket);
             }
         }
+        self.gate.return_batch(batch);
+        self.stopped_for_room = loop {
+            if burst.heap_free() < HEAP_RESERVE || self.loads.len() >= LOADS {
+                break true;
+            }
+            match self.gate.next(now, &self.tally) {
+                Some(Cleared { candidate, held, ticket }) => {
+                    self.load_one(now, burst, &candidate, held, ticket)
+                }
+                None => break false,
+            }
+        };
     }
 
-    fn load_one(&mut self, now: Instant, burst: &mut Burst, cleared: Cleared) {
-        let Cleared { candidate, held, ticket } = cleared;
-        let frame = candidate.frame;
+    fn load_one(
+        &mut self,
+        now: Instant,
+        burst: &mut Burst,
+        candidate: &Candidate,
+        held: Held,
+        ticket: Option<Ticket>,
+    ) {
+        let frame = &candidate.frame;
         let route = route(frame.kind, frame.msg_type, &frame.id, &frame.second_id, self.config.shard_bits);
         let flow = frame.is_numbered().then(|| self.flows.flow(now, &route, candidate.sender));
         let group = route.destination;
         let loaded = match (frame.shape, flow) {
-            (Shape::Cut(plan), Some(flow)) => self.load_large(burst, frame, plan, held, flow, group, ticket),
-            _ => self.load_whole(burst, &frame, held, flow, group, ticket),
+            (Shape::Cut(plan), Some(flow)) => self.load_large(burst, *frame, plan, held, flow, group, ticket),
+            _ => self.load_whole(burst, frame, held, flow, group, ticket),
         };
         if !loaded {
             // Only a heap smaller than one receive batch can do this; the claim must not outlive the frame.
@@ -451,7 +465,7 @@ impl Ingress {
         self.gate.keep(burst, &self.tally, |cleared| overflow.push(cleared));
         let any = !overflow.is_empty();
         for cleared in overflow {
-            self.load_one(now, burst, cleared);
+            self.load_one(now, burst, &cleared.candidate, cleared.held, cleared.ticket);
         }
         any
     }

@@ -89,16 +89,28 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Takes an entry; gives the frame back when all are taken.
-    #[allow(clippy::result_large_err, reason = "the frame itself, given back")]
-    pub fn insert(&mut self, value: T, held: Held) -> Result<Key, (T, Held)> {
-        let Some(index) = self.vacant() else { return Err((value, held)) };
+    /// Takes a name; `None` when all are taken. It holds nothing until [`Slab::fill`].
+    pub fn reserve(&mut self) -> Option<Key> {
+        let index = self.vacant()?;
+        Some(Key { index, generation: self.entries[index as usize].generation })
+    }
+
+    /// Puts a frame under a reserved name.
+    pub fn fill(&mut self, key: Key, value: T, held: Held) {
         if let Held::Owned(bytes) = &held {
             self.used_bytes += bytes.len();
         }
-        let entry = &mut self.entries[index as usize];
-        entry.value = Some((value, held));
-        Ok(Key { index, generation: entry.generation })
+        if let Some(entry) = self.entries.get_mut(key.index as usize) {
+            entry.value = Some((value, held));
+        }
+    }
+
+    /// Gives back a name that was never filled.
+    pub fn unreserve(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(key.index as usize) {
+            entry.generation = entry.generation.wrapping_add(1);
+            self.free_entries.push(key.index);
+        }
     }
 
     /// The entry of `key`, unless it was released.
@@ -239,6 +251,12 @@ fn rounded(len: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn insert(slab: &mut Slab<u8>, value: u8) -> Key {
+        let key = slab.reserve().unwrap();
+        slab.fill(key, value, Held::Gone);
+        key
+    }
+
     fn content(slab: &Slab<u8>, held: &Held) -> Vec<u8> {
         let mut out = Vec::new();
         if let Held::Copied { first, len } = held {
@@ -257,7 +275,7 @@ mod tests {
         let keys: Vec<Key> = frames
             .iter()
             .map(|bytes| {
-                let key = slab.insert(0, Held::Gone).unwrap();
+                let key = insert(&mut slab, 0);
                 assert!(slab.keep(key, bytes));
                 key
             })
@@ -276,7 +294,7 @@ mod tests {
         for _ in 0..3 {
             let mut kept = Vec::new();
             for _ in 0..20 {
-                let key = slab.insert(0, Held::Gone).unwrap();
+                let key = insert(&mut slab, 0);
                 if slab.keep(key, &[7; BLOCK + 1]) {
                     kept.push(key);
                 } else {
@@ -295,10 +313,10 @@ mod tests {
     #[test]
     fn a_late_token_never_names_a_newer_frame() {
         let mut slab = Slab::new(1, BLOCK);
-        let old = slab.insert(1, Held::Gone).unwrap();
-        assert!(slab.insert(2, Held::Gone).is_err());
+        let old = insert(&mut slab, 1);
+        assert!(slab.reserve().is_none());
         slab.release(old).unwrap();
-        let new = slab.insert(3, Held::Gone).unwrap();
+        let new = insert(&mut slab, 3);
         assert!(slab.find(Key::from_token(old.token())).is_none());
         assert_eq!(slab.find(Key::from_token(new.token())).unwrap().0, 3);
     }

@@ -497,6 +497,9 @@ fn judge_answers<T>(answers: &Answers<T>, latency: Duration) -> Outcome {
     let blamed = answers.iter().filter_map(|answer| answer.as_ref().err().filter(|e| e.blames_server()));
     let last = blamed.clone().last().map(|error| error.kind);
     match last {
+        Some(OpErrorKind::Timeout) if blamed.clone().count() * 2 > answers.len() => {
+            Outcome::TimedOut(latency)
+        }
         Some(kind) if blamed.count() * 2 > answers.len() => Outcome::Failed(kind),
         _ if answers.iter().all(|answer| matches!(answer, Err(e) if e.kind == OpErrorKind::Overloaded)) => {
             Outcome::Abandoned

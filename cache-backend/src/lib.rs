@@ -3,6 +3,8 @@
 //! Keys and values are opaque bytes; the caller owns namespacing. A TTL of zero means no expiry. Every call takes many
 //! keys and carries a deadline. A miss is `None`, never an error.
 
+#[cfg(feature = "aerospike")]
+pub mod aerospike;
 pub mod batch;
 pub mod error;
 pub mod guard;
@@ -11,6 +13,8 @@ pub mod open;
 pub mod redis;
 pub mod settings;
 
+#[cfg(feature = "aerospike")]
+pub use aerospike::Aerospike;
 pub use batch::KeyValues;
 pub use error::{OpError, OpErrorKind, OpenError};
 pub use guard::{Breaker, BreakerState, GuardStats, Guarded};

@@ -17,6 +17,11 @@ pub async fn open(settings: Settings) -> Result<Option<Arc<dyn Backend>>, OpenEr
         ))),
         Settings::Memory { bytes } => Ok(Some(Arc::new(Memory::new(bytes)))),
         Settings::Redis(settings) => Ok(Some(Arc::new(Redis::open(*settings).await?))),
-        Settings::Aerospike(_) => Err(OpenError("aerospike: not built yet".to_owned())),
+        #[cfg(feature = "aerospike")]
+        Settings::Aerospike(settings) => Ok(Some(Arc::new(crate::Aerospike::open(*settings).await?))),
+        #[cfg(not(feature = "aerospike"))]
+        Settings::Aerospike(_) => Err(OpenError(
+            "aerospike: this binary was built without it (cargo feature `aerospike`)".to_owned(),
+        )),
     }
 }

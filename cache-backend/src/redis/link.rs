@@ -422,9 +422,7 @@ fn vanished() -> OpError {
 
 /// The server is no longer what the handshake found: demoted, reloaded, or of another version.
 fn asks_for_another_dial(error: &str) -> bool {
-    ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM", "ERR syntax"]
-        .iter()
-        .any(|code| error.starts_with(code))
+    ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "ERR syntax"].iter().any(|code| error.starts_with(code))
 }
 
 /// Why a connection ended.

@@ -5,6 +5,8 @@
     reason = "each test file is a crate of its own and uses a part of the fixture"
 )]
 
+#[cfg(feature = "aerospike")]
+pub mod aerospike;
 pub mod fake;
 pub mod fleets;
 
@@ -87,19 +89,24 @@ impl Server {
 
     pub fn start_with_files(arguments: &[&str], files: &[(&str, &str)]) -> Server {
         for _ in 0..10 {
-            let dir = tempfile::Builder::new().prefix("oc-redis").tempdir().expect("temporary directory");
-            for (name, text) in files {
-                std::fs::write(dir.path().join(name), text).expect("written");
-            }
-            let arguments =
-                arguments.iter().map(|a| a.replace("{dir}", &dir.path().display().to_string())).collect();
-            let mut server = Server { process: None, dir, port: free_port(), arguments, admin: Vec::new() };
-            server.restart();
-            if server.comes_up() {
+            if let Some(server) = Server::at(free_port(), arguments, files) {
                 return server;
             }
         }
         panic!("redis-server does not start");
+    }
+
+    /// At a given port; `None` if somebody else took it meanwhile.
+    pub fn at(port: u16, arguments: &[&str], files: &[(&str, &str)]) -> Option<Server> {
+        let dir = tempfile::Builder::new().prefix("oc-redis").tempdir().expect("temporary directory");
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).expect("written");
+        }
+        let arguments =
+            arguments.iter().map(|a| a.replace("{dir}", &dir.path().display().to_string())).collect();
+        let mut server = Server { process: None, dir, port, arguments, admin: Vec::new() };
+        server.restart();
+        server.comes_up().then_some(server)
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -1,0 +1,517 @@
+//! `aerospike`: the official client, one record a key, the value in bin `v`.
+//!
+//! A claim is a write with CREATE_ONLY; where the record exists its value is read. A write is never retried: an own write
+//! whose answer got lost would look like that of another. For the same reason an "exists" that the client marks as in
+//! doubt is no answer.
+//!
+//! Limits: the server keeps time in whole seconds, so a TTL is rounded up, to one second at least. Every operation is a
+//! round trip of its own; at most `concurrency` of a session are under way, the others of the batch wait their turn within
+//! the deadline. Keys that were answered before the deadline keep their answer.
+//!
+//! Every session has a client of its own on its worker's runtime (connections, and one info request a second).
+
+use crate::guard::vec_of_errors;
+use crate::{
+    AerospikeSettings, Answers, Backend, BootPolicy, Breaker, BreakerState, Claimed, GuardStats, Guarded,
+    KeyValues, OpError, OpErrorKind, OpenError, Session,
+};
+use ::aerospike::errors::{Error, ErrorKind};
+use ::aerospike::policy::AuthMode;
+use ::aerospike::{
+    Bin, Bins, Client, ClientPolicy, Expiration, Host, Key, ReadPolicy, RecordExistsAction, ResultCode,
+    Value, WritePolicy,
+};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+const NAME: &str = "aerospike";
+const PORT: u16 = 3000;
+const BIN: &str = "v";
+/// More connections are not opened at the same time: a dead server is not to be stormed.
+const OPENING_AT_ONCE: usize = 4;
+const PROBE_TTL: Duration = Duration::from_secs(10);
+const BOOT_PAUSE: Duration = Duration::from_millis(250);
+
+/// An opened `aerospike` backend.
+pub struct Aerospike {
+    config: Arc<Config>,
+    breaker: Arc<Breaker>,
+}
+
+struct Config {
+    settings: AerospikeSettings,
+    hosts: Vec<Host>,
+    /// As in messages and metrics.
+    name: String,
+}
+
+/// Why an open failed.
+struct Failure {
+    message: String,
+    /// Waiting will not help.
+    permanent: bool,
+}
+
+impl Aerospike {
+    /// Connects, writes a probe record with a TTL, meets it as existing, reads it and removes it.
+    pub async fn open(settings: AerospikeSettings) -> Result<Aerospike, OpenError> {
+        let hosts = settings.hosts.iter().map(|host| parse_host(host)).collect::<Result<Vec<_>, _>>()?;
+        if hosts.is_empty() {
+            return Err(OpenError("aerospike: no host is configured; give host:port".to_owned()));
+        }
+        if settings.namespace.is_empty() {
+            return Err(OpenError("aerospike: no namespace is configured".to_owned()));
+        }
+        if settings.set.len() > 63 {
+            return Err(OpenError(format!("aerospike: set \"{}\" is longer than 63 bytes", settings.set)));
+        }
+        let name = hosts.iter().map(Host::address).collect::<Vec<_>>().join(",");
+        let (boot, patience) = (settings.remote.boot, settings.remote.boot_patience);
+        let breaker = Breaker::new(NAME, name.clone(), &settings.remote);
+        let backend = Aerospike { config: Arc::new(Config { settings, hosts, name }), breaker };
+        let began = Instant::now();
+        loop {
+            match backend.config.prove().await {
+                Ok(()) => {
+                    info!(backend = NAME, servers = %backend.config.name, "opened");
+                    return Ok(backend);
+                }
+                Err(failure) if !failure.permanent && boot == BootPolicy::Degraded => {
+                    warn!(backend = NAME, reason = %failure.message, "started without the backend; it is dialled on");
+                    return Ok(backend);
+                }
+                Err(failure) if failure.permanent || began.elapsed() + BOOT_PAUSE > patience => {
+                    return Err(OpenError(format!("aerospike: {}", failure.message)));
+                }
+                Err(_) => tokio::time::sleep(BOOT_PAUSE).await,
+            }
+        }
+    }
+}
+
+fn parse_host(text: &str) -> Result<Host, OpenError> {
+    let wrong =
+        || OpenError(format!("aerospike: host \"{text}\" cannot be read; accepted are host and host:port"));
+    let (host, port) = match text.trim().rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|&port| port != 0).ok_or_else(wrong)?),
+        None => (text.trim(), PORT),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() { Err(wrong()) } else { Ok(Host::new(host, port)) }
+}
+
+impl Config {
+    async fn client(&self, must_connect: bool) -> Result<Client, Failure> {
+        let remote = &self.settings.remote;
+        let auth_mode = match &self.settings.credential {
+            None => AuthMode::None,
+            Some(credential) => {
+                let password =
+                    credential.password.read().map_err(|message| Failure { message, permanent: true })?;
+                AuthMode::Internal(credential.user.clone().unwrap_or_default(), password)
+            }
+        };
+        let policy = ClientPolicy {
+            auth_mode,
+            timeout: milliseconds(remote.dial_timeout),
+            login_timeout: milliseconds(remote.dial_timeout),
+            max_conns_per_node: self.settings.concurrency.max(1) + OPENING_AT_ONCE,
+            opening_connection_threshold: OPENING_AT_ONCE,
+            fail_if_not_connected: must_connect,
+            ..ClientPolicy::default()
+        };
+        Client::new(&policy, &self.hosts).await.map_err(|error| self.cannot_connect(&error))
+    }
+
+    fn cannot_connect(&self, error: &Error) -> Failure {
+        let refused = [
+            ResultCode::InvalidUser,
+            ResultCode::InvalidPassword,
+            ResultCode::InvalidCredential,
+            ResultCode::NotAuthenticated,
+            ResultCode::SecurityNotEnabled,
+            ResultCode::SecurityNotSupported,
+        ];
+        let permanent = in_chain(error, |cause| cause.matches(&refused));
+        let hint = if permanent { " (check user and password)" } else { "" };
+        Failure { message: format!("{}: cannot connect: {}{hint}", self.name, chain(error)), permanent }
+    }
+
+    async fn prove(&self) -> Result<(), Failure> {
+        let client = self.client(true).await?;
+        let proof = self.probe(&client).await;
+        let _ = client.close().await;
+        proof
+    }
+
+    async fn probe(&self, client: &Client) -> Result<(), Failure> {
+        let limit = self.settings.remote.dial_timeout;
+        let name = format!("{}{:016x}", self.settings.remote.probe_prefix, rand::random::<u64>());
+        let value = rand::random::<u64>().to_le_bytes();
+        let key = self.key(name.as_bytes()).map_err(|error| self.failed("probe key", &error))?;
+        let mut create = write_policy(limit, RecordExistsAction::CreateOnly);
+        create.expiration = expiration(PROBE_TTL);
+        let bins = [Bin::new(BIN, Value::Blob(value.to_vec()))];
+        client.put(&create, &key, &bins).await.map_err(|error| self.failed("write", &error))?;
+        let passing =
+            |message: &str| Failure { message: format!("{}: {message}", self.name), permanent: false };
+        match client.put(&create, &key, &bins).await {
+            Err(error) if exists(&error) => {}
+            Err(error) => return Err(self.failed("second write", &error)),
+            Ok(()) => return Err(passing("a probe record was created twice: CREATE_ONLY does not hold")),
+        }
+        let read = client.get(&read_policy(limit), &key, Bins::All).await;
+        let record = read.map_err(|error| self.failed("read", &error))?;
+        if record.bins.get(BIN) != Some(&Value::Blob(value.to_vec())) {
+            return Err(passing("a probe record was written and another value was read back"));
+        }
+        let delete = write_policy(limit, RecordExistsAction::Update);
+        client.delete(&delete, &key).await.map_err(|error| self.failed("delete", &error))?;
+        Ok(())
+    }
+
+    /// What a failed probe means to the person who set the namespace up.
+    fn failed(&self, what: &str, error: &Error) -> Failure {
+        let AerospikeSettings { namespace, set, .. } = &self.settings;
+        let (meaning, permanent) = match error.server_result_code() {
+            Some(ResultCode::FailForbidden) => {
+                let advice = "it refuses records with a TTL. Set nsup-period (for example 120) in its configuration, or \
+                              allow-ttl-without-nsup true";
+                (advice.to_owned(), true)
+            }
+            Some(ResultCode::ServerMemError | ResultCode::DeviceOverload) => {
+                ("it is full and refuses writes".to_owned(), false)
+            }
+            Some(ResultCode::InvalidNamespace) => ("the servers do not have it".to_owned(), true),
+            Some(ResultCode::ParameterError) => (format!("set \"{set}\" or the TTL is not accepted"), true),
+            Some(ResultCode::NotAuthenticated | ResultCode::RoleViolation) => {
+                ("the user may not do this; it needs read-write there".to_owned(), true)
+            }
+            None if in_chain(error, |cause| matches!(cause.kind(), ErrorKind::InvalidNamespace)) => {
+                ("the servers do not have it, or are not ready yet".to_owned(), false)
+            }
+            _ => ("it does not work".to_owned(), false),
+        };
+        let said = chain(error);
+        Failure {
+            message: format!("{}: namespace \"{namespace}\": {meaning} ({what}: {said})", self.name),
+            permanent,
+        }
+    }
+
+    /// Blob keys, as the Go stack writes them.
+    fn key(&self, key: &[u8]) -> Result<Key, Error> {
+        Key::new(self.settings.namespace.as_str(), self.settings.set.as_str(), Value::Blob(key.to_vec()))
+    }
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    // Zero would mean "no limit" to the client.
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+fn expiration(ttl: Duration) -> Expiration {
+    if ttl.is_zero() {
+        return Expiration::Never;
+    }
+    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    // The largest values have meanings of their own.
+    Expiration::Seconds(u32::try_from(seconds).unwrap_or(u32::MAX).min(u32::MAX - 8))
+}
+
+fn write_policy(limit: Duration, action: RecordExistsAction) -> WritePolicy {
+    let mut policy = WritePolicy { record_exists_action: action, ..WritePolicy::default() };
+    policy.base_policy.max_retries = 0;
+    policy.base_policy.total_timeout = milliseconds(limit);
+    policy.base_policy.socket_timeout = milliseconds(limit);
+    policy
+}
+
+fn read_policy(limit: Duration) -> ReadPolicy {
+    let mut policy = ReadPolicy::default();
+    policy.base_policy.max_retries = 0;
+    policy.base_policy.total_timeout = milliseconds(limit);
+    policy.base_policy.socket_timeout = milliseconds(limit);
+    policy
+}
+
+fn exists(error: &Error) -> bool {
+    error.server_result_code() == Some(ResultCode::KeyExistsError)
+}
+
+fn missing(error: &Error) -> bool {
+    error.server_result_code() == Some(ResultCode::KeyNotFoundError)
+}
+
+/// An error and its causes.
+fn causes(error: &Error) -> impl Iterator<Item = &Error> {
+    std::iter::successors(Some(error), |error| error.cause()).take(8)
+}
+
+fn in_chain(error: &Error, test: impl Fn(&Error) -> bool) -> bool {
+    causes(error).any(|cause| test(cause) || cause.sub_errors().iter().any(&test))
+}
+
+fn chain(error: &Error) -> String {
+    causes(error).map(Error::base_message).collect::<Vec<_>>().join(": ")
+}
+
+/// The client wraps nearly everything that has to do with transport as a timeout; the causes tell more.
+fn op_error(error: &Error) -> OpError {
+    let kind = match error.server_result_code() {
+        Some(ResultCode::Timeout) => OpErrorKind::Timeout,
+        Some(_) => OpErrorKind::Refused,
+        None => causes(error).map(|cause| kind_of(cause.kind())).fold(OpErrorKind::Refused, sharper),
+    };
+    OpError { backend: NAME, kind, in_doubt: error.in_doubt(), detail: chain(error) }
+}
+
+fn kind_of(kind: &ErrorKind) -> OpErrorKind {
+    match kind {
+        ErrorKind::Timeout => OpErrorKind::Timeout,
+        ErrorKind::Connection
+        | ErrorKind::ConnectionPoolEmpty
+        | ErrorKind::NoMoreConnections
+        | ErrorKind::MaxErrorRate
+        | ErrorKind::InvalidNode
+        // Also what a client says that has not connected yet.
+        | ErrorKind::InvalidNamespace
+        | ErrorKind::Io(_) => OpErrorKind::Disconnected,
+        ErrorKind::BadResponse | ErrorKind::InvalidUtf8(_) => OpErrorKind::Garbled,
+        _ => OpErrorKind::Refused,
+    }
+}
+
+/// Of an error and its cause, the class that says more.
+fn sharper(outer: OpErrorKind, cause: OpErrorKind) -> OpErrorKind {
+    match (outer, cause) {
+        (_, OpErrorKind::Disconnected | OpErrorKind::Garbled) => cause,
+        (OpErrorKind::Refused, _) => cause,
+        _ => outer,
+    }
+}
+
+impl Backend for Aerospike {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn session(&self) -> BoxFuture<'_, Result<Box<dyn Session>, OpenError>> {
+        async {
+            let remote = &self.config.settings.remote;
+            let strict = remote.boot == BootPolicy::Strict;
+            let client = self.config.client(strict).await;
+            let client = client.map_err(|failure| OpenError(format!("aerospike: {}", failure.message)))?;
+            let session = AerospikeSession {
+                shared: Arc::new(Shared {
+                    config: self.config.clone(),
+                    client,
+                    turns: Semaphore::new(self.config.settings.concurrency.max(1)),
+                    runtime: Handle::current(),
+                }),
+            };
+            Ok(Box::new(Guarded::new(session, self.breaker.clone(), remote)) as Box<dyn Session>)
+        }
+        .boxed()
+    }
+
+    fn guards(&self) -> Vec<Arc<GuardStats>> {
+        vec![self.breaker.stats().clone()]
+    }
+
+    fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
+        async {
+            let stats = self.breaker.stats();
+            if stats.state() != BreakerState::Closed {
+                let detail = format!("the breaker of {} is {}", stats.server(), stats.state().label());
+                return Err(OpError::not_done(NAME, OpErrorKind::BreakerOpen, detail));
+            }
+            match self.config.client(true).await {
+                Ok(client) => {
+                    let _ = client.close().await;
+                    Ok(())
+                }
+                Err(failure) => Err(OpError::not_done(NAME, OpErrorKind::Disconnected, failure.message)),
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        // Clients belong to their sessions and end with them.
+        ready(()).boxed()
+    }
+}
+
+struct AerospikeSession {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    client: Client,
+    /// Bounds the operations under way over all batches of the session.
+    turns: Semaphore,
+    runtime: Handle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let client = self.client.clone();
+        self.runtime.spawn(async move { client.close().await });
+    }
+}
+
+impl AerospikeSession {
+    /// Runs `op` for every key, a bounded number at a time; what is not answered at the deadline has timed out.
+    fn each<T, F, R>(
+        &self,
+        batch: KeyValues,
+        deadline: Instant,
+        writes: bool,
+        op: F,
+    ) -> BoxFuture<'static, Answers<T>>
+    where
+        T: Send + 'static,
+        F: Fn(Arc<Shared>, Key, Bytes, Duration) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Result<T, OpError>> + Send + 'static,
+    {
+        let shared = self.shared.clone();
+        async move {
+            let late = OpError {
+                backend: NAME,
+                kind: OpErrorKind::Timeout,
+                in_doubt: writes,
+                detail: String::new(),
+            };
+            let mut answers: Answers<T> = vec_of_errors(batch.len(), &late);
+            let run = |(index, (key, value)): (usize, (&[u8], &[u8]))| {
+                let (shared, op) = (shared.clone(), op.clone());
+                let key = shared.config.key(key);
+                let value = Bytes::copy_from_slice(value);
+                async move {
+                    let Ok(_turn) = shared.turns.acquire().await else { return None };
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let answer = match key {
+                        Ok(key) => op(shared.clone(), key, value, left).await,
+                        Err(error) => Err(op_error(&error)),
+                    };
+                    Some((index, answer))
+                }
+            };
+            let limit = shared.config.settings.concurrency.max(1);
+            let mut waiting = batch.iter().enumerate();
+            let mut under_way: FuturesUnordered<_> = waiting.by_ref().take(limit).map(run).collect();
+            let mut clock = std::pin::pin!(tokio::time::sleep_until(deadline.into()));
+            loop {
+                tokio::select! {
+                    biased;
+                    done = under_way.next() => {
+                        let Some(done) = done else { break };
+                        if let Some((index, answer)) = done
+                            && let Some(slot) = answers.get_mut(index)
+                        {
+                            *slot = answer;
+                        }
+                        under_way.extend(waiting.next().map(run));
+                    }
+                    () = &mut clock => break,
+                }
+            }
+            answers
+        }
+        .boxed()
+    }
+}
+
+async fn claim(
+    shared: Arc<Shared>,
+    key: Key,
+    value: Bytes,
+    ttl: Duration,
+    left: Duration,
+) -> Result<Claimed, OpError> {
+    let began = Instant::now();
+    let mut policy = write_policy(left, RecordExistsAction::CreateOnly);
+    policy.expiration = expiration(ttl);
+    match shared.client.put(&policy, &key, &[Bin::new(BIN, Value::Blob(value.into()))]).await {
+        Ok(()) => Ok(Claimed::Created),
+        // Perhaps our own write, whose answer got lost.
+        Err(error) if exists(&error) && error.in_doubt() => {
+            Err(OpError::in_doubt(NAME, OpErrorKind::Refused, "the record exists and may be our own"))
+        }
+        Err(error) if exists(&error) => {
+            let left = left.saturating_sub(began.elapsed());
+            let gone = || {
+                OpError::not_done(
+                    NAME,
+                    OpErrorKind::Refused,
+                    "the record exists and its value cannot be read",
+                )
+            };
+            read(shared, key, left).await?.map(Claimed::Exists).ok_or_else(gone)
+        }
+        Err(error) => Err(op_error(&error)),
+    }
+}
+
+async fn set(
+    shared: Arc<Shared>,
+    key: Key,
+    value: Bytes,
+    ttl: Duration,
+    left: Duration,
+) -> Result<(), OpError> {
+    let mut policy = write_policy(left, RecordExistsAction::Update);
+    policy.expiration = expiration(ttl);
+    let written = shared.client.put(&policy, &key, &[Bin::new(BIN, Value::Blob(value.into()))]).await;
+    written.map_err(|error| op_error(&error))
+}
+
+async fn read(shared: Arc<Shared>, key: Key, left: Duration) -> Result<Option<Bytes>, OpError> {
+    match shared.client.get(&read_policy(left), &key, Bins::All).await {
+        Ok(mut record) => match record.bins.swap_remove(BIN) {
+            Some(Value::Blob(value)) => Ok(Some(value.into())),
+            Some(Value::String(value)) => Ok(Some(value.into())),
+            _ => Err(OpError::not_done(
+                NAME,
+                OpErrorKind::Refused,
+                "bin v is missing or is neither bytes nor text",
+            )),
+        },
+        Err(error) if missing(&error) => Ok(None),
+        Err(error) => Err(OpError { in_doubt: false, ..op_error(&error) }),
+    }
+}
+
+async fn delete(shared: Arc<Shared>, key: Key, left: Duration) -> Result<bool, OpError> {
+    let policy = write_policy(left, RecordExistsAction::Update);
+    shared.client.delete(&policy, &key).await.map_err(|error| op_error(&error))
+}
+
+impl Session for AerospikeSession {
+    fn claim(
+        &self,
+        batch: KeyValues,
+        ttl: Duration,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Answers<Claimed>> {
+        self.each(batch, deadline, true, move |shared, key, value, left| claim(shared, key, value, ttl, left))
+    }
+    fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>> {
+        self.each(batch, deadline, true, move |shared, key, value, left| set(shared, key, value, ttl, left))
+    }
+    fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+        self.each(keys, deadline, false, |shared, key, _, left| read(shared, key, left))
+    }
+    fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
+        self.each(keys, deadline, true, |shared, key, _, left| delete(shared, key, left))
+    }
+}

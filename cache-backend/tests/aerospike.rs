@@ -1,0 +1,242 @@
+//! `aerospike` with the real client: against a stand-in that speaks the wire protocol, or, where the environment variable
+//! `AEROSPIKE` names one (`host:port`, namespace `test` or that of `AEROSPIKE_NAMESPACE`), against a real server. Tests that
+//! need a server to misbehave run against the stand-in only.
+#![cfg(feature = "aerospike")]
+
+mod support;
+
+use cache_backend::{
+    AerospikeSettings, Backend, BootPolicy, BreakerState, Claimed, OpErrorKind, RemoteSettings, Session,
+    Settings,
+};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+use support::aerospike::{NAMESPACE, StandIn};
+use support::*;
+
+fn settings_for(address: String) -> AerospikeSettings {
+    let remote = RemoteSettings {
+        boot_patience: Duration::from_millis(600),
+        op_timeout: Duration::from_secs(5),
+        deadline_floor: Duration::from_secs(5),
+        ..RemoteSettings::for_claims()
+    };
+    AerospikeSettings { remote, ..AerospikeSettings::new(address, NAMESPACE) }
+}
+
+/// A real server if there is one, else a stand-in.
+async fn a_server() -> (Option<StandIn>, AerospikeSettings) {
+    match std::env::var("AEROSPIKE") {
+        Ok(address) => {
+            let mut settings = settings_for(address);
+            if let Ok(namespace) = std::env::var("AEROSPIKE_NAMESPACE") {
+                settings.namespace = namespace;
+            }
+            (None, settings)
+        }
+        Err(_) => {
+            let stand_in = StandIn::start().await;
+            let settings = settings_for(stand_in.address());
+            (Some(stand_in), settings)
+        }
+    }
+}
+
+async fn open(settings: AerospikeSettings) -> (Arc<dyn Backend>, Box<dyn Session>) {
+    let backend = cache_backend::open(Settings::Aerospike(Box::new(settings)))
+        .await
+        .expect("opens")
+        .expect("a backend");
+    let session = backend.session().await.expect("a session");
+    (backend, session)
+}
+
+async fn open_error(settings: AerospikeSettings) -> String {
+    match cache_backend::open(Settings::Aerospike(Box::new(settings))).await {
+        Ok(_) => panic!("it opened"),
+        Err(error) => error.0,
+    }
+}
+
+/// A real server keeps what earlier runs wrote.
+fn fresh(name: &str) -> String {
+    format!("{name}-{:016x}", rand::random::<u64>())
+}
+
+#[tokio::test]
+async fn the_first_claim_creates_and_the_others_get_the_old_value() {
+    let (_stand_in, settings) = a_server().await;
+    let (backend, session) = open(settings).await;
+    let name = fresh("claims");
+    assert_eq!(created(&session.claim(pairs(&name, 0..300, "mine"), TTL, soon()).await), 300);
+    let again = session.claim(pairs(&name, 200..400, "theirs"), TTL, soon()).await;
+    assert_eq!((existing(&again, "mine"), created(&again)), (100, 100));
+    assert_eq!((&again[0], &again[199]), (&Ok(Claimed::Exists("mine".into())), &Ok(Claimed::Created)));
+
+    assert_eq!(session.del(pairs(&name, 399..401, ""), soon()).await, [Ok(true), Ok(false)]);
+    assert_eq!(session.set(pairs(&name, 0..1, "new"), TTL, soon()).await, [Ok(())]);
+    assert_eq!(session.get(pairs(&name, 0..1, ""), soon()).await, [Ok(Some("new".into()))]);
+    assert_eq!(session.get(pairs(&fresh("absent"), 0..1, ""), soon()).await, [Ok(None)]);
+    backend.healthy().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ttl_is_rounded_up_to_whole_seconds_and_ends() {
+    let (stand_in, settings) = a_server().await;
+    let (_backend, session) = open(settings).await;
+    let name = fresh("ttl");
+    session.claim(pairs(&name, 0..1, "v"), Duration::from_millis(1), soon()).await;
+    let last_ttl = || stand_in.as_ref().map(|stand_in| stand_in.node.last_ttl.load(SeqCst));
+    assert!(last_ttl().is_none_or(|ttl| ttl == 1));
+    session.claim(pairs(&name, 1..2, "v"), Duration::from_millis(60_001), soon()).await;
+    assert!(last_ttl().is_none_or(|ttl| ttl == 61));
+    session.claim(pairs(&name, 2..3, "v"), Duration::ZERO, soon()).await;
+    assert!(last_ttl().is_none_or(|ttl| ttl == u32::MAX));
+    eventually("the record of a second is gone", || async {
+        session.get(pairs(&name, 0..1, ""), soon()).await == [Ok(None)]
+    })
+    .await;
+    assert_eq!(created(&session.claim(pairs(&name, 0..3, "w"), TTL, soon()).await), 1);
+    session.del(pairs(&name, 2..3, ""), soon()).await;
+}
+
+#[tokio::test]
+async fn sessions_race_and_each_key_has_one_winner() {
+    let (_stand_in, settings) = a_server().await;
+    let (backend, first) = open(settings).await;
+    let second = backend.session().await.unwrap();
+    let name = fresh("race");
+    let (a, b) = tokio::join!(
+        first.claim(pairs(&name, 0..500, "a"), TTL, soon()),
+        second.claim(pairs(&name, 0..500, "b"), TTL, soon()),
+    );
+    assert_eq!(created(&a) + created(&b), 500);
+    assert_eq!(existing(&a, "b") + existing(&b, "a"), 500);
+}
+
+#[tokio::test]
+async fn no_more_operations_are_under_way_than_configured() {
+    let stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.concurrency = 8;
+    let (_backend, session) = open(settings).await;
+    stand_in.node.late_ms.store(1, SeqCst);
+    let (a, b) = tokio::join!(
+        session.claim(pairs("a", 0..100, "v"), TTL, soon()),
+        session.claim(pairs("b", 0..100, "v"), TTL, soon()),
+    );
+    assert_eq!(created(&a) + created(&b), 200);
+    assert!(stand_in.node.most_at_once.load(SeqCst) <= 8);
+}
+
+#[tokio::test]
+async fn open_names_what_failed_and_what_to_configure() {
+    let mut stand_in = StandIn::start().await;
+    let settings = settings_for(stand_in.address());
+    stand_in.node.forbids_ttl.store(true, SeqCst);
+    let error = open_error(settings.clone()).await;
+    assert!(error.contains("\"test\"") && error.contains("nsup-period"), "{error}");
+    stand_in.node.forbids_ttl.store(false, SeqCst);
+    stand_in.node.full.store(true, SeqCst);
+    let error = open_error(settings.clone()).await;
+    assert!(error.contains("full"), "{error}");
+    stand_in.node.full.store(false, SeqCst);
+    let error = open_error(AerospikeSettings { namespace: "other".into(), ..settings.clone() }).await;
+    assert!(error.contains("\"other\"") && error.contains("do not have it"), "{error}");
+    stand_in.kill();
+    let error = open_error(settings.clone()).await;
+    assert!(error.contains(&stand_in.address()) && error.contains("cannot connect"), "{error}");
+    for (host, namespace) in [("", "test"), ("host:x", "test"), ("host:0", "test"), ("host", "")] {
+        let error = open_error(AerospikeSettings::new(host, namespace)).await;
+        assert!(error.starts_with("aerospike: "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_namespace_refuses_new_claims_and_still_knows_the_old_ones() {
+    let stand_in = StandIn::start().await;
+    let (_backend, session) = open(settings_for(stand_in.address())).await;
+    session.claim(pairs("k", 0..5, "old"), TTL, soon()).await;
+    stand_in.node.full.store(true, SeqCst);
+    let answers = session.claim(pairs("k", 0..8, "new"), TTL, soon()).await;
+    assert_eq!(existing(&answers, "old"), 5);
+    assert_eq!(kinds(&answers), [OpErrorKind::Refused; 3]);
+    assert!(answers[5..].iter().all(|answer| answer.as_ref().is_err_and(|error| !error.in_doubt)));
+}
+
+#[tokio::test]
+async fn keys_that_were_answered_before_the_deadline_keep_their_answer() {
+    let stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.remote.op_timeout = Duration::from_millis(400);
+    settings.remote.deadline_floor = settings.remote.op_timeout;
+    let (_backend, session) = open(settings).await;
+    stand_in.node.stall_one_in.store(10, SeqCst);
+    let answers = session.claim(pairs("k", 0..50, "v"), TTL, soon()).await;
+    assert_eq!(created(&answers), 45);
+    assert_eq!(kinds(&answers), [OpErrorKind::Timeout; 5]);
+    let in_doubt =
+        |answer: &Result<Claimed, cache_backend::OpError>| answer.as_ref().is_err_and(|error| error.in_doubt);
+    assert_eq!(answers.iter().filter(|answer| in_doubt(answer)).count(), 5);
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_late_is_in_doubt_and_not_retried() {
+    let stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.remote.op_timeout = Duration::from_millis(100);
+    let (_backend, session) = open(settings).await;
+    stand_in.node.late_ms.store(400, SeqCst);
+    let late = session.claim(pairs("k", 0..1, "own"), TTL, soon()).await;
+    assert!(
+        late[0].as_ref().is_err_and(|error| error.kind == OpErrorKind::Timeout && error.in_doubt),
+        "{late:?}"
+    );
+    stand_in.node.late_ms.store(0, SeqCst);
+    eventually("it had landed", || async {
+        existing(&session.claim(pairs("k", 0..1, "other"), TTL, soon()).await, "own") == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stalled_server_costs_deadlines_then_nothing_and_is_used_again() {
+    let stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.remote = RemoteSettings::for_claims();
+    let (backend, session) = open(settings).await;
+    eventually_claims("claims", &*session).await;
+    stand_in.node.stalled.store(true, SeqCst);
+    eventually("the breaker opens", || async {
+        let answers = session.claim(pairs(&fresh("stalled"), 0..10, "v"), TTL, soon()).await;
+        kinds(&answers) == [OpErrorKind::BreakerOpen; 10]
+    })
+    .await;
+    assert_eq!(backend.guards()[0].state(), BreakerState::Open);
+    assert!(backend.healthy().await.is_err());
+    stand_in.node.stalled.store(false, SeqCst);
+    eventually_claims("claims when it answers again", &*session).await;
+}
+
+#[tokio::test]
+async fn a_killed_server_is_used_again_after_its_restart_and_a_degraded_start_finds_it_later() {
+    let mut stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.remote =
+        RemoteSettings { dial_timeout: Duration::from_millis(300), ..RemoteSettings::for_claims() };
+    let (_backend, session) = open(settings.clone()).await;
+    eventually_claims("claims", &*session).await;
+    stand_in.kill();
+    eventually("the loss is noticed", || async {
+        let answers = session.claim(pairs(&fresh("dead"), 0..4, "v"), TTL, soon()).await;
+        kinds(&answers).len() == 4
+    })
+    .await;
+    settings.remote.boot = BootPolicy::Degraded;
+    let (_degraded, without) = open(settings).await;
+    assert_eq!(kinds(&without.claim(pairs("k", 0..4, "v"), TTL, soon()).await).len(), 4);
+    stand_in.listen().await;
+    eventually_claims("claims after the restart", &*session).await;
+    eventually_claims("claims of the session that started without", &*without).await;
+}

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
 
-/// Datagrams and bytes that may be on their way to one proxy: far below the smallest socket buffer of a stock kernel.
+/// Datagrams and bytes that may be on their way to one proxy: below the smallest socket buffer of a stock kernel.
 const WINDOW_FRAMES: u64 = 96;
 const WINDOW_BYTES: u64 = 64 << 10;
+/// Datagrams that a retry endpoint may lag behind the proxies.
+const LAG: u64 = 256;
 /// Longest wait for a window to open; what does not arrive by then was lost on the way and is not waited for again.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Pause between two looks at a full window.
@@ -38,14 +40,16 @@ struct Door {
     tcp: TcpStream,
     buffer: Vec<u8>,
     sent: u64,
-    unseen_bytes: u64,
+    /// What may be sent before the next look at the proxy's counters.
+    room_frames: u64,
+    room_bytes: u64,
     /// Frames given up as lost on the way.
     forgiven: u64,
 }
 
 impl Sender {
     pub async fn connect(fleet: &Fleet, seed: u64) -> anyhow::Result<Sender> {
-        let [one, two] = fleet.ingress();
+        let [one, two] = fleet.ingress()?;
         let doors = [Door::open(one.0, one.1).await?, Door::open(two.0, two.1).await?];
         Ok(Sender { doors, random: StdRng::seed_from_u64(seed) })
     }
@@ -82,7 +86,6 @@ impl Sender {
             door.buffer.extend_from_slice(frame);
         }
         door.sent += 1;
-        door.unseen_bytes += frame.len() as u64;
         Ok(())
     }
 }
@@ -93,28 +96,31 @@ impl Door {
         socket.connect(udp).await.with_context(|| format!("udp://{udp}"))?;
         let tcp = TcpStream::connect(tcp).await.with_context(|| format!("tcp://{tcp}"))?;
         tcp.set_nodelay(true).context("TCP_NODELAY")?;
-        Ok(Door { udp: socket, tcp, buffer: Vec::new(), sent: 0, unseen_bytes: 0, forgiven: 0 })
+        Ok(Door { udp: socket, tcp, buffer: Vec::new(), sent: 0, room_frames: WINDOW_FRAMES, room_bytes: WINDOW_BYTES, forgiven: 0 })
     }
 
-    /// Waits until what is on its way to proxy `index` fits the window, and the retry endpoints keep up.
-    async fn wait_for_room(&mut self, next: u64, index: usize, fleet: &Fleet) -> anyhow::Result<()> {
-        let on_the_way = self.on_the_way(index, fleet);
-        let fits = on_the_way == 0 || (on_the_way < WINDOW_FRAMES && self.unseen_bytes + next <= WINDOW_BYTES);
-        if fits && fleet.endpoints_lag() < WINDOW_FRAMES {
-            return Ok(());
+    /// Waits until `bytes` more fit the window of proxy `index`, and the retry endpoints keep up.
+    async fn wait_for_room(&mut self, bytes: u64, index: usize, fleet: &Fleet) -> anyhow::Result<()> {
+        if self.room_frames == 0 || self.room_bytes < bytes {
+            self.flush().await?;
+            self.wait_until_taken(index, fleet).await;
+            (self.room_frames, self.room_bytes) = (WINDOW_FRAMES, WINDOW_BYTES.max(bytes));
         }
-        self.flush().await?;
+        self.room_frames -= 1;
+        self.room_bytes -= bytes;
+        Ok(())
+    }
+
+    async fn wait_until_taken(&mut self, index: usize, fleet: &Fleet) {
         let began = Instant::now();
-        while self.on_the_way(index, fleet) > 0 || fleet.endpoints_lag() >= WINDOW_FRAMES {
+        while self.on_the_way(index, fleet) > 0 || fleet.endpoints_lag() >= LAG {
             if began.elapsed() > PATIENCE {
                 self.forgiven += self.on_the_way(index, fleet);
                 fleet.forgive_lag();
-                break;
+                return;
             }
             tokio::time::sleep(POLL).await;
         }
-        self.unseen_bytes = 0;
-        Ok(())
     }
 
     fn on_the_way(&self, index: usize, fleet: &Fleet) -> u64 {

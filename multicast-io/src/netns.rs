@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 /// site, organisation and global scope (`docs/wire.md`, group addresses).
 const PREFIXES: [u16; 8] = [0xff02, 0xff05, 0xff08, 0xff0e, 0xff32, 0xff35, 0xff38, 0xff3e];
 
-/// Moves the process into a new network namespace (with a user namespace where it is not root), brings `lo` up and routes
+/// Moves the process into a new network namespace (with a user namespace, as its root, where it is not root), brings `lo` up and routes
 /// IPv6 multicast over it. IPv4 multicast needs no route there.
 ///
 /// Must be called before the process starts threads: a thread that exists stays in the old network, so that is an error.
@@ -50,10 +50,11 @@ fn unshare_network() -> io::Result<()> {
     // SAFETY: both calls have no arguments and cannot fail.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
-    // The same ids inside as outside, so that files stay readable. Groups must be given up first (user_namespaces(7)).
+    // The caller is root inside, so that programs it starts may alter the network too; outside, and for files, it stays who it
+    // was. Groups must be given up first (user_namespaces(7)).
     std::fs::write("/proc/self/setgroups", "deny")?;
-    std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
+    std::fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {group} 1"))
 }
 
 fn unshare(flags: libc::c_int) -> io::Result<()> {

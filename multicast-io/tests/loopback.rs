@@ -28,6 +28,7 @@ over_ipv4! {
     a_train_beyond_the_kernels_limits_is_split
     trains_of_two_senders_keep_their_sources
     more_trains_than_one_call_takes_arrive_in_order
+    trains_of_any_shape_arrive_whole
     an_empty_frame_arrives_as_an_empty_datagram
     the_longest_datagram_fits_a_slot
     a_frame_too_long_for_any_datagram_is_named

@@ -21,6 +21,7 @@ pub mod loss;
 pub mod netns;
 pub mod options;
 pub mod outq;
+pub mod pages;
 pub mod probe;
 pub mod ready;
 pub mod receive;

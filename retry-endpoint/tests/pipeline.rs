@@ -474,11 +474,7 @@ fn the_server_vectors_hold() {
         let bytes = reply.map(|reply| {
             let mut out = [0; Response::MAX_LEN];
             let len = reply.encode(&mut out);
-            // Flag 0x02 asks for an extended reply: bit 0x80 says that more follows the 16 bytes of the plain one.
-            assert_eq!(len > 16, name == "flags byte set");
-            assert_eq!(out[7] & 0x80 != 0, len > 16);
-            out[7] &= 0x7F;
-            hex::encode(&out[..16])
+            hex::encode(&out[..len])
         });
         assert_eq!(bytes.as_deref(), case["reply_genA"].as_str(), "{name}");
         assert_eq!(!endpoint.plan.multicast.is_empty(), case["multicast"].as_bool().unwrap(), "{name}");

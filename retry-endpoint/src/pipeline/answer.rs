@@ -93,7 +93,7 @@ impl Request {
 
     /// True if the requester reads extended replies.
     pub fn is_extended(&self) -> bool {
-        self.nack.flags & Nack::EXTENDED != 0
+        self.nack.reads_extended()
     }
 
     /// True if another endpoint asks on behalf of its listeners.

@@ -129,7 +129,7 @@ pub async fn start_with(
         };
         deps.registry.add(cells.clone());
         worker_cells.push(cells);
-        let (stop, started) = (stop(&deps.lifecycle, config.drain_timeout), started.clone());
+        let (stop, started) = (stop(&deps.lifecycle, config.drain_timeout, &door_cells), started.clone());
         let main = move || async move {
             match worker::Worker::new(setup) {
                 Ok((worker, inlet)) => {
@@ -143,7 +143,7 @@ pub async fn start_with(
     }
 
     let door = (config.clone(), post.clone(), door_cells.clone());
-    let door_stop = stop(&deps.lifecycle, config.drain_timeout);
+    let door_stop = stop(&deps.lifecycle, config.drain_timeout, &door_cells);
     let main = move || async move {
         let (config, post, cells) = door;
         match door::Door::new(request_socket, &config, post, cells, seed) {
@@ -184,7 +184,7 @@ pub async fn start_with(
         cells: control.clone(),
     });
     let lifecycle = deps.lifecycle.clone();
-    let drain_timeout = config.drain_timeout;
+    let (drain_timeout, asked) = (config.drain_timeout, door_cells.clone());
     let main = move || async move {
         let beacon = async {
             if let Some(beacon) = beacon {
@@ -193,12 +193,12 @@ pub async fn start_with(
         };
         let fetcher = async {
             if let Some((fetcher, socket)) = fetcher {
-                fetcher.run(socket, wishes_in, stop(&lifecycle, drain_timeout)).await;
+                fetcher.run(socket, wishes_in, stop(&lifecycle, drain_timeout, &asked)).await;
             }
         };
         let tier = async {
             if let Some(tier) = tier {
-                tier.run(shared_inlets, stop(&lifecycle, drain_timeout)).await;
+                tier.run(shared_inlets, stop(&lifecycle, drain_timeout, &asked)).await;
             }
         };
         tokio::join!(beacon, fetcher, tier);
@@ -215,12 +215,26 @@ pub async fn start_with(
     Ok(Running { nack, workers: worker_cells, door: door_cells, control, threads })
 }
 
-/// Completes `timeout` after drain began.
-fn stop(lifecycle: &Lifecycle, timeout: Duration) -> impl Future<Output = ()> + Send + use<> {
-    let lifecycle = lifecycle.clone();
+/// Completes when drain began and nobody asked for a while, at the latest after `timeout`.
+fn stop(
+    lifecycle: &Lifecycle,
+    timeout: Duration,
+    door: &Arc<DoorCells>,
+) -> impl Future<Output = ()> + Send + use<> {
+    const QUIET: Duration = Duration::from_millis(500);
+    let (lifecycle, door) = (lifecycle.clone(), door.clone());
     async move {
         lifecycle.drain_began().await;
-        tokio::time::sleep(timeout).await;
+        let quiet = async {
+            loop {
+                let before = door.requests.get();
+                tokio::time::sleep(QUIET).await;
+                if door.requests.get() == before {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(timeout, quiet).await;
     }
 }
 

@@ -1,0 +1,130 @@
+//! What is known of each flow: its numbers for `/status`, and the index page it used last.
+
+use super::Coverage;
+use crate::pipeline::admit::Admitted;
+use crate::pipeline::seeded;
+use frame::GroupIndex;
+use hashbrown::HashTable;
+
+/// What is known of one flow.
+pub(super) struct Flow {
+    hash_key: u64,
+    group: GroupIndex,
+    lowest: u64,
+    highest: u64,
+    frames: u64,
+    bytes: u64,
+    last: u64,
+    page: u32,
+}
+
+impl Flow {
+    pub(super) fn coverage(&self) -> Coverage {
+        Coverage {
+            hash_key: self.hash_key,
+            group: self.group.0,
+            lowest: self.lowest,
+            highest: self.highest,
+            frames: self.frames,
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// Flows for `/status` and for the directory. Full: of eight flows at the hand the one silent for longest is forgotten.
+pub(super) struct Flows {
+    table: HashTable<u32>,
+    pub(super) flows: Vec<Flow>,
+    most: usize,
+    hand: usize,
+    /// The flow of the last frame: frames of one train share their flow.
+    recent: u32,
+    seed: u64,
+}
+
+impl Flows {
+    pub(super) fn new(most: usize, seed: u64) -> Flows {
+        let most = most.min(u32::MAX as usize);
+        Flows {
+            table: HashTable::new(),
+            flows: Vec::new(),
+            most,
+            hand: 0,
+            recent: 0,
+            seed: seed.rotate_left(17),
+        }
+    }
+
+    /// The flow, and whether it is new here.
+    pub(super) fn find_or_add(&mut self, hash_key: u64) -> (u32, bool) {
+        let known = self.find(hash_key);
+        self.recent = known.unwrap_or_else(|| self.add(hash_key));
+        (self.recent, known.is_none())
+    }
+
+    /// Page that the flow used last.
+    pub(super) fn page(&self, flow: u32) -> u32 {
+        self.flows[flow as usize].page
+    }
+
+    /// Counts a stored frame.
+    pub(super) fn saw(&mut self, flow: u32, frame: &Admitted<'_>, group: GroupIndex, now: u64, page: u32) {
+        let flow = &mut self.flows[flow as usize];
+        flow.group = group;
+        flow.lowest = flow.lowest.min(frame.seq.0);
+        flow.highest = flow.highest.max(frame.seq.0);
+        flow.frames += 1;
+        flow.bytes += frame.bytes.len() as u64;
+        flow.last = now;
+        flow.page = page;
+    }
+
+    fn find(&self, hash_key: u64) -> Option<u32> {
+        if self.flows.get(self.recent as usize).is_some_and(|flow| flow.hash_key == hash_key) {
+            return Some(self.recent);
+        }
+        self.table
+            .find(seeded(self.seed, hash_key, 0), |&flow| self.flows[flow as usize].hash_key == hash_key)
+            .copied()
+    }
+
+    fn add(&mut self, hash_key: u64) -> u32 {
+        let fresh = Flow {
+            hash_key,
+            group: GroupIndex(0),
+            lowest: u64::MAX,
+            highest: 0,
+            frames: 0,
+            bytes: 0,
+            last: 0,
+            page: u32::MAX,
+        };
+        let index = if self.flows.len() < self.most {
+            self.flows.push(fresh);
+            self.flows.len() - 1
+        } else {
+            let index = self.forget();
+            self.flows[index] = fresh;
+            index
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "`most` fits a u32")]
+        let index = index as u32;
+        let (flows, seed) = (&self.flows, self.seed);
+        self.table.insert_unique(seeded(seed, hash_key, 0), index, |&flow| {
+            seeded(seed, flows[flow as usize].hash_key, 0)
+        });
+        index
+    }
+
+    fn forget(&mut self) -> usize {
+        let len = self.flows.len();
+        let candidates = (0..8).map(|step| (self.hand + step) % len);
+        let victim = candidates.min_by_key(|&index| self.flows[index].last).unwrap_or(0);
+        self.hand = (self.hand + 8) % len;
+        let hash = seeded(self.seed, self.flows[victim].hash_key, 0);
+        if let Ok(entry) = self.table.find_entry(hash, |&flow| flow as usize == victim) {
+            entry.remove();
+        }
+        victim
+    }
+}

@@ -1,0 +1,287 @@
+//! The frame store of one worker: a byte log in segments, and an index of numbers in pages.
+//!
+//! Why: a listener that lost (HashKey, SeqNum) asks for it within seconds; the frame must still be here, at the price of
+//! little more than one copy per arriving frame.
+//!
+//! * The log is a ring of equal segments, allocated one by one as they are first needed. When all are in use the oldest
+//!   segment leaves as a whole; nothing else ever makes a frame leave early, except a full index (counted).
+//! * The index maps (HashKey, SeqNum / 32) to a page with the log positions of 32 consecutive numbers, and a flow remembers
+//!   the page it used last, so a busy flow costs a table lookup for each 32nd frame; a number far away costs one page and
+//!   not the distance. Positions only grow, so a position below the tail of the log *is* "not here": nothing is cleaned
+//!   when a segment leaves.
+//! * Placement is seeded: chosen HashKeys cannot pile up.
+//!
+//! Promises: the first frame of a (HashKey, SeqNum) stays, unless verification is on and its payload does not hash to
+//! its id while another frame claims the same number; what `get` returns has passed that verification. Put and get are
+//! O(1); memory is fixed by `Limits` and never grows past it. Lifetimes are checked at `get`.
+//!
+//! Cost: figures in `examples/store_cost.rs`.
+
+mod flows;
+mod index;
+mod log;
+
+use super::admit::{Admitted, Class, payload_matches_id};
+use flows::{Flow, Flows};
+use frame::{GroupIndex, HashKey, SeqNum};
+use index::Index;
+use log::{Header, Log};
+use multicast_io::Span;
+use std::time::{Duration, Instant};
+
+/// How long each class is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// V2.
+    pub tx: Duration,
+    /// V4.
+    pub block: Duration,
+    /// V5.
+    pub subtree: Duration,
+    /// V6.
+    pub anchor: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Lifetimes {
+        Lifetimes {
+            tx: Duration::from_secs(60),
+            block: Duration::from_secs(600),
+            subtree: Duration::from_secs(300),
+            anchor: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Lifetimes {
+    /// Lifetime of a class.
+    pub fn of(&self, class: Class) -> Duration {
+        match class {
+            Class::Tx => self.tx,
+            Class::Block => self.block,
+            Class::Subtree => self.subtree,
+            Class::Anchor => self.anchor,
+        }
+    }
+}
+
+/// What a store may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of log and index together. At least `Limits::LEAST` is used.
+    pub bytes: usize,
+    /// Flows whose coverage is known (frames of more flows are stored all the same).
+    pub flows: usize,
+}
+
+impl Limits {
+    /// The smallest store that makes sense: four of the smallest segments and their index.
+    pub const LEAST: usize = 1 << 20;
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Kept. `new_flow`: the first of its flow, as far as this store remembers.
+    Stored {
+        /// The flow was not known.
+        new_flow: bool,
+    },
+    /// The same bytes are here already.
+    Duplicate,
+    /// Another frame has this number and stays.
+    Conflict,
+    /// Another frame had this number, but its payload did not hash to its id: this one took its place.
+    Replaced,
+    /// Longer than a segment takes (cannot happen to a UDP datagram).
+    Oversize,
+}
+
+/// Where a stored frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    position: u64,
+    /// Segment to hand to the sender (`Store::segment`).
+    pub segment: usize,
+    /// The frame within that segment.
+    pub span: Span,
+}
+
+/// A frame that can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where its bytes are.
+    pub place: Place,
+    /// Group it arrived on: repairs go back there.
+    pub group: GroupIndex,
+    /// Time since it last left by multicast as a repair.
+    pub repaired: Option<Duration>,
+}
+
+/// What a store holds of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Coverage {
+    /// The flow.
+    pub hash_key: u64,
+    /// Group of its last frame.
+    pub group: u16,
+    /// Lowest number seen.
+    pub lowest: u64,
+    /// Highest number seen.
+    pub highest: u64,
+    /// Frames taken, those that left since included.
+    pub frames: u64,
+    /// Bytes taken, those that left since included.
+    pub bytes: u64,
+}
+
+/// See the module text.
+pub struct Store {
+    log: Log,
+    index: Index,
+    flows: Flows,
+    lifetimes: Lifetimes,
+    verify: bool,
+    epoch: Instant,
+    hash_mismatches: u64,
+}
+
+impl Store {
+    /// `verify`: see the module text. `seed` must be unpredictable outside of tests; `now` is the start of its time.
+    pub fn new(limits: Limits, lifetimes: Lifetimes, verify: bool, seed: u64, now: Instant) -> Store {
+        let bytes = limits.bytes.max(Limits::LEAST);
+        // An eighth for the index: full pages take 5 bytes a frame, and even frames that share no page fit
+        // if they are longer than a kilobyte.
+        let index_bytes = bytes / 8;
+        Store {
+            log: Log::new(bytes - index_bytes),
+            index: Index::new(index_bytes / Index::PAGE_COST, seed),
+            flows: Flows::new(limits.flows.max(1), seed),
+            lifetimes,
+            verify,
+            epoch: now,
+            hash_mismatches: 0,
+        }
+    }
+
+    /// Keeps a frame that arrived on `group`.
+    pub fn put(&mut self, frame: &Admitted<'_>, group: GroupIndex, now: Instant) -> Put {
+        let arrival = self.micros(now);
+        let (flow, new_flow) = self.flows.find_or_add(frame.hash_key.0);
+        let page = self.index.page(frame.hash_key, frame.seq, self.log.oldest(), self.flows.page(flow));
+        let held = self.index.position(page, frame.seq);
+        let mut replaced = false;
+        if held >= self.log.oldest() && !self.expired(held, arrival) {
+            let (header, stored) = self.log.record(held);
+            if stored == frame.bytes {
+                return Put::Duplicate;
+            }
+            if !self.verify || header.verified || payload_matches_id(stored) {
+                return Put::Conflict;
+            }
+            self.hash_mismatches += 1;
+            replaced = true;
+        }
+        let header = Header { len: 0, group, class: frame.class, verified: false, arrival, repaired: 0 };
+        let Some(position) = self.log.append(header, frame.bytes) else { return Put::Oversize };
+        self.index.set(page, frame.seq, position);
+        self.flows.saw(flow, frame, group, arrival, page);
+        if replaced { Put::Replaced } else { Put::Stored { new_flow } }
+    }
+
+    /// Finds a frame that may be served at `now`.
+    pub fn get(&mut self, hash_key: HashKey, seq: SeqNum, now: Instant) -> Option<Stored> {
+        let page = self.index.find(hash_key, seq)?;
+        let position = self.index.position(page, seq);
+        let now = self.micros(now);
+        if position < self.log.oldest() || self.expired(position, now) {
+            return None;
+        }
+        let (header, bytes) = self.log.record(position);
+        if self.verify && !header.verified {
+            if !payload_matches_id(bytes) {
+                self.hash_mismatches += 1;
+                self.index.clear(page, seq);
+                return None;
+            }
+            self.log.set_verified(position);
+        }
+        let repaired = header.repaired.checked_sub(1).map(|at| Duration::from_micros(now.saturating_sub(at)));
+        Some(Stored { place: self.log.place(position, header.len), group: header.group, repaired })
+    }
+
+    /// Remembers that the frame left by multicast at `now`.
+    pub fn mark_repaired(&mut self, place: &Place, now: Instant) {
+        let now = self.micros(now);
+        if place.position >= self.log.oldest() {
+            self.log.set_repaired(place.position, now + 1);
+        }
+    }
+
+    /// True while the bytes of `place` are still those of its frame.
+    pub fn is_live(&self, place: &Place) -> bool {
+        place.position >= self.log.oldest()
+    }
+
+    /// Bytes of a frame, empty if it left.
+    pub fn bytes(&self, place: &Place) -> &[u8] {
+        if self.is_live(place) { self.log.record(place.position).1 } else { &[] }
+    }
+
+    /// Memory of a segment, for the sender.
+    pub fn segment(&self, segment: usize) -> &[u8] {
+        self.log.segments.get(segment).map_or(&[], |segment| segment)
+    }
+
+    /// Flows with their numbers; stops at `most`.
+    pub fn coverage(&self, most: usize) -> Vec<Coverage> {
+        self.flows.flows.iter().take(most).map(Flow::coverage).collect()
+    }
+
+    /// Counts and sizes.
+    pub fn stats(&self, now: Instant) -> Stats {
+        let oldest = self.log.oldest_arrival();
+        Stats {
+            log_bytes: self.log.live_bytes(),
+            log_capacity: self.log.capacity(),
+            pages: self.index.used() as u64,
+            pages_evicted: self.index.evicted(),
+            flows: self.flows.flows.len() as u64,
+            segments_left: self.log.segments_left(),
+            hash_mismatches: self.hash_mismatches,
+            horizon: oldest
+                .map_or(Duration::ZERO, |at| Duration::from_micros(self.micros(now).saturating_sub(at))),
+        }
+    }
+
+    fn expired(&self, position: u64, now: u64) -> bool {
+        let header = self.log.header(position);
+        let age = Duration::from_micros(now.saturating_sub(header.arrival));
+        age > self.lifetimes.of(header.class)
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+/// What a store says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Bytes of the log between its tail and its head.
+    pub log_bytes: u64,
+    /// Bytes the log may hold.
+    pub log_capacity: u64,
+    /// Index pages in use.
+    pub pages: u64,
+    /// Pages that left although their frames were still in the log.
+    pub pages_evicted: u64,
+    /// Flows known.
+    pub flows: u64,
+    /// Segments that left.
+    pub segments_left: u64,
+    /// Frames found not to hash to their id.
+    pub hash_mismatches: u64,
+    /// Age of the oldest segment.
+    pub horizon: Duration,
+}

@@ -3,7 +3,13 @@
 //! `cargo run --release -p retry-endpoint --example store_cost -- [BLOCK] [MEBIBYTES]`: sizes come from the transactions of a
 //! raw block file (default: a fixed mix), spread over 4 flows. Both sides write the same bytes in the same order; each is
 //! timed on the first round, which touches fresh memory, and on the rounds after, which find the ring cold.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a measurement")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a measurement"
+)]
 
 use frame::data::{HeaderFields, encode_header};
 use frame::{GroupIndex, HashKey, Kind, SeqNum};

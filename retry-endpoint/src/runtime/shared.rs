@@ -22,6 +22,8 @@ const BATCH_BYTES: usize = 128 << 10;
 /// Batches (and bytes) that wait for the tier.
 const WRITES: usize = 256;
 const WRITE_BYTES: usize = 32 << 20;
+/// Time to write what waits when the role ends.
+const GRACE: Duration = Duration::from_secs(3);
 /// Lookups that wait.
 const LOOKUPS: usize = 1024;
 
@@ -124,8 +126,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Runs until `stop` completes, then writes what still waits.
-    pub(crate) async fn run(self, mut inlets: SharedInlets, stop: impl Future<Output = ()>) {
+    /// Runs until the workers have ended and what they wrote is stored, at the latest `GRACE` after `stop` completes.
+    pub(crate) async fn run(self, inlets: SharedInlets, stop: impl Future<Output = ()>) {
         let session = match self.backend.session().await {
             Ok(session) => session,
             Err(error) => {
@@ -133,23 +135,26 @@ impl Shared {
                 return;
             }
         };
-        tokio::pin!(stop);
+        let late = async {
+            stop.await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            () = self.serve(session.as_ref(), inlets) => {}
+            () = late => tracing::warn!("shared tier {}: frames that waited at the end were not written", self.backend.name()),
+        }
+    }
+
+    async fn serve(&self, session: &dyn Session, mut inlets: SharedInlets) {
         loop {
             tokio::select! {
                 biased;
-                lookup = inlets.lookups.next() => match lookup {
-                    Some(lookup) => self.read(session.as_ref(), lookup),
-                    None => break,
-                },
+                Some(lookup) = inlets.lookups.next() => self.read(session, lookup),
                 batch = inlets.writes.next() => match batch {
-                    Some(batch) => self.write(session.as_ref(), batch).await,
+                    Some(batch) => self.write(session, batch).await,
                     None => break,
                 },
-                () = &mut stop => break,
             }
-        }
-        while let Some(batch) = inlets.writes.ready() {
-            self.write(session.as_ref(), batch).await;
         }
     }
 

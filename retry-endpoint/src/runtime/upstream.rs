@@ -62,18 +62,18 @@ impl Upstream {
                 () = &mut stop => return,
             }
             for ask in asks.drain(..) {
-                self.request(&socket, ask);
+                self.request(&socket, ask).await;
             }
         }
     }
 
-    fn request(&self, socket: &UdpSocket, ask: Ask) {
+    async fn request(&self, socket: &UdpSocket, ask: Ask) {
         let (hash_key, seq) = ask.wanted;
         let flags = Nack::PROXIED | Nack::EXTENDED;
         let nack = Nack { flags, hash_key, start: seq, end: seq, subtree_id: [0; 32] };
         let Some(&endpoint) = self.endpoints.get(ask.endpoint) else { return };
-        // A full socket is a lost request: the timeout moves on.
-        match socket.try_send_to(&nack.encode(), endpoint) {
+        // A refused request is a lost one: the timeout moves on.
+        match socket.send_to(&nack.encode(), endpoint).await {
             Ok(_) => self.cells.proxy_requests.add(1),
             Err(error) => service::limited!(warn, 1, "request to upstream {endpoint}: {error}"),
         }

@@ -7,7 +7,8 @@
 //! timeout of the settings nor the deadline of the caller. A batch that timed out counts as twice its deadline, so a
 //! server that became slower as a whole is given more time instead of being cut off for good.
 //!
-//! *Breaker*, one per server, shared by the workers: closed → (a run of failed batches) → open → (pause over) → one real
+//! *Breaker*, one per server, shared by the workers: closed → (a run of failed batches, over at least half an operation
+//! timeout, so that one hiccup under several batches in flight is one event and not a run) → open → (pause over) → one real
 //! batch goes as a probe (half-open) → closed if it was answered, else open for twice as long. A batch failed when more
 //! than half of its keys have no answer.
 //!
@@ -213,7 +214,7 @@ struct Judge {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    Closed { run: u32 },
+    Closed { run: u32, since: Option<Instant> },
     Open { until: Instant },
     HalfOpen,
 }
@@ -228,7 +229,7 @@ impl Breaker {
             cap: settings.op_timeout,
             threshold: settings.breaker_threshold.max(1),
             judge: Mutex::new(Judge {
-                phase: Phase::Closed { run: 0 },
+                phase: Phase::Closed { run: 0, since: None },
                 pause: PAUSE_MIN,
                 opened: None,
                 p99: Percentile::default(),
@@ -288,11 +289,11 @@ impl Breaker {
 
     fn succeeded(&self, judge: &mut Judge, now: Instant, leave: Leave) {
         match judge.phase {
-            Phase::Closed { .. } => judge.phase = Phase::Closed { run: 0 },
+            Phase::Closed { .. } => judge.phase = Phase::Closed { run: 0, since: None },
             // A late answer of a batch from before says less than the probe that is under way.
             Phase::Open { .. } | Phase::HalfOpen if !leave.probe => {}
             Phase::Open { .. } | Phase::HalfOpen => {
-                judge.phase = Phase::Closed { run: 0 };
+                judge.phase = Phase::Closed { run: 0, since: None };
                 judge.pause = PAUSE_MIN;
                 self.enter(BreakerState::Closed);
                 let open = judge.opened.take().map_or(Duration::ZERO, |opened| now.duration_since(opened));
@@ -308,15 +309,19 @@ impl Breaker {
 
     fn failed(&self, judge: &mut Judge, now: Instant, leave: Leave, kind: OpErrorKind) {
         match judge.phase {
-            Phase::Closed { run } if run + 1 < self.threshold => judge.phase = Phase::Closed { run: run + 1 },
-            Phase::Closed { run } => {
+            Phase::Closed { run, since } => {
+                let (run, since) = (run.saturating_add(1), since.unwrap_or(now));
+                if run < self.threshold || now.saturating_duration_since(since) < self.cap / 2 {
+                    judge.phase = Phase::Closed { run, since: Some(since) };
+                    return;
+                }
                 judge.pause = PAUSE_MIN;
                 judge.opened = Some(now);
                 self.open(judge, now, PAUSE_MIN);
                 warn!(
                     backend = self.stats.backend,
                     server = %self.stats.server,
-                    failed_batches = run + 1,
+                    failed_batches = run,
                     last = kind.label(),
                     "breaker opened: this server is not asked until a probe is answered"
                 );
@@ -603,10 +608,12 @@ mod tests {
         }
     }
 
+    /// Opens at `now`, after failures that began some time before.
     fn open(breaker: &Breaker, now: Instant) {
-        for _ in 0..3 {
-            let leave = breaker.admit(now).expect("closed");
-            breaker.record(now, leave, TIMED_OUT);
+        for before in [60, 30, 0] {
+            let then = now - before * MS;
+            let leave = breaker.admit(then).expect("closed");
+            breaker.record(then, leave, TIMED_OUT);
         }
         assert_eq!(breaker.stats.state(), BreakerState::Open);
     }
@@ -625,6 +632,19 @@ mod tests {
         open(&breaker, now);
         assert_eq!(breaker.admit(now), None);
         assert_eq!(breaker.stats.transitions(BreakerState::Open), 1);
+    }
+
+    #[test]
+    fn one_hiccup_under_many_batches_does_not_open() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let leaves: Vec<_> = (0..20).map(|_| breaker.admit(now).unwrap()).collect();
+        for (at, leave) in leaves.into_iter().enumerate() {
+            breaker.record(now + MS * u32::try_from(at).unwrap(), leave, TIMED_OUT);
+        }
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
+        let leave = breaker.admit(now).unwrap();
+        breaker.record(now + 25 * MS, leave, TIMED_OUT);
+        assert_eq!(breaker.stats.state(), BreakerState::Open);
     }
 
     #[test]

@@ -141,20 +141,27 @@ impl GuardStats {
     }
 }
 
-/// A histogram in powers of two of a microsecond.
-#[derive(Debug, Default)]
+/// A histogram in powers of two of a nanosecond: bucket `i` holds what took more than 2^(i-1) and at most 2^i of them. These
+/// are the buckets of the roles' own histograms, so counts can be added bucket by bucket.
+#[derive(Debug)]
 pub struct Latency {
     buckets: [AtomicU64; Latency::BUCKETS],
-    sum_us: AtomicU64,
+    sum: AtomicU64,
+}
+
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency { buckets: [const { AtomicU64::new(0) }; Latency::BUCKETS], sum: AtomicU64::new(0) }
+    }
 }
 
 impl Latency {
     /// The last bucket has no upper edge.
-    pub const BUCKETS: usize = 24;
+    pub const BUCKETS: usize = 40;
 
     /// Upper edge of a bucket; `None` for the last.
     pub fn edge(bucket: usize) -> Option<Duration> {
-        (bucket + 1 < Latency::BUCKETS).then(|| Duration::from_micros(1 << bucket))
+        (bucket + 1 < Latency::BUCKETS).then(|| Duration::from_nanos(1 << bucket))
     }
     /// Batches in each bucket (not cumulative).
     pub fn counts(&self) -> [u64; Latency::BUCKETS] {
@@ -162,14 +169,14 @@ impl Latency {
     }
     /// Sum of all observations.
     pub fn sum(&self) -> Duration {
-        Duration::from_micros(self.sum_us.load(Relaxed))
+        Duration::from_nanos(self.sum.load(Relaxed))
     }
     fn observe(&self, latency: Duration) {
-        let us = micros(latency);
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         // The smallest power of two that is not below the observation.
-        let bucket = (64 - us.saturating_sub(1).leading_zeros()) as usize;
+        let bucket = (64 - nanos.saturating_sub(1).leading_zeros()) as usize;
         self.buckets[bucket.min(Latency::BUCKETS - 1)].fetch_add(1, Relaxed);
-        self.sum_us.fetch_add(us, Relaxed);
+        self.sum.fetch_add(nanos, Relaxed);
     }
 }
 
@@ -735,8 +742,10 @@ mod tests {
             let latency = Latency::default();
             latency.observe(Duration::from_micros(us));
             let bucket = latency.counts().iter().position(|&count| count == 1).unwrap();
-            assert!(Latency::edge(bucket).is_none_or(|edge| micros(edge) >= us));
-            assert!(bucket == 0 || Latency::edge(bucket - 1).is_some_and(|edge| micros(edge) < us));
+            assert!(Latency::edge(bucket).is_none_or(|edge| edge >= Duration::from_micros(us)));
+            assert!(
+                bucket == 0 || Latency::edge(bucket - 1).is_some_and(|edge| edge < Duration::from_micros(us))
+            );
         }
     }
 

@@ -2,4 +2,5 @@
 //!
 //! `pipeline` holds the decisions, in the order of a frame's path; `runtime` the sockets, threads and timers around it.
 
+pub mod config;
 pub mod pipeline;

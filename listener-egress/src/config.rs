@@ -1,0 +1,429 @@
+//! Options of the egress role, on top of the groups that all roles share: the names of the Go stack where it has one, our
+//! own where it does not.
+//!
+//! Defaults that differ on purpose: verification is on; TCP delivery is always framed; `nack-max-forward-jump` is larger,
+//! because ranges make a long repair cheap; `nack-gap-ttl` is what endpoints hold (60 s for transactions), not ten
+//! minutes of asking in vain; `--workers` may be any number, since workers share no group.
+
+use crate::pipeline::{
+    FilterRules, Prefix, ReassemblyLimits, Settings as PipelineSettings, TrackLimits, VerifyRules,
+};
+use clap::ArgAction::Set;
+use clap::ValueEnum;
+use frame::flow::Origin;
+use frame::{Fabric, Scope, ShardBits, SourceMode};
+use service::config::{
+    BackendArgs, ByteSize, FabricArgs, Family, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent,
+    ScopeArg, SourceModeArg, duration,
+};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+use txidset::{ClaimsConfig, Mode};
+
+/// Options of one listener.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Where the fabric is.
+    #[command(flatten)]
+    pub fabric: FabricArgs,
+    /// Where listeners of one deployment share the gate; none by default.
+    #[command(flatten)]
+    pub backend: BackendArgs,
+
+    /// UDP port of the data groups
+    #[arg(long, value_name = "PORT", default_value_t = 9001, help_heading = "Receiving")]
+    pub listen_port: u16,
+    /// Worker threads; each owns a share of the groups. 0 is one for each core, never more than groups
+    #[arg(long, env = "NUM_WORKERS", value_name = "N", default_value_t = 0, help_heading = "Receiving")]
+    pub workers: usize,
+    /// Receive buffer wanted for each data socket
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Receiving")]
+    pub recv_buf_bytes: ByteSize,
+    /// Receive subtree data (group FFFB) as well
+    #[arg(long, help_heading = "Receiving")]
+    pub subtree_data_enabled: bool,
+    /// Sources to join under ssm, comma separated
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_publishers_static: Vec<IpAddr>,
+    /// Sources of the block group under ssm [default: the publishers]
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_bootstrap_manifest: Vec<IpAddr>,
+    /// Sources of the subtree groups under ssm [default: the publishers]
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_bootstrap_subtree_announce: Vec<IpAddr>,
+    /// Sources of the beacon group under ssm [default: the publishers]
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_bootstrap_beacon: Vec<IpAddr>,
+    /// Own address, never joined as a source
+    #[arg(long, value_name = "ADDRESS", help_heading = "Receiving")]
+    pub local_source: Option<IpAddr>,
+
+    /// Shards to take, such as 0-3,7 [default: all]
+    #[arg(long, value_name = "GROUPS", default_value = "", help_heading = "Filters")]
+    pub shard_include: GroupRanges,
+    /// Subtrees to take, comma separated ids [default: all]
+    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
+    pub subtree_include: HexIds<32>,
+    /// Subtrees to refuse, comma separated ids
+    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
+    pub subtree_exclude: HexIds<32>,
+    /// BRC-127 groups whose announced subtrees to take, comma separated ids
+    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
+    pub subtree_groups: HexIds<16>,
+    /// Lifetime of an announcement that names none
+    #[arg(long, value_name = "DURATION", default_value = "900s", value_parser = duration, help_heading = "Filters")]
+    pub subtree_group_default_ttl: Duration,
+    /// Scope of the announcement group
+    #[arg(long, value_name = "SCOPE", default_value = "site", help_heading = "Filters")]
+    pub announce_scope: ScopeArg,
+    /// Sources to take, comma separated prefixes; known retry endpoints pass for repairs [default: all]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Filters")]
+    pub sender_include: Vec<Prefix>,
+    /// Sources to refuse, looked at first
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Filters")]
+    pub sender_exclude: Vec<Prefix>,
+
+    /// Take only frames whose payload hashes to their id
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Verification")]
+    pub verify_payload_hash: bool,
+    /// Take only blocks whose header meets its target
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Verification")]
+    pub require_block_pow: bool,
+    /// And whose hash begins with this many zero bits
+    #[arg(long, value_name = "BITS", default_value_t = 0, help_heading = "Verification")]
+    pub min_pow_bits: u32,
+    /// Memory for objects whose fragments are not complete, split over the workers
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", help_heading = "Verification")]
+    pub reassembly_bytes: ByteSize,
+
+    /// Retry endpoints to ask last, address:port comma separated; others announce themselves
+    #[arg(long, value_name = "ADDRS", help_heading = "Repair")]
+    pub retry_endpoints: Option<HostPorts>,
+    /// A gap is requested after this, or after --reorder-frames later frames
+    #[arg(long, value_name = "DURATION", default_value = "3ms", value_parser = duration, help_heading = "Repair")]
+    pub reorder_delay: Duration,
+    /// Later frames that end the wait for a missing one; 0 is the delay alone
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Repair")]
+    pub reorder_frames: u64,
+    /// How long a gap is repaired [default: as long as endpoints hold its class, 60s for transactions]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Repair")]
+    pub nack_gap_ttl: Option<Duration>,
+    /// Flows tracked at once, over all workers
+    #[arg(long, value_name = "N", default_value_t = 100_000, help_heading = "Repair")]
+    pub nack_max_flows: usize,
+    /// Ranges of missing numbers at once, over all workers; about 150 bytes each
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, help_heading = "Repair")]
+    pub nack_max_gaps: usize,
+    /// Longest run of numbers that is requested; what lies before it is counted as lost
+    #[arg(long, value_name = "N", default_value_t = 262_144, help_heading = "Repair")]
+    pub nack_max_forward_jump: u64,
+    /// Requests a second to an endpoint that serves single numbers only, over all workers
+    #[arg(long, value_name = "RATE", default_value_t = 90.0, help_heading = "Repair")]
+    pub nack_single_rate: f64,
+    /// Listen for ADVERTs and flow digests
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Repair")]
+    pub beacon_enabled: bool,
+    /// UDP port of the beacon group
+    #[arg(long, value_name = "PORT", default_value_t = 9300, help_heading = "Repair")]
+    pub beacon_port: u16,
+    /// Scope of the beacon group
+    #[arg(long, value_name = "SCOPE", default_value = "site", help_heading = "Repair")]
+    pub beacon_scope: ScopeArg,
+
+    /// Name of the consumer in claims: the same on the listeners that share one [default: the instance's name]
+    #[arg(long, value_name = "NAME", help_heading = "Gate")]
+    pub deployment_id: Option<String>,
+    /// First part of the gate's keys in the shared store
+    #[arg(long, value_name = "PREFIX", default_value = "bsl:egr:", help_heading = "Gate")]
+    pub egress_dedup_prefix: String,
+    /// How long a delivered id is remembered; at least the longest repair
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Gate")]
+    pub egress_dedup_ttl_redis: Duration,
+    /// Ids remembered in the process; 0 is no gate
+    #[arg(long, value_name = "N", default_value_t = 1_048_576, help_heading = "Gate")]
+    pub egress_dedup_local_cap: usize,
+    /// How claims of listeners that share a consumer work; simple is the Go stack's way
+    #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Gate")]
+    pub claim_mode: ClaimModeArg,
+    /// How often claims are closed into an epoch
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Gate")]
+    pub claim_epoch: Duration,
+    /// How long a copy waits for the listener that claimed it first
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, help_heading = "Gate")]
+    pub claim_lease: Duration,
+    /// Memory for frames that wait for a claim, split over the workers; when full, frames pass unclaimed
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Gate")]
+    pub claim_park_bytes: ByteSize,
+
+    /// Where frames are delivered
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9100", help_heading = "Delivery")]
+    pub egress_addr: HostPort,
+    /// udp: a datagram each; tcp: u32 big-endian length, then the bytes, one connection for each worker
+    #[arg(long, value_name = "PROTO", default_value = "udp", help_heading = "Delivery")]
+    pub egress_proto: Proto,
+    /// Deliver payloads without the frame's header
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Delivery")]
+    pub strip_header: bool,
+    /// Bytes that may wait for the consumer, split over the workers; when full, the newest frame is dropped and counted
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Delivery")]
+    pub egress_queue_bytes: ByteSize,
+    /// Emit each new block header as a datagram of 172 bytes
+    #[arg(long, help_heading = "Delivery")]
+    pub header_egress_enabled: bool,
+    /// Where block headers go
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9101", help_heading = "Delivery")]
+    pub header_egress_addr: HostPort,
+
+    /// Drop this percentage of all that arrives, repairs and control included, for tests
+    #[arg(long, value_name = "PERCENT", default_value = "0", help_heading = "Tests")]
+    pub inject_loss: Percent,
+    /// Seed of that loss
+    #[arg(long, value_name = "SEED", default_value_t = 1, help_heading = "Tests")]
+    pub inject_loss_seed: u64,
+
+    /// Name of this listener (`CommonArgs::instance`).
+    #[arg(skip = service::config::args::host_name())]
+    pub instance: String,
+    /// Time to hand over what is in hand after drain began (`CommonArgs::drain_timeout`).
+    #[arg(skip = Duration::from_secs(5))]
+    pub drain_timeout: Duration,
+}
+
+/// `--egress-proto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proto {
+    /// Datagrams.
+    Udp,
+    /// A stream of records.
+    Tcp,
+}
+
+/// `--claim-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClaimModeArg {
+    /// A killed listener loses no frame that its sibling also received.
+    Settled,
+    /// Set if absent.
+    Simple,
+}
+
+impl Default for Config {
+    /// The defaults of the command line; the environment is not looked at.
+    fn default() -> Config {
+        use clap::{CommandFactory, FromArgMatches};
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            config: Config,
+        }
+        let parsed = Command::command()
+            .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
+            .try_get_matches_from(["listener"])
+            .and_then(|matches| Command::from_arg_matches(&matches));
+        match parsed {
+            Ok(Command { config }) => config,
+            Err(error) => unreachable!("every option of the egress role has a default: {error}"),
+        }
+    }
+}
+
+impl Config {
+    /// What a role inside a bigger process starts from: one worker, TCP delivery of payloads, small buffers. The caller
+    /// sets fabric, interfaces, ports, the consumer's address and the name of the deployment.
+    pub fn for_embedding() -> Config {
+        Config {
+            workers: 1,
+            egress_proto: Proto::Tcp,
+            drain_timeout: Duration::from_secs(1),
+            ..Config::default()
+        }
+    }
+
+    /// Checks what single options cannot: values in their ranges and combinations.
+    ///
+    /// # Errors
+    /// Names the option, its value and what is accepted.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let check = |holds: bool, option: &'static str, problem: String| {
+            if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
+        };
+        self.data_fabric()?;
+        let bits = self.shard_bits()?;
+        check(!self.fabric.iface.0.is_empty(), "iface", "want at least one interface".to_owned())?;
+        let highest = self.shard_include.highest().map_or(0, u32::from);
+        check(
+            highest < bits.groups(),
+            "shard-include",
+            format!("{highest}; with --shard-bits {} want 0 to {}", bits.bits(), bits.groups() - 1),
+        )?;
+        check(
+            self.fabric.source_mode == SourceModeArg::Asm || !self.ssm_publishers_static.is_empty(),
+            "ssm-publishers-static",
+            "required by --source-mode=ssm; want the addresses of the emitters".to_owned(),
+        )?;
+        check(self.nack_max_flows > 0, "nack-max-flows", "0; want at least 1".to_owned())?;
+        check(self.nack_max_gaps > 0, "nack-max-gaps", "0; want at least 1".to_owned())?;
+        check(
+            (1..1 << 32).contains(&self.nack_max_forward_jump),
+            "nack-max-forward-jump",
+            format!("{}; want 1 to 4294967295", self.nack_max_forward_jump),
+        )?;
+        check(
+            self.nack_single_rate.is_finite() && self.nack_single_rate > 0.0,
+            "nack-single-rate",
+            format!("{}; want a number above 0", self.nack_single_rate),
+        )?;
+        check(
+            self.egress_queue_bytes.bytes() >= 1 << 20,
+            "egress-queue-bytes",
+            format!("{}; want at least 1MiB", self.egress_queue_bytes),
+        )?;
+        let claims = self.claims(true);
+        claims.check().map_err(|problem| Invalid::new("claim-lease", problem))
+    }
+
+    /// The data fabric.
+    ///
+    /// # Errors
+    /// Scope and mode that do not go together.
+    pub fn data_fabric(&self) -> Result<Fabric, Invalid> {
+        self.fabric_at(self.fabric.scope, "source-mode")
+    }
+
+    /// The fabric of a control group that has its own scope.
+    ///
+    /// # Errors
+    /// Scope and mode that do not go together.
+    pub(crate) fn fabric_at(&self, at: ScopeArg, option: &'static str) -> Result<Fabric, Invalid> {
+        match self.fabric.fabric {
+            Family::Ipv4 => Ok(Fabric::V4 { net: self.fabric.mc_ipv4_net }),
+            Family::Ipv6 => Fabric::v6(self.source_mode(), scope(at), self.fabric.mc_group_id)
+                .ok_or_else(|| Invalid::new(option, "ssm exists at the scopes site and global only")),
+        }
+    }
+
+    pub(crate) fn source_mode(&self) -> SourceMode {
+        match self.fabric.source_mode {
+            SourceModeArg::Asm => SourceMode::Asm,
+            SourceModeArg::Ssm => SourceMode::Ssm,
+        }
+    }
+
+    /// Shard bits.
+    ///
+    /// # Errors
+    /// More than 15.
+    pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
+        let bits = self.fabric.shard_bits;
+        ShardBits::new(bits).ok_or_else(|| Invalid::new("shard-bits", format!("{bits}; want 0 to 15")))
+    }
+
+    /// Sources of a list under ssm: the list itself, or the publishers where it is empty; never our own.
+    pub(crate) fn sources<'a>(&'a self, own: &'a [IpAddr]) -> impl Iterator<Item = IpAddr> + 'a {
+        let list = if own.is_empty() { &self.ssm_publishers_static } else { own };
+        list.iter().copied().filter(|source| Some(*source) != self.local_source)
+    }
+
+    /// Given endpoints. Names are resolved now, once.
+    ///
+    /// # Errors
+    /// A name that does not resolve.
+    pub(crate) fn endpoints(&self) -> Result<Vec<SocketAddr>, Invalid> {
+        let hosts = self.retry_endpoints.as_ref().map_or(&[][..], |list| &list.0);
+        hosts.iter().map(|host| resolve(host, 9300, "retry-endpoints")).collect()
+    }
+
+    pub(crate) fn claims(&self, tier2: bool) -> ClaimsConfig {
+        let deployment = self.deployment_id.as_deref().unwrap_or(&self.instance);
+        ClaimsConfig {
+            mode: match self.claim_mode {
+                ClaimModeArg::Settled => Mode::Settled,
+                ClaimModeArg::Simple => Mode::Simple,
+            },
+            epoch: self.claim_epoch,
+            lease: self.claim_lease,
+            ttl: self.egress_dedup_ttl_redis,
+            park_bytes: self.claim_park_bytes.as_usize(),
+            prefix: format!("{}{deployment}:", self.egress_dedup_prefix).into_bytes(),
+            tier2,
+            ..ClaimsConfig::default()
+        }
+    }
+
+    /// Settings of the pipeline of one of `workers` workers.
+    ///
+    /// # Errors
+    /// As `validate`.
+    pub(crate) fn pipeline(
+        &self,
+        workers: usize,
+        tier2: bool,
+        header_origin: Option<Origin>,
+    ) -> Result<PipelineSettings, Invalid> {
+        let share = |total: usize| (total / workers.max(1)).max(1);
+        #[allow(clippy::cast_precision_loss, reason = "a count of workers")]
+        let single_rate = self.nack_single_rate / workers.max(1) as f64;
+        Ok(PipelineSettings {
+            shard_bits: self.shard_bits()?,
+            subtree_data: self.subtree_data_enabled,
+            filter: FilterRules {
+                sender_include: self.sender_include.clone(),
+                sender_exclude: self.sender_exclude.clone(),
+                shard_include: self.shard_include.0.clone(),
+                subtree_include: self.subtree_include.0.clone(),
+                subtree_exclude: self.subtree_exclude.0.clone(),
+                subtree_groups: self.subtree_groups.0.clone(),
+                announce_ttl: self.subtree_group_default_ttl,
+            },
+            verify: VerifyRules {
+                payload_hash: self.verify_payload_hash,
+                block_pow: self.require_block_pow,
+                min_pow_bits: self.min_pow_bits,
+            },
+            track: TrackLimits {
+                max_flows: share(self.nack_max_flows),
+                max_gaps: share(self.nack_max_gaps),
+                max_jump: self.nack_max_forward_jump,
+                reorder_delay: self.reorder_delay,
+                reorder_frames: self.reorder_frames,
+                gap_ttl: self.nack_gap_ttl,
+                ..TrackLimits::default()
+            },
+            reassembly: ReassemblyLimits {
+                budget: share(self.reassembly_bytes.as_usize()),
+                ..ReassemblyLimits::default()
+            },
+            claims: ClaimsConfig {
+                park_bytes: share(self.claim_park_bytes.as_usize()),
+                ..self.claims(tier2)
+            },
+            waiting_bytes: share(self.claim_park_bytes.as_usize()),
+            endpoints: self.endpoints()?,
+            single_rate,
+            header_origin,
+        })
+    }
+}
+
+fn scope(scope: ScopeArg) -> Scope {
+    match scope {
+        ScopeArg::Link => Scope::Link,
+        ScopeArg::Site => Scope::Site,
+        ScopeArg::Org => Scope::Organisation,
+        ScopeArg::Global => Scope::Global,
+    }
+}
+
+/// The address of a host; names are resolved.
+///
+/// # Errors
+/// A name that does not resolve.
+pub(crate) fn resolve(host: &HostPort, port: u16, option: &'static str) -> Result<SocketAddr, Invalid> {
+    if let Some(address) = host.literal(port) {
+        return Ok(address);
+    }
+    let resolved = (host.host.as_str(), host.port_or(port)).to_socket_addrs();
+    let problem = |why: String| Invalid::new(option, format!("{host}: {why}; want address:port"));
+    let mut addresses = resolved.map_err(|error| problem(error.to_string()))?;
+    addresses.next().ok_or_else(|| problem("no address".to_owned()))
+}

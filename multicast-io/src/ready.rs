@@ -71,15 +71,4 @@ impl<S: Socket> Ready<S> {
     pub async fn write_with<R>(&mut self, mut io: impl FnMut(&mut S) -> io::Result<R>) -> io::Result<R> {
         self.0.async_io_mut(Interest::WRITABLE, |owned| io(&mut owned.0)).await
     }
-
-    /// Ready when the socket may be readable; otherwise `cx` is woken when it becomes so. For a task that waits for
-    /// several sockets at once; `try_read_with` finds out.
-    pub fn poll_readable(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
-        self.0.poll_read_ready(cx).map_ok(|_still_ready| ())
-    }
-
-    /// Runs `io` if the socket may be readable, without waiting; `WouldBlock` makes `poll_readable` wait again.
-    pub fn try_read_with<R>(&mut self, io: impl FnOnce(&mut S) -> io::Result<R>) -> io::Result<R> {
-        self.0.try_io_mut(Interest::READABLE, |owned| io(&mut owned.0))
-    }
 }

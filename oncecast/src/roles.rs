@@ -7,18 +7,9 @@ use std::process::ExitCode;
 /// Options of the ingress role.
 pub type ProxyConfig = proxy_ingress::Config;
 /// Options of the egress role.
-pub type ListenerConfig = NotBuilt;
+pub type ListenerConfig = listener_egress::Config;
 /// Options of the retry role.
 pub type RetryConfig = retry_endpoint::Config;
-
-/// Stands where a role's crate has no start yet.
-#[derive(clap::Args, Clone, Debug)]
-pub struct NotBuilt {
-    #[command(flatten)]
-    fabric: service::config::FabricArgs,
-    #[command(flatten)]
-    backend: service::config::BackendArgs,
-}
 
 const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
     Alias { option, flag, env }
@@ -63,8 +54,21 @@ pub fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
 }
 
 /// Runs the egress role.
-pub fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
-    run::run(crate::VERSION, loaded, config, |_| Ok(()), not_built)
+pub fn listener(mut config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
+    config.instance = loaded.common.instance();
+    config.drain_timeout = loaded.common.drain_timeout;
+    run::run(
+        crate::VERSION,
+        loaded,
+        config,
+        |config| Ok(config.validate()?),
+        async |config, given: Given| {
+            let deps =
+                listener_egress::Deps { lifecycle: given.lifecycle, registry: given.registry, memory: None };
+            let running = listener_egress::start(config, deps).await?;
+            Ok(running.wait())
+        },
+    )
 }
 
 /// Runs the retry role.
@@ -83,8 +87,4 @@ pub fn retry(mut config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
             Ok(running.wait())
         },
     )
-}
-
-async fn not_built(_config: NotBuilt, given: Given) -> anyhow::Result<std::future::Ready<()>> {
-    anyhow::bail!("this build does not contain the role {} yet", given.lifecycle.role())
 }

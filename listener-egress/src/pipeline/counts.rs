@@ -3,7 +3,6 @@
 //! Every datagram that does not reach a consumer is counted under exactly one reason here.
 
 use frame::Kind;
-use std::time::Duration;
 
 /// Why a datagram, or a frame, went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,11 +60,13 @@ pub enum DropReason {
     TooLongForUdp,
     /// The consumer's socket refused it.
     EgressError,
+    /// The process stopped before the consumer took it; its claim is released.
+    ConsumerGone,
 }
 
 impl DropReason {
     /// All reasons with their label values.
-    pub const ALL: [(DropReason, &'static str); 26] = [
+    pub const ALL: [(DropReason, &'static str); 27] = [
         (DropReason::DecodeError, "decode_error"),
         (DropReason::FragmentDecodeError, "frag_decode_error"),
         (DropReason::SenderFilter, "sender_filter"),
@@ -92,6 +93,7 @@ impl DropReason {
         (DropReason::ConsumerQueueFull, "consumer_queue_full"),
         (DropReason::TooLongForUdp, "too_long_for_udp"),
         (DropReason::EgressError, "egress_error"),
+        (DropReason::ConsumerGone, "consumer_gone"),
     ];
 }
 
@@ -127,9 +129,6 @@ impl Loss {
         (Loss::Stop, "stop"),
     ];
 }
-
-/// Upper bounds of the recovery-time buckets, in microseconds: powers of two from 64 µs.
-pub const RECOVERY_BUCKETS: usize = 24;
 
 /// Totals of one worker since its start.
 #[derive(Clone, Debug, Default)]
@@ -216,10 +215,6 @@ pub struct Counts {
     pub reassembly_bytes: u64,
     /// Bytes of frames that wait for a claim now.
     pub waiting_bytes: u64,
-    /// From detection to arrival of requested numbers; bucket i counts times below 64 µs << i.
-    pub recovery: [u64; RECOVERY_BUCKETS],
-    /// Sum of those times.
-    pub recovery_total: Duration,
 }
 
 impl Counts {
@@ -247,12 +242,5 @@ impl Counts {
             _ => 0,
         };
         self.received_by_version[version] += 1;
-    }
-    pub(crate) fn recovered_after(&mut self, open_for: Duration) {
-        self.recovered += 1;
-        self.recovery_total += open_for;
-        let micros = u64::try_from(open_for.as_micros()).unwrap_or(u64::MAX) >> 6;
-        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
-        self.recovery[bucket.min(RECOVERY_BUCKETS - 1)] += 1;
     }
 }

@@ -229,6 +229,24 @@ impl Gate {
         }
     }
 
+    /// May the frame still leave under its claim? `false`: the process was late (a pause, a full queue), another
+    /// listener may have taken over; the frame is kept and a decision follows.
+    pub(crate) fn may_leave(&mut self, now: Instant, delivery: &Delivery, bytes: &[u8]) -> bool {
+        let (Some(claims), Some(ticket)) = (&mut self.claims, delivery.ticket) else { return true };
+        let (wire_len, header_len) = (delivery.wire_len, delivery.header_len);
+        let (slot, copy) = match delivery.place {
+            Place::Kept(Kept(slot)) => (slot, false),
+            Place::Batch(_) => (self.kept.insert(Waiting { frame: Vec::new(), wire_len, header_len }), true),
+        };
+        let may = claims.may_send(now, ticket, slot.token());
+        match (may, copy) {
+            (true, true) => drop(self.kept.remove(slot)),
+            (false, true) => self.fill(slot, bytes),
+            (_, false) => {}
+        }
+        may
+    }
+
     /// The frame was handed to the consumer, or queued for it: its kept copy goes.
     pub(crate) fn release(&mut self, delivery: &Delivery) {
         if let Place::Kept(Kept(slot)) = delivery.place {

@@ -25,7 +25,7 @@ mod tests;
 mod track;
 mod verify;
 
-pub use counts::{Counts, DropReason, Loss, RECOVERY_BUCKETS};
+pub use counts::{Counts, DropReason, Loss};
 pub use deliver::{Datagram, DatagramQueue, Full, Handed, LONGEST_DATAGRAM, Run, StreamQueue};
 pub use filter::{BadPrefix, Filter, FilterRules, Prefix};
 pub use gate::{Delivery, Gate, Kept, Place, claim_key};
@@ -452,6 +452,17 @@ impl Pipeline {
         bytes.get(..delivery.wire_len as usize).unwrap_or(bytes)
     }
 
+    /// May the frame still leave under its claim? Asked just before it is queued. `false`: it waits again, `decide` will
+    /// bring it back if it is still ours to deliver.
+    pub fn may_leave<B: Batch + ?Sized>(&mut self, now: Instant, delivery: &Delivery, batch: &B) -> bool {
+        let bytes = match delivery.place {
+            Place::Batch(index) => batch.bytes(index as usize),
+            Place::Kept(_) => &[],
+        };
+        let bytes = bytes.get(..delivery.wire_len as usize).unwrap_or(bytes);
+        self.gate.may_leave(now, delivery, bytes)
+    }
+
     /// The consumer's queue has a copy of the frame (or refused it): a kept one may go.
     pub fn release(&mut self, delivery: &Delivery) {
         self.gate.release(delivery);
@@ -487,6 +498,11 @@ impl Pipeline {
     /// Numbers that were given up, for the log.
     pub fn take_losses(&mut self, out: &mut Vec<Lost>) {
         self.tracker.take_losses(out);
+    }
+
+    /// How long recovered numbers were missing.
+    pub fn take_recoveries(&mut self, out: &mut Vec<Duration>) {
+        self.tracker.take_recoveries(out);
     }
 
     /// The claim protocol, for its driver.

@@ -305,7 +305,9 @@ impl Requester {
             Ack::Ack { .. } if request.answered => {}
             Ack::Ack { .. } => {
                 gap.phase = Phase::InFlight(again);
-                gap.wake = now + endpoint.path.rto();
+                // The frame was sent before the answer: if it does not come, it was lost. The backoff stays: a repair that
+                // cannot reach us must not be asked for at the pace of the round trip.
+                gap.wake = gap.wake.min(now + (endpoint.path.rto() * gap.backoff()).min(RTO_CAP));
                 self.deadlines.push(Reverse((gap.wake, name)));
             }
             Ack::Miss => {
@@ -483,8 +485,8 @@ impl Requester {
                 path.asked.pop_front();
             }
         }
-        let backoff = 1_u32 << u32::from(gap.round.saturating_add(gap.tries)).min(9);
-        let rto = ((path.rto() + PER_NUMBER * u32::try_from(take).unwrap_or(0)) * backoff).min(RTO_CAP);
+        let rto = path.rto() + PER_NUMBER * u32::try_from(take).unwrap_or(0);
+        let rto = (rto * gap.backoff()).min(RTO_CAP);
         let wake = now + rto.mul_f64(self.rng.random_range(1.0..1.25));
         if let Some(gap) = tracker.gap_mut(name) {
             gap.phase = Phase::InFlight(InFlight {

@@ -202,6 +202,10 @@ impl Gap {
     pub(crate) fn numbers(&self) -> u64 {
         self.last - self.first + 1
     }
+    /// Factor on timeouts: doubles with every request in vain.
+    pub(crate) fn backoff(&self) -> u32 {
+        1 << u32::from(self.round.saturating_mul(2).saturating_add(self.tries)).min(9)
+    }
 }
 
 /// A number too far ahead to be believed at first.
@@ -295,6 +299,8 @@ pub struct Tracker {
     fresh: Vec<Slot>,
     /// Numbers given up since the last `take_losses`, for the log; bounded, the counters have them all.
     losses: Vec<Lost>,
+    /// How long requested numbers were missing, since the last `take_recoveries`.
+    recoveries: Vec<Duration>,
     missing: u64,
     /// Numbers of removed gaps that were under way: (endpoint, how many).
     released: Vec<(u32, u64)>,
@@ -308,6 +314,8 @@ pub struct Tracker {
 const LOSS_NOTES: usize = 64;
 /// Senders of digests that are remembered.
 const DIGEST_SOURCES: usize = 1024;
+/// Recovery times kept between two bursts.
+const RECOVERY_NOTES: usize = 4096;
 /// Novel frames in a row behind a flow's highest number that mean a restart (wire 9.1).
 const RESTART_RUN: u8 = 4;
 /// Flows looked at to find an idle one when the table is full.
@@ -326,6 +334,7 @@ impl Tracker {
             departed: LruCache::new(memory),
             fresh: Vec::new(),
             losses: Vec::new(),
+            recoveries: Vec::new(),
             missing: 0,
             released: Vec::new(),
             digest_sources: HashSet::new(),
@@ -475,6 +484,11 @@ impl Tracker {
         out.append(&mut self.losses);
     }
 
+    /// How long requested numbers were missing that came since the last call.
+    pub fn take_recoveries(&mut self, out: &mut Vec<Duration>) {
+        out.append(&mut self.recoveries);
+    }
+
     /// Gives up every open gap: the process stops.
     pub fn stop(&mut self, counts: &mut Counts) {
         for place in 0..self.flows.places() {
@@ -617,7 +631,10 @@ impl Tracker {
         // A frame that nobody verified may not close a gap that is wanted.
         if trusted && let Some(filled) = self.fill(slot, seq) {
             if filled.requested {
-                counts.recovered_after(now.saturating_duration_since(filled.opened));
+                counts.recovered += 1;
+                if self.recoveries.len() < RECOVERY_NOTES {
+                    self.recoveries.push(now.saturating_duration_since(filled.opened));
+                }
             } else {
                 counts.reordered += 1;
             }

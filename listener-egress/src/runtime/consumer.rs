@@ -1,0 +1,287 @@
+//! The consumer's end: a UDP socket or a TCP connection behind the bounded queue of the pipeline.
+//!
+//! Nothing here waits on the path of a frame. What the consumer does not take stays in the queue; when that is full, the
+//! newest frame is refused. A TCP connection that breaks is made again with a growing pause, and what the peer had not
+//! acknowledged is sent again. A consumer that ends its sending half is taken as gone: it must keep it open.
+
+use crate::pipeline::{DatagramQueue, DropReason, Full, Handed, Run, StreamQueue};
+use multicast_io::{Sender, SocketOptions, Span, Train, unacknowledged};
+use std::future::pending;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// Pause before a queue that refused datagrams is tried again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
+/// How often acknowledgements are looked at while some are due.
+const ACK_LOOK: Duration = Duration::from_millis(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_CAP: Duration = Duration::from_secs(2);
+
+/// Frames whose fate became known.
+#[derive(Default)]
+pub(super) struct Fates {
+    pub(super) delivered: Vec<Handed>,
+    pub(super) refused: Vec<(Handed, DropReason)>,
+}
+
+/// See the module text.
+pub(super) enum Consumer {
+    Datagrams(Box<Datagrams>),
+    Stream(Box<Stream>),
+}
+
+impl Consumer {
+    /// Queues one record.
+    pub(super) fn push(&mut self, record: &[u8], handed: Handed) -> Result<(), Full> {
+        match self {
+            Consumer::Datagrams(d) => d.queue.push(record, handed),
+            Consumer::Stream(s) => s.queue.push(record, handed),
+        }
+    }
+    /// Longest record.
+    pub(super) fn longest(&self) -> usize {
+        match self {
+            Consumer::Datagrams(_) => crate::pipeline::LONGEST_DATAGRAM,
+            Consumer::Stream(_) => u32::MAX as usize,
+        }
+    }
+    /// Hands over what the consumer takes now.
+    pub(super) fn flush(&mut self, now: Instant, fates: &mut Fates) {
+        match self {
+            Consumer::Datagrams(d) => d.flush(now, fates),
+            Consumer::Stream(s) => s.flush(now, fates),
+        }
+    }
+    /// Completes when `flush` may get further. Cancel safe.
+    pub(super) async fn ready(&mut self) {
+        match self {
+            Consumer::Datagrams(_) => pending().await,
+            Consumer::Stream(s) => s.ready().await,
+        }
+    }
+    /// When `flush` should be called although nothing happened.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match self {
+            Consumer::Datagrams(d) => d.try_again,
+            Consumer::Stream(s) => s.look_again,
+        }
+    }
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Consumer::Datagrams(d) => d.queue.len(),
+            Consumer::Stream(s) => s.queue.len(),
+        }
+    }
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Consumer::Datagrams(d) => d.queue.is_empty(),
+            Consumer::Stream(s) => s.queue.is_empty(),
+        }
+    }
+    /// `Err` says why the consumer cannot be reached.
+    pub(super) fn connection(&self) -> Result<(), &'static str> {
+        match self {
+            Consumer::Stream(s) if !matches!(s.link, Link::Up(_)) => Err("the consumer is not connected"),
+            _ => Ok(()),
+        }
+    }
+    pub(super) fn reconnects(&self) -> u64 {
+        match self {
+            Consumer::Datagrams(_) => 0,
+            Consumer::Stream(s) => s.connects.saturating_sub(1),
+        }
+    }
+    /// Gives up what is still queued.
+    pub(super) fn abandon(&mut self, fates: &mut Fates) {
+        let refused = &mut fates.refused;
+        let mut lost = |handed| refused.push((handed, DropReason::ConsumerGone));
+        match self {
+            Consumer::Datagrams(d) => d.queue.left(usize::MAX, lost),
+            Consumer::Stream(s) => s.queue.abandon(&mut lost),
+        }
+    }
+}
+
+/// UDP.
+pub(super) struct Datagrams {
+    sender: Sender,
+    to: SocketAddr,
+    queue: DatagramQueue,
+    runs: Vec<Run>,
+    trains: Vec<Train>,
+    frames: Vec<Span>,
+    try_again: Option<Instant>,
+}
+
+impl Datagrams {
+    pub(super) fn open(to: SocketAddr, capacity: usize) -> anyhow::Result<Consumer> {
+        let any = crate::runtime::layout::wildcard(to.is_ipv4());
+        let options =
+            SocketOptions { send_buffer: Some(4 << 20), ..SocketOptions::new(SocketAddr::new(any, 0)) };
+        Ok(Consumer::Datagrams(Box::new(Datagrams {
+            sender: Sender::open(&options)?,
+            to,
+            queue: DatagramQueue::new(capacity),
+            runs: Vec::new(),
+            trains: Vec::new(),
+            frames: Vec::new(),
+            try_again: None,
+        })))
+    }
+
+    fn flush(&mut self, now: Instant, fates: &mut Fates) {
+        if self.queue.is_empty() || self.try_again.is_some_and(|at| now < at) {
+            return;
+        }
+        self.try_again = None;
+        self.queue.runs(self.sender.max_train(), &mut self.runs);
+        let destination = self.to;
+        self.trains.clear();
+        self.trains.extend(self.runs.iter().map(|run| Train {
+            destination,
+            first: run.first,
+            count: run.count,
+            segment: run.segment,
+        }));
+        self.frames.clear();
+        self.frames.extend(self.queue.datagrams().iter().map(|d| Span { start: d.start, len: d.len }));
+        let progress = self.sender.send(self.queue.memory(), &self.trains, &self.frames);
+        self.queue.left(progress.frames, |handed| fates.delivered.push(handed));
+        let Some(error) = progress.error else { return };
+        match error.raw_os_error() {
+            // A queue is full: later.
+            _ if error.kind() == io::ErrorKind::WouldBlock => {}
+            Some(ENOBUFS) => {}
+            // Nobody listens, or the route is gone: this datagram is lost, as datagrams are.
+            _ => {
+                service::limited!(warn, 1, "--egress-addr {}: {error}", self.to);
+                self.queue.left(1, |handed| fates.refused.push((handed, DropReason::EgressError)));
+            }
+        }
+        self.try_again = Some(now + REFUSED_PAUSE);
+    }
+}
+
+/// No buffer space available (Linux).
+const ENOBUFS: i32 = 105;
+
+type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+enum Link {
+    /// Until the next attempt.
+    Down(Instant),
+    Dialling(Connecting),
+    Up(TcpStream),
+}
+
+/// TCP.
+pub(super) struct Stream {
+    to: SocketAddr,
+    queue: StreamQueue,
+    link: Link,
+    backoff: Duration,
+    look_again: Option<Instant>,
+    connects: u64,
+}
+
+impl Stream {
+    pub(super) fn open(to: SocketAddr, capacity: usize, now: Instant) -> Consumer {
+        Consumer::Stream(Box::new(Stream {
+            to,
+            queue: StreamQueue::new(capacity),
+            link: Link::Down(now),
+            backoff: BACKOFF_FIRST,
+            look_again: Some(now),
+            connects: 0,
+        }))
+    }
+
+    fn flush(&mut self, now: Instant, fates: &mut Fates) {
+        if let Link::Down(at) = self.link
+            && now >= at
+        {
+            self.link = Link::Dialling(Box::pin(dial(self.to)));
+            self.look_again = None;
+        }
+        let Link::Up(stream) = &self.link else { return };
+        let written = write(stream, &mut self.queue).and_then(|()| peer_is_there(stream));
+        if let Ok(due) = unacknowledged(stream) {
+            self.queue.acknowledged(due, |handed| fates.delivered.push(handed));
+        }
+        if let Err(error) = written {
+            self.broken(now, &error);
+        } else {
+            self.look_again = (!self.queue.is_empty()).then(|| now + ACK_LOOK);
+        }
+    }
+
+    fn broken(&mut self, now: Instant, error: &io::Error) {
+        service::limited!(warn, 1, "--egress-addr {}: {error}; {} bytes wait", self.to, self.queue.len());
+        self.queue.rewind();
+        self.link = Link::Down(now + self.backoff);
+        self.look_again = Some(now + self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF_CAP);
+    }
+
+    async fn ready(&mut self) {
+        let outcome = match &mut self.link {
+            Link::Down(_) => return pending().await,
+            Link::Dialling(dialling) => dialling.as_mut().await,
+            Link::Up(stream) => {
+                // Readable means that the peer ended, or says something that nobody asked for.
+                let writes = !self.queue.unwritten().0.is_empty();
+                let interest = tokio::io::Interest::READABLE;
+                let interest = if writes { interest | tokio::io::Interest::WRITABLE } else { interest };
+                let _ = stream.ready(interest).await;
+                return;
+            }
+        };
+        match outcome {
+            Ok(stream) => {
+                tracing::info!("consumer {} connected", self.to);
+                self.connects += 1;
+                self.backoff = BACKOFF_FIRST;
+                self.link = Link::Up(stream);
+            }
+            Err(error) => self.broken(Instant::now(), &error),
+        }
+    }
+}
+
+async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Writes until the socket takes no more.
+fn write(stream: &TcpStream, queue: &mut StreamQueue) -> io::Result<()> {
+    loop {
+        let (front, back) = queue.unwritten();
+        if front.is_empty() {
+            return Ok(());
+        }
+        match stream.try_write_vectored(&[IoSlice::new(front), IoSlice::new(back)]) {
+            Ok(n) => queue.wrote(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a consumer says is ignored; that it ended is not.
+fn peer_is_there(stream: &TcpStream) -> io::Result<()> {
+    let mut ignored = [0; 512];
+    loop {
+        match stream.try_read(&mut ignored) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the consumer closed")),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}

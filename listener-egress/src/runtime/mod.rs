@@ -1,0 +1,257 @@
+//! Sockets, threads and timers around the pipeline.
+//!
+//! Threads: one for each worker (`worker`), one for the control groups (`control`). `layout` says which worker owns which
+//! group; `consumer` is the way out; `cells` are the numbers that others see.
+
+mod cells;
+mod consumer;
+mod control;
+mod layout;
+mod worker;
+
+pub use cells::Counters;
+
+use crate::config::{Config, Proto, resolve};
+use crate::pipeline::Pipeline;
+use crate::store;
+use anyhow::Context;
+use cache_backend::{Backend, Memory};
+use cells::Cells;
+use consumer::{Datagrams, Stream};
+use control::{Control, ControlCells};
+use frame::GroupIndex;
+use frame::flow::Origin;
+use layout::{Layout, owner};
+use multicast_io::Loss;
+use service::config::BackendKind;
+use service::{Lifecycle, Metric, Registry};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use txidset::LocalSet;
+use worker::Start;
+
+/// Messages that wait for a worker.
+const INBOX: usize = 1024;
+
+/// What the role needs from whoever starts it.
+pub struct Deps {
+    /// Readiness and drain.
+    pub lifecycle: Lifecycle,
+    /// Takes the metrics.
+    pub registry: Arc<Registry>,
+    /// The store that other roles of this process share: used as tier 2 of the gate unless the options name another.
+    pub memory: Option<Memory>,
+}
+
+/// A started listener.
+pub struct Running {
+    workers: Vec<Arc<Cells>>,
+    control: Arc<ControlCells>,
+    threads: Vec<service::Worker>,
+}
+
+impl Running {
+    /// Totals since the start, at most a tenth of a second old; exact once `wait` has completed.
+    pub fn counters(&self) -> Counters {
+        total(&self.workers, &self.control)
+    }
+
+    /// Reads the totals also after `wait` took this.
+    pub fn counters_reader(&self) -> impl Fn() -> Counters + Send + Sync + use<> {
+        let (workers, control) = (self.workers.clone(), self.control.clone());
+        move || total(&workers, &control)
+    }
+
+    /// Completes when every thread has ended, some time after drain began.
+    pub async fn wait(self) {
+        for mut thread in self.threads {
+            thread.ended().await;
+        }
+    }
+}
+
+fn total(workers: &[Arc<Cells>], control: &ControlCells) -> Counters {
+    let mut total = Counters {
+        received: control.received.get(),
+        dropped_on_purpose: control.dropped_on_purpose.get(),
+        ..Counters::default()
+    };
+    workers.iter().for_each(|cells| total.add(&cells.shown()));
+    total
+}
+
+/// The metrics of the role, for the documentation and its check.
+pub fn metrics() -> impl Iterator<Item = &'static Metric> {
+    cells::metrics().chain([control::metric()])
+}
+
+/// Joins the groups and begins to deliver; everything that cannot work is an error here.
+///
+/// # Errors
+/// Names the option, the address or the interface.
+pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
+    config.validate()?;
+    let kind = config.backend.kind_or(BackendKind::None)?;
+    let backend = match (kind, &deps.memory) {
+        (BackendKind::None | BackendKind::Memory, Some(memory)) => {
+            Some(Arc::new(memory.clone()) as Arc<dyn Backend>)
+        }
+        _ => cache_backend::open(store::settings(&config.backend, kind)?).await.context("--cache-backend")?,
+    };
+    Starting::new(config, deps, backend)?.start().await
+}
+
+/// What all workers are made from.
+struct Starting {
+    config: Config,
+    deps: Deps,
+    backend: Option<Arc<dyn Backend>>,
+    layout: Layout,
+    local: Option<Arc<LocalSet>>,
+    consumer: SocketAddr,
+    seed: u64,
+}
+
+impl Starting {
+    fn new(config: Config, deps: Deps, backend: Option<Arc<dyn Backend>>) -> anyhow::Result<Starting> {
+        let layout = Layout::new(&config)?;
+        let consumer = resolve(&config.egress_addr, 9100, "egress-addr")?;
+        let seed = rand::random();
+        let capacity = config.egress_dedup_local_cap;
+        let local =
+            (capacity > 0).then(|| Arc::new(LocalSet::new(capacity, config.egress_dedup_ttl_redis, seed)));
+        Ok(Starting { config, deps, backend, layout, local, consumer, seed })
+    }
+
+    async fn start(self) -> anyhow::Result<Running> {
+        let joins = self.deps.lifecycle.condition("groups");
+        let control = Arc::new(ControlCells::default());
+        let mut running = Running { workers: Vec::new(), control: control.clone(), threads: Vec::new() };
+        let mut inboxes = Vec::new();
+        let mut opened = Vec::new();
+        for index in 0..self.layout.workers {
+            let cells = Cells::new(index.to_string());
+            let (inbox, news) = mpsc::channel(INBOX);
+            let (open, outcome) = oneshot::channel();
+            let start = self.worker(index, cells.clone(), news, open)?;
+            running
+                .threads
+                .push(service::spawn_worker(format!("listener-{index}"), move || worker::run(start))?);
+            self.deps.registry.add(cells.clone());
+            inboxes.push((inbox, cells.clone()));
+            running.workers.push(cells);
+            opened.push(outcome);
+        }
+        for outcome in opened {
+            if let Err(error) = outcome.await.context("a worker ended while it started").flatten() {
+                self.deps.lifecycle.begin_drain();
+                return Err(error);
+            }
+        }
+        running.threads.push(self.control(inboxes, control.clone())?);
+        self.deps.registry.add(control);
+        let (groups, workers) = (self.layout.groups.len(), self.layout.workers);
+        joins.met(&format!("{groups} groups on {workers} workers"));
+        let way = match self.config.egress_proto {
+            Proto::Udp => "udp",
+            Proto::Tcp => "tcp",
+        };
+        tracing::info!(groups, workers, consumer = %format!("{way}://{}", self.consumer), "listener receives");
+        Ok(running)
+    }
+
+    fn worker(
+        &self,
+        index: usize,
+        cells: Arc<Cells>,
+        inbox: mpsc::Receiver<worker::News>,
+        opened: oneshot::Sender<anyhow::Result<()>>,
+    ) -> anyhow::Result<Start> {
+        let (config, layout) = (&self.config, &self.layout);
+        let now = Instant::now();
+        let seed = self.seed.wrapping_add((index as u64) << 32);
+        let data = layout.open_data(config, index)?;
+        for warning in data.iter().flat_map(|joined| joined.receiver.warnings()) {
+            tracing::warn!("{warning}");
+        }
+        // Endpoints of the other family are asked too where the host has it.
+        let requests: Vec<_> = [layout.open_requests(layout.is_v4())?]
+            .into_iter()
+            .chain(layout.open_requests(!layout.is_v4()).ok())
+            .collect();
+        let blocks = owner(GroupIndex::BLOCK_BROADCAST, layout.workers) == index;
+        let headers = (config.header_egress_enabled && blocks).then(|| self.header_socket()).transpose()?;
+        let origin = headers.as_ref().map(|_| Origin::from(self.emitter()));
+        let settings = config.pipeline(layout.workers, self.backend.is_some(), origin)?;
+        let queue = (config.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
+        let consumer = match config.egress_proto {
+            Proto::Udp => Datagrams::open(self.consumer, queue).context("--egress-addr")?,
+            Proto::Tcp => Stream::open(self.consumer, queue, now),
+        };
+        Ok(Start {
+            pipeline: Pipeline::new(settings, self.local.clone(), seed, now),
+            data,
+            requests,
+            interfaces: layout.interfaces.clone(),
+            consumer,
+            headers,
+            strip_header: config.strip_header,
+            loss: self.loss(index as u64),
+            backend: self.backend.clone(),
+            op_timeout: config.backend.cache_op_timeout,
+            inbox,
+            cells,
+            lifecycle: self.deps.lifecycle.clone(),
+            connected: self.deps.lifecycle.condition("consumer"),
+            drain_timeout: config.drain_timeout.max(Duration::from_millis(100)) * 9 / 10,
+            opened,
+        })
+    }
+
+    fn control(
+        &self,
+        workers: Vec<(mpsc::Sender<worker::News>, Arc<Cells>)>,
+        cells: Arc<ControlCells>,
+    ) -> anyhow::Result<service::Worker> {
+        let (config, layout) = (&self.config, &self.layout);
+        let mut sockets = Vec::new();
+        if config.beacon_enabled {
+            let fabric = config.fabric_at(config.beacon_scope, "beacon-scope")?;
+            let (port, sources) = (config.beacon_port, &config.ssm_bootstrap_beacon);
+            sockets.push(layout.open_control(config, fabric, GroupIndex::BEACON, port, sources)?);
+        }
+        if !config.subtree_groups.0.is_empty() {
+            let fabric = config.fabric_at(config.announce_scope, "announce-scope")?;
+            let (port, sources) = (config.listen_port, &config.ssm_bootstrap_subtree_announce);
+            let group = GroupIndex::SUBTREE_GROUP_ANNOUNCE;
+            sockets.push(layout.open_control(config, fabric, group, port, sources)?);
+        }
+        let interfaces = layout.interfaces.clone().into();
+        let lifecycle = self.deps.lifecycle.clone();
+        let loss = self.loss(u64::from(u32::MAX));
+        let control = Control { sockets, interfaces, workers, loss, cells, lifecycle };
+        Ok(service::spawn_worker("listener-control".to_owned(), move || control.run())?)
+    }
+
+    fn loss(&self, stream: u64) -> Loss {
+        let seed = self.config.inject_loss_seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream);
+        Loss::new(self.config.inject_loss.percent(), seed)
+    }
+
+    fn header_socket(&self) -> anyhow::Result<(UdpSocket, SocketAddr)> {
+        let to = resolve(&self.config.header_egress_addr, 9101, "header-egress-addr")?;
+        let socket = UdpSocket::bind((layout::wildcard(to.is_ipv4()), 0)).context("--header-egress-addr")?;
+        socket.set_nonblocking(true)?;
+        Ok((socket, to))
+    }
+
+    /// Emitter of V7 headers (wire 1.7): the first address of the interface that is not link-local, else link-local.
+    fn emitter(&self) -> IpAddr {
+        let first = self.layout.interfaces.first();
+        let v6 = first.and_then(multicast_io::Interface::preferred_v6).map(IpAddr::V6);
+        let v4 = first.and_then(|interface| interface.v4.first().copied()).map(IpAddr::V4);
+        v6.or(v4).unwrap_or_else(|| layout::wildcard(false))
+    }
+}

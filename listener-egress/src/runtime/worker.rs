@@ -1,0 +1,522 @@
+//! One worker: a thread with its groups, its flows, its request sockets and its way to the consumer.
+//!
+//! A turn: take what the sockets hold, batch by batch, through the pipeline; hand frames to the consumer and requests to
+//! the kernel; ask the claim store. All waiting is between turns, for whatever comes first.
+
+use super::cells::Cells;
+use super::consumer::{Consumer, Fates};
+use super::layout::{Joined, Membership, assert_joins};
+use crate::pipeline::{
+    BLOCK_HEADER_FRAME, Batch, Counts, Delivery, Door, DropReason, Handed, Lost, Pipeline, Request,
+};
+use cache_backend::Backend;
+use frame::digest::Entry;
+use frame::{Advert, SubtreeGroupAnnounce};
+use multicast_io::{Burst, Interface, Loss, Ready, Receiver};
+use service::{Condition, Lifecycle};
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use txidset::driver::Driver;
+
+/// Datagrams (or trains) of one receive call.
+const BATCH: usize = 64;
+/// Receive calls of one socket before the others get their turn.
+const TURNS: usize = 8;
+/// How often totals are shown while there is work.
+const SHOW: Duration = Duration::from_millis(10);
+/// Joins are asserted again.
+const REJOIN: Duration = Duration::from_secs(30);
+/// A draining worker stops reading when its queues were empty for this long.
+const DRAIN_QUIET: Duration = Duration::from_millis(20);
+
+/// What the control thread tells a worker.
+pub(super) enum News {
+    Advert(Advert),
+    /// Entries whose groups this worker owns.
+    Digest(IpAddr, Vec<Entry>),
+    Announce(IpAddr, SubtreeGroupAnnounce),
+}
+
+/// What a worker is born with.
+pub(super) struct Start {
+    pub(super) pipeline: Pipeline,
+    pub(super) data: Vec<Joined>,
+    pub(super) requests: Vec<Receiver>,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) consumer: Consumer,
+    pub(super) headers: Option<(UdpSocket, SocketAddr)>,
+    pub(super) strip_header: bool,
+    pub(super) loss: Loss,
+    pub(super) backend: Option<Arc<dyn Backend>>,
+    pub(super) op_timeout: Option<Duration>,
+    pub(super) inbox: mpsc::Receiver<News>,
+    pub(super) cells: Arc<Cells>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) connected: Condition,
+    pub(super) drain_timeout: Duration,
+    /// Told when the worker is up, or why not.
+    pub(super) opened: oneshot::Sender<anyhow::Result<()>>,
+}
+
+/// Runs a worker until it has drained.
+pub(super) async fn run(start: Start) {
+    let (worker, opened, inbox) = match Worker::open(start).await {
+        Ok(worker) => worker,
+        Err((error, opened)) => {
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    if opened.send(Ok(())).is_ok() {
+        worker.work(inbox).await;
+    }
+}
+
+/// A socket and the door that its datagrams come in by.
+struct Inlet {
+    socket: Ready<Receiver>,
+    door: Door,
+    memberships: Vec<Membership>,
+}
+
+struct Worker {
+    pipeline: Pipeline,
+    inlets: Vec<Inlet>,
+    interfaces: Vec<Interface>,
+    burst: Burst,
+    loss: Loss,
+    consumer: Consumer,
+    headers: Option<(UdpSocket, SocketAddr)>,
+    strip_header: bool,
+    driver: Driver,
+    cells: Arc<Cells>,
+    lifecycle: Lifecycle,
+    connected: Condition,
+    was_connected: Option<bool>,
+    drain_timeout: Duration,
+    deliveries: Vec<Delivery>,
+    requests: Vec<Request>,
+    fates: Fates,
+    scratch: Scratch,
+    shown_at: Instant,
+    rejoin_at: Instant,
+    /// A socket may hold more than was taken.
+    more: bool,
+    last_input: Instant,
+}
+
+/// Lists that are reused.
+#[derive(Default)]
+struct Scratch {
+    losses: Vec<Lost>,
+    recoveries: Vec<Duration>,
+    headers: Vec<[u8; BLOCK_HEADER_FRAME]>,
+}
+
+impl Batch for Burst {
+    fn len(&self) -> usize {
+        self.arrivals().len()
+    }
+    fn source(&self, index: usize) -> SocketAddr {
+        self.arrivals()[index].source
+    }
+    fn bytes(&self, index: usize) -> &[u8] {
+        Burst::bytes(self, self.arrivals()[index].span)
+    }
+}
+
+type Opened = oneshot::Sender<anyhow::Result<()>>;
+
+impl Worker {
+    async fn open(start: Start) -> Result<(Worker, Opened, mpsc::Receiver<News>), (anyhow::Error, Opened)> {
+        let (opened, inbox, backend) = (start.opened, start.inbox, start.backend);
+        let driver = match Driver::open(backend).await {
+            Ok(driver) => driver,
+            Err(error) => return Err((anyhow::Error::from(error).context("--cache-backend"), opened)),
+        };
+        let driver = match start.op_timeout {
+            Some(timeout) => driver.with_op_timeout(timeout),
+            None => driver,
+        };
+        let data = start.data.into_iter().map(|j| (j.receiver, Door::Groups, j.memberships));
+        let replies = start.requests.into_iter().map(|receiver| (receiver, Door::Replies, Vec::new()));
+        let inlets = data.chain(replies).map(|(receiver, door, memberships)| {
+            Ok(Inlet { socket: Ready::new(receiver)?, door, memberships })
+        });
+        let inlets = match inlets.collect::<io::Result<Vec<_>>>() {
+            Ok(inlets) => inlets,
+            Err(error) => return Err((anyhow::Error::from(error).context("registering a socket"), opened)),
+        };
+        let now = Instant::now();
+        let worker = Worker {
+            pipeline: start.pipeline,
+            inlets,
+            interfaces: start.interfaces,
+            burst: Burst::new(BATCH, 0),
+            loss: start.loss,
+            consumer: start.consumer,
+            headers: start.headers,
+            strip_header: start.strip_header,
+            driver,
+            cells: start.cells,
+            lifecycle: start.lifecycle,
+            connected: start.connected,
+            was_connected: None,
+            drain_timeout: start.drain_timeout,
+            deliveries: Vec::new(),
+            requests: Vec::new(),
+            fates: Fates::default(),
+            scratch: Scratch::default(),
+            shown_at: now,
+            rejoin_at: now + REJOIN,
+            more: true,
+            last_input: now,
+        };
+        Ok((worker, opened, inbox))
+    }
+
+    async fn work(mut self, inbox: mpsc::Receiver<News>) {
+        let mut inbox = Some(inbox);
+        let lifecycle = self.lifecycle.clone();
+        while !lifecycle.is_draining() {
+            self.wait(&mut inbox, lifecycle.drain_began()).await;
+            self.turn();
+        }
+        self.drain().await;
+    }
+
+    /// Finishes what is in hand: the kernel's queues, frames that wait for a claim, the consumer's queue.
+    async fn drain(&mut self) {
+        let began = Instant::now();
+        let deadline = began + self.drain_timeout;
+        let decide_by = began + self.drain_timeout / 2;
+        let mut deciding = true;
+        self.more = true;
+        loop {
+            self.turn();
+            let now = Instant::now();
+            let quiet = !self.more && now.duration_since(self.last_input.max(began)) >= DRAIN_QUIET;
+            if quiet || now >= decide_by {
+                self.inlets.clear();
+            }
+            let ended = self.inlets.is_empty();
+            if deciding && ended && (now >= decide_by || !self.pipeline.is_waiting()) {
+                deciding = false;
+                self.pipeline.drain(now);
+                continue;
+            }
+            let idle = self.pipeline.claims_mut().is_none_or(|claims| claims.is_idle());
+            if ended && !deciding && idle && self.consumer.is_empty() || now >= deadline {
+                break;
+            }
+            let pause = DRAIN_QUIET.min(deadline - now);
+            let _ = tokio::time::timeout(pause, self.wait(&mut None, pending())).await;
+        }
+        self.inlets.clear();
+        self.consumer.abandon(&mut self.fates);
+        let now = Instant::now();
+        self.settle_fates(now);
+        self.pump(now);
+        self.pipeline.stop();
+        self.log_losses();
+        self.show(now);
+    }
+
+    /// Waits for something to do.
+    async fn wait(&mut self, inbox: &mut Option<mpsc::Receiver<News>>, drain: impl Future<Output = ()>) {
+        let consumer_at = self.consumer.next_timeout();
+        let timer = self.pipeline.next_timeout();
+        let timer = consumer_at.map_or(timer, |at| at.min(timer));
+        let (inlets, more) = (&self.inlets, self.more);
+        let (driver, pipeline) = (&mut self.driver, &mut self.pipeline);
+        let claims = async {
+            match pipeline.claims_mut() {
+                Some(claims) => driver.progress(claims).await,
+                None => pending().await,
+            }
+        };
+        let news = tokio::select! {
+            biased;
+            () = claims => None,
+            news = next_news(inbox) => news,
+            // Lets the reactor have a turn.
+            () = tokio::task::yield_now(), if more => None,
+            () = readable(inlets) => {
+                self.more = true;
+                None
+            }
+            () = self.consumer.ready() => None,
+            () = tokio::time::sleep_until(timer.into()) => None,
+            () = drain => None,
+        };
+        if let Some(news) = news {
+            let now = Instant::now();
+            self.take_news(now, news);
+            while let Some(Ok(news)) = inbox.as_mut().map(mpsc::Receiver::try_recv) {
+                self.take_news(now, news);
+            }
+        }
+    }
+
+    fn take_news(&mut self, now: Instant, news: News) {
+        match news {
+            News::Advert(advert) => self.pipeline.advert(now, &advert),
+            News::Announce(source, announce) => self.pipeline.announce(now, source, &announce),
+            News::Digest(source, entries) => {
+                for entry in &entries {
+                    self.pipeline.digest(now, source, entry);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        self.receive();
+        let now = Instant::now();
+        self.pipeline.on_timeout(now);
+        self.pump(now);
+        self.send_requests();
+        self.log_losses();
+        if now.duration_since(self.shown_at) >= SHOW || !self.more {
+            self.show(now);
+        }
+        if now >= self.rejoin_at {
+            self.rejoin_at = now + REJOIN;
+            self.rejoin();
+        }
+    }
+
+    fn receive(&mut self) {
+        if !self.more {
+            return;
+        }
+        self.more = false;
+        for index in 0..self.inlets.len() {
+            for turn in 1..=TURNS {
+                let Some(inlet) = self.inlets.get_mut(index) else { return };
+                self.burst.clear();
+                let burst = &mut self.burst;
+                match inlet.socket.try_read(|receiver| receiver.receive(burst, BATCH)) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        service::limited!(error, 1, "receiving failed: {error}");
+                        break;
+                    }
+                }
+                let door = inlet.door;
+                self.more |= turn == TURNS;
+                self.last_input = self.take_burst(door);
+            }
+        }
+    }
+
+    /// One batch through the pipeline; what it lets through goes to the consumer's queue.
+    fn take_burst(&mut self, door: Door) -> Instant {
+        self.loss.apply(&mut self.burst, 0);
+        let now = Instant::now();
+        self.pipeline.take(now, door, &self.burst);
+        self.pump(now);
+        self.send_requests();
+        now
+    }
+
+    /// Claims forward, frames out.
+    fn pump(&mut self, now: Instant) {
+        if let Some(claims) = self.pipeline.claims_mut() {
+            self.driver.pump(claims, now);
+        }
+        self.pipeline.decide(now);
+        self.pipeline.take_deliveries(&mut self.deliveries);
+        let mut deliveries = std::mem::take(&mut self.deliveries);
+        // A stop of the process between claiming and delivering must not go unnoticed: the time is read again.
+        let now = Instant::now();
+        for delivery in deliveries.drain(..) {
+            self.deliver(now, &delivery);
+        }
+        self.deliveries = deliveries;
+        self.send_headers();
+        self.consumer.flush(now, &mut self.fates);
+        self.settle_fates(now);
+        if let Some(claims) = self.pipeline.claims_mut() {
+            self.driver.pump(claims, now);
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, delivery: &Delivery) {
+        if !self.pipeline.may_leave(now, delivery, &self.burst) {
+            return;
+        }
+        let frame = self.pipeline.bytes(delivery, &self.burst);
+        let skip = if self.strip_header { usize::from(delivery.header_len) } else { 0 };
+        let record = frame.get(skip..).unwrap_or(&[]);
+        let handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
+        let refused = if record.len() > self.consumer.longest() {
+            service::limited!(
+                warn,
+                1,
+                "a frame of {} bytes is too long for a datagram: --egress-proto=tcp takes it",
+                record.len()
+            );
+            Some(DropReason::TooLongForUdp)
+        } else if self.consumer.push(record, handed).is_err() {
+            service::limited!(
+                warn,
+                1,
+                "the consumer is slow and its queue is full (--egress-queue-bytes): frames are dropped"
+            );
+            Some(DropReason::ConsumerQueueFull)
+        } else {
+            None
+        };
+        self.pipeline.release(delivery);
+        if let Some(reason) = refused {
+            self.pipeline.undelivered(now, delivery.ticket, reason);
+        }
+    }
+
+    fn settle_fates(&mut self, now: Instant) {
+        for handed in self.fates.delivered.drain(..) {
+            self.pipeline.delivered(now, handed);
+        }
+        for (handed, reason) in self.fates.refused.drain(..) {
+            self.pipeline.undelivered(now, handed.ticket, reason);
+        }
+        let connection = self.consumer.connection();
+        if self.was_connected != Some(connection.is_ok()) {
+            self.was_connected = Some(connection.is_ok());
+            match connection {
+                Ok(()) => self.connected.met("reachable"),
+                Err(reason) => self.connected.not_met(reason),
+            }
+        }
+    }
+
+    fn send_requests(&mut self) {
+        self.pipeline.take_requests(&mut self.requests);
+        for request in self.requests.drain(..) {
+            let mut sockets = self.inlets.iter().filter(|inlet| inlet.door == Door::Replies);
+            let v4 = request.to.is_ipv4();
+            let fits =
+                |inlet: &&Inlet| inlet.socket.get_ref().local_addr().is_ok_and(|local| local.is_ipv4() == v4);
+            let Some(inlet) = sockets.find(fits) else {
+                service::limited!(
+                    warn,
+                    1,
+                    "no socket for requests to {}: its family is off here",
+                    request.to
+                );
+                continue;
+            };
+            let to = scoped(request.to, &self.interfaces);
+            // What the kernel refuses is asked for again when its timeout passes.
+            if let Err(error) = inlet.socket.get_ref().send_to(&request.bytes, to, None) {
+                service::limited!(warn, 1, "request to {to}: {error}");
+            }
+        }
+    }
+
+    fn send_headers(&mut self) {
+        let Some((socket, to)) = &self.headers else { return };
+        self.pipeline.take_headers(&mut self.scratch.headers);
+        for header in self.scratch.headers.drain(..) {
+            if let Err(error) = socket.send_to(&header, to) {
+                service::limited!(warn, 1, "--header-egress-addr {to}: {error}");
+            }
+        }
+    }
+
+    fn log_losses(&mut self) {
+        self.pipeline.take_losses(&mut self.scratch.losses);
+        for lost in self.scratch.losses.drain(..) {
+            service::limited!(
+                warn,
+                10,
+                "lost: flow {:016x}, numbers {} to {} ({:?})",
+                lost.key.0,
+                lost.first,
+                lost.last,
+                lost.why
+            );
+        }
+        self.pipeline.take_recoveries(&mut self.scratch.recoveries);
+        for open_for in self.scratch.recoveries.drain(..) {
+            self.cells.recovery.observe(open_for);
+        }
+    }
+
+    fn show(&mut self, now: Instant) {
+        self.shown_at = now;
+        let data = || self.inlets.iter().map(|inlet| inlet.socket.get_ref());
+        // After the sockets are gone their last counts stay.
+        let sockets = (!self.inlets.is_empty())
+            .then(|| (data().map(Receiver::kernel_drops).sum(), data().map(Receiver::truncated).sum()));
+        let counts: Counts = self.pipeline.counts().clone();
+        let (dropped, bytes) = (self.loss.dropped(), self.consumer.bytes() as u64);
+        let reconnects = self.consumer.reconnects();
+        self.cells.show(|shown| {
+            shown.counts = counts;
+            shown.dropped_on_purpose = dropped;
+            shown.queue_bytes = bytes;
+            shown.reconnects = reconnects;
+            if let Some((kernel_drops, truncated)) = sockets {
+                shown.kernel_drops = kernel_drops;
+                shown.truncated = truncated;
+            }
+        });
+    }
+
+    fn rejoin(&mut self) {
+        for inlet in &self.inlets {
+            let joined = assert_joins(inlet.socket.get_ref(), &inlet.memberships, &self.interfaces);
+            if let Err(error) = joined {
+                service::limited!(error, 1, "joining again failed: {error:#}");
+            }
+        }
+    }
+}
+
+async fn next_news(inbox: &mut Option<mpsc::Receiver<News>>) -> Option<News> {
+    match inbox {
+        Some(open) => {
+            let news = open.recv().await;
+            if news.is_none() {
+                *inbox = None;
+            }
+            news
+        }
+        None => pending().await,
+    }
+}
+
+/// Ready when a socket may be readable.
+async fn readable(inlets: &[Inlet]) {
+    poll_fn(|context| {
+        let mut ready = Poll::Pending;
+        for inlet in inlets {
+            // A socket in error is readable too: the read says what is wrong.
+            if inlet.socket.poll_readable(context).is_ready() {
+                ready = Poll::Ready(());
+            }
+        }
+        ready
+    })
+    .await;
+}
+
+/// Link-local endpoints are reached by the first interface.
+fn scoped(to: SocketAddr, interfaces: &[Interface]) -> SocketAddr {
+    match to {
+        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+            v6.set_scope_id(interfaces.first().map_or(0, |interface| interface.index));
+            SocketAddr::V6(v6)
+        }
+        to => to,
+    }
+}

@@ -1,0 +1,356 @@
+//! The role over real sockets: IPv4 multicast on the loopback, a small endpoint, a TCP or UDP consumer.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use frame::control::Extended;
+use frame::data::{HEADER, HeaderFields, encode_header};
+use frame::digest::Entry;
+use frame::{Ack, Advert, Fabric, GroupIndex, HashKey, Kind, Nack, Response, SeqNum, ShardBits};
+use listener_egress::config::Proto;
+use listener_egress::{Config, Counters, Deps, Running, start};
+use multicast_io::{Interface, Sender, SocketOptions, Span, Train};
+use service::config::{Family, HostPort, Names, Percent};
+use service::{Lifecycle, Registry};
+use std::collections::HashMap;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+/// Flows: as a proxy makes them, one for each of four groups.
+const FLOWS: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Frames by flow and number.
+type Frames = Arc<Mutex<HashMap<(u64, u64), Vec<u8>>>>;
+
+/// A fabric of its own on the loopback: a random net and free ports.
+struct Fixture {
+    fabric: Fabric,
+    data_port: u16,
+    beacon_port: u16,
+    frames: Frames,
+    stop: Arc<AtomicBool>,
+    endpoint: Option<std::thread::JoinHandle<()>>,
+}
+
+fn lo() -> Interface {
+    Interface::by_name("lo").unwrap()
+}
+
+fn free_port() -> u16 {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn emitter() -> Sender {
+    let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Sender::open(&SocketOptions { interface: Some(lo()), loopback: true, ..SocketOptions::new(bind) })
+        .unwrap()
+}
+
+fn emit(sender: &mut Sender, to: SocketAddr, datagram: &[u8]) {
+    let len = u32::try_from(datagram.len()).unwrap();
+    let train = Train { destination: to, first: 0, count: 1, segment: u16::try_from(len).unwrap() };
+    let sent = sender.send(datagram, &[train], &[Span { start: 0, len }]);
+    assert_eq!(sent.frames, 1, "{:?}", sent.error);
+}
+
+/// The `n`-th transaction of a flow: one whose id lies in the flow's group.
+fn payload(flow: u64, n: u64) -> Vec<u8> {
+    let tail = "x".repeat(usize::try_from(n % 50).unwrap());
+    let candidates =
+        (0..).map(|salt: u32| format!("transaction {n} of flow {flow}, {salt} {tail}").into_bytes());
+    let of_flow = |payload: &Vec<u8>| u64::from(group_of(&frame::tx::sha256d(payload)).0) == flow;
+    candidates.into_iter().find(of_flow).unwrap()
+}
+
+fn group_of(id: &frame::Id) -> GroupIndex {
+    ShardBits::new(2).unwrap().group_of(id)
+}
+
+fn frame_of(flow: u64, n: u64) -> Vec<u8> {
+    let payload = payload(flow, n);
+    let fields = HeaderFields {
+        kind: Kind::Tx,
+        msg_type: 0,
+        id: &frame::tx::sha256d(&payload),
+        hash_key: HashKey(flow),
+        seq_num: SeqNum(n),
+        second_id: &frame::id::NO_ID,
+        payload_len: u32::try_from(payload.len()).unwrap(),
+    };
+    let mut out = vec![0; HEADER + payload.len()];
+    encode_header(&fields, &mut out).unwrap();
+    out[HEADER..].copy_from_slice(&payload);
+    out
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let fabric = Fabric::V4 { net: rand::random_range(1..=250) };
+        let (data_port, beacon_port) = (free_port(), free_port());
+        let frames = Frames::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let endpoint = Endpoint {
+            socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            frames: frames.clone(),
+            beacon: SocketAddr::new(fabric.address(GroupIndex::BEACON), beacon_port),
+            fabric,
+            data_port,
+        };
+        let stopped = stop.clone();
+        let endpoint = std::thread::spawn(move || endpoint.serve(&stopped));
+        Fixture { fabric, data_port, beacon_port, frames, stop, endpoint: Some(endpoint) }
+    }
+
+    fn config(&self, consumer: SocketAddr, proto: Proto) -> Config {
+        let mut config = Config::for_embedding();
+        let Fabric::V4 { net } = self.fabric else { unreachable!() };
+        config.fabric.fabric = Family::Ipv4;
+        config.fabric.mc_ipv4_net = net;
+        config.fabric.iface = Names(vec!["lo".to_owned()]);
+        config.listen_port = self.data_port;
+        config.beacon_port = self.beacon_port;
+        config.egress_addr = HostPort { host: consumer.ip().to_string(), port: Some(consumer.port()) };
+        config.egress_proto = proto;
+        config.workers = 2;
+        config
+    }
+
+    fn group(&self, datagram: &[u8]) -> SocketAddr {
+        let group = group_of(datagram[8..40].try_into().unwrap());
+        SocketAddr::new(self.fabric.address(group), self.data_port)
+    }
+
+    /// Sends `count` frames of each flow, then says by digests how many there were until `done`.
+    fn send(&self, count: u64, done: &AtomicBool) {
+        let mut sender = emitter();
+        for n in 1..=count {
+            for flow in 0..FLOWS {
+                let datagram = frame_of(flow, n);
+                self.frames.lock().unwrap().insert((flow, n), datagram.clone());
+                emit(&mut sender, self.group(&datagram), &datagram);
+            }
+            if n % 20 == 0 {
+                std::thread::yield_now();
+            }
+        }
+        let beacon = SocketAddr::new(self.fabric.address(GroupIndex::BEACON), self.beacon_port);
+        while !done.load(Ordering::Relaxed) {
+            for flow in 0..FLOWS {
+                let entry = Entry {
+                    hash_key: HashKey(flow),
+                    highest: SeqNum(count),
+                    group: GroupIndex(u16::try_from(flow).unwrap()),
+                    subtree_id: frame::id::NO_ID,
+                };
+                let mut out = [0; 100];
+                let (len, _) = frame::digest::encode(&[entry], &mut out);
+                emit(&mut sender, beacon, &out[..len]);
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(endpoint) = self.endpoint.take() {
+            let _ = endpoint.join();
+        }
+    }
+}
+
+/// An endpoint that has heard everything.
+struct Endpoint {
+    socket: UdpSocket,
+    frames: Frames,
+    fabric: Fabric,
+    data_port: u16,
+    beacon: SocketAddr,
+}
+
+impl Endpoint {
+    fn serve(&self, stop: &AtomicBool) {
+        let mut sender = emitter();
+        self.socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut advert_at = Instant::now();
+        let mut buffer = [0; 2048];
+        while !stop.load(Ordering::Relaxed) {
+            if Instant::now() >= advert_at {
+                emit(&mut sender, self.beacon, &self.advert().encode());
+                advert_at = Instant::now() + Duration::from_millis(50);
+            }
+            let Ok((len, from)) = self.socket.recv_from(&mut buffer) else { continue };
+            self.answer(&mut sender, &Nack::decode(&buffer[..len]).unwrap(), from);
+        }
+    }
+
+    fn advert(&self) -> Advert {
+        Advert {
+            scope: 5,
+            nack_addr: Ipv4Addr::LOCALHOST.to_ipv6_mapped(),
+            nack_port: self.socket.local_addr().unwrap().port(),
+            tier: 0,
+            preference: 1,
+            interval_secs: 60,
+            flags: Advert::MULTICAST | Advert::RANGES,
+            instance_id: 1,
+            max_range: 256,
+        }
+    }
+
+    fn answer(&self, sender: &mut Sender, nack: &Nack, from: SocketAddr) {
+        let mut missing =
+            Extended { hash_key: nack.hash_key, start: nack.start, end: nack.end, not_found: [0; 32] };
+        let mut found = false;
+        for n in nack.start.0..=nack.end.0 {
+            let datagram = self.frames.lock().unwrap().get(&(nack.hash_key.0, n)).cloned();
+            let Some(datagram) = datagram else {
+                missing.set_missing(SeqNum(n));
+                continue;
+            };
+            found = true;
+            let group = group_of(datagram[8..40].try_into().unwrap());
+            emit(sender, SocketAddr::new(self.fabric.address(group), self.data_port), &datagram);
+        }
+        let verdict = if found { Ack::Ack { multicast: true, unicast: false } } else { Ack::Miss };
+        let mut out = [0; Response::MAX_LEN];
+        let len = Response { verdict, seq_num: nack.start, extended: Some(missing) }.encode(&mut out);
+        self.socket.send_to(&out[..len], from).unwrap();
+    }
+}
+
+async fn listen(config: Config) -> (Running, Lifecycle, Arc<Registry>) {
+    let lifecycle = Lifecycle::new("listener");
+    let registry = Arc::new(Registry::default());
+    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), memory: None };
+    (start(config, deps).await.unwrap(), lifecycle, registry)
+}
+
+/// Takes records from every connection until it ends; each worker makes one.
+fn accept(consumer: TcpListener, records: mpsc::Sender<Vec<u8>>) {
+    std::thread::spawn(move || {
+        for stream in consumer.incoming() {
+            let (mut stream, records) = (stream.unwrap(), records.clone());
+            std::thread::spawn(move || {
+                let mut len = [0; 4];
+                while stream.read_exact(&mut len).is_ok() {
+                    let mut record = vec![0; u32::from_be_bytes(len) as usize];
+                    if stream.read_exact(&mut record).is_err() || records.send(record).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Waits for `count` frames of each flow, and checks that each came once.
+fn collect(records: &mpsc::Receiver<Vec<u8>>, count: u64, counters: impl Fn() -> Counters) {
+    let mut wanted: HashMap<Vec<u8>, u32> = HashMap::new();
+    for flow in 0..FLOWS {
+        wanted.extend((1..=count).map(|n| (payload(flow, n), 0)));
+    }
+    let mut seen = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while seen < wanted.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let record = records.recv_timeout(left);
+        let record = record.unwrap_or_else(|_| panic!("{seen} of {} came: {:?}", wanted.len(), counters()));
+        let times = wanted.get_mut(&record).expect("a record that nobody sent");
+        *times += 1;
+        seen += usize::from(*times == 1);
+    }
+    let twice = wanted.values().filter(|times| **times > 1).count();
+    assert_eq!(twice, 0, "delivered twice: {:?}", counters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fifth_of_all_datagrams_lost_at_the_door_costs_no_frame() {
+    const COUNT: u64 = 2000;
+    let fixture = Arc::new(Fixture::new());
+    let consumer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = fixture.config(consumer.local_addr().unwrap(), Proto::Tcp);
+    config.inject_loss = Percent::new(20.0).unwrap();
+    let (sender, records) = mpsc::channel();
+    accept(consumer, sender);
+    let (running, lifecycle, registry) = listen(config).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let sending = {
+        let (fixture, done) = (fixture.clone(), done.clone());
+        std::thread::spawn(move || fixture.send(COUNT, &done))
+    };
+    let counters = running.counters_reader();
+    tokio::task::spawn_blocking(move || collect(&records, COUNT, counters)).await.unwrap();
+    done.store(true, Ordering::Relaxed);
+    sending.join().unwrap();
+    let counters = running.counters_reader();
+    lifecycle.begin_drain();
+    running.wait().await;
+    let counters = counters();
+    assert_eq!(counters.delivered, COUNT * FLOWS);
+    assert_eq!((counters.lost, counters.open_gaps), (0, 0), "{counters:?}");
+    assert!(counters.dropped_on_purpose > 0 && counters.recovered > 0, "{counters:?}");
+    let page = registry.render();
+    assert!(page.contains("bsl_gaps_recovered_total"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_udp_consumer_gets_payloads_without_padding() {
+    let fixture = Fixture::new();
+    let consumer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    consumer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (running, lifecycle, _registry) =
+        listen(fixture.config(consumer.local_addr().unwrap(), Proto::Udp)).await;
+    let mut sender = emitter();
+    let mut padded = frame_of(1, 1);
+    let group = fixture.group(&padded);
+    padded.resize(padded.len() + 100, 0);
+    emit(&mut sender, group, &padded);
+    let mut buffer = [0; 2048];
+    let len = consumer.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..len], payload(1, 1));
+    lifecycle.begin_drain();
+    running.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_comes_late_gets_every_frame() {
+    const COUNT: u64 = 200;
+    let fixture = Fixture::new();
+    let consumer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = consumer.local_addr().unwrap();
+    drop(consumer);
+    let (running, lifecycle, _registry) = listen(fixture.config(address, Proto::Tcp)).await;
+    assert!(!lifecycle.is_ready(), "nobody listens yet");
+    fixture.send(COUNT, &AtomicBool::new(true));
+    let counters = running.counters_reader();
+    while counters().received < COUNT * FLOWS {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (sender, records) = mpsc::channel();
+    accept(TcpListener::bind(address).unwrap(), sender);
+    let reader = running.counters_reader();
+    tokio::task::spawn_blocking(move || collect(&records, COUNT, reader)).await.unwrap();
+    assert!(lifecycle.is_ready());
+    lifecycle.begin_drain();
+    running.wait().await;
+    assert_eq!(counters().delivered, COUNT * FLOWS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_options_are_named() {
+    let lifecycle = Lifecycle::new("listener");
+    let deps = || Deps { lifecycle: lifecycle.clone(), registry: Arc::default(), memory: None };
+    let mut config = Config::for_embedding();
+    config.shard_include = "9".parse().unwrap();
+    let error = start(config, deps()).await.err().unwrap();
+    assert_eq!(error.to_string(), "--shard-include: 9; with --shard-bits 2 want 0 to 3");
+    let mut config = Config::for_embedding();
+    config.fabric.iface = Names(vec!["nonesuch0".to_owned()]);
+    let error = start(config, deps()).await.err().unwrap();
+    assert!(format!("{error:#}").contains("--iface nonesuch0"), "{error:#}");
+}

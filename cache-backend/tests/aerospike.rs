@@ -1,5 +1,5 @@
 //! `aerospike` with the real client: against a stand-in that speaks the wire protocol, or, where the environment variable
-//! `AEROSPIKE` names one (`host:port`, namespace `test` or that of `AEROSPIKE_NAMESPACE`), against a real server. Tests that
+//! `ONCECAST_AEROSPIKE` names one (`host:port`, namespace `test` or that of `ONCECAST_AEROSPIKE_NAMESPACE`), against a real server. Tests that
 //! need a server to misbehave run against the stand-in only.
 #![cfg(feature = "aerospike")]
 
@@ -27,10 +27,10 @@ fn settings_for(address: String) -> AerospikeSettings {
 
 /// A real server if there is one, else a stand-in.
 async fn a_server() -> (Option<StandIn>, AerospikeSettings) {
-    match std::env::var("AEROSPIKE") {
+    match std::env::var("ONCECAST_AEROSPIKE") {
         Ok(address) => {
             let mut settings = settings_for(address);
-            if let Ok(namespace) = std::env::var("AEROSPIKE_NAMESPACE") {
+            if let Ok(namespace) = std::env::var("ONCECAST_AEROSPIKE_NAMESPACE") {
                 settings.namespace = namespace;
             }
             (None, settings)

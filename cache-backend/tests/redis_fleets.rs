@@ -76,6 +76,28 @@ async fn a_slot_that_migrates_keeps_its_claims_while_it_does_and_afterwards() {
 }
 
 #[tokio::test]
+async fn the_rights_that_the_documentation_names_are_enough_for_a_cluster() {
+    if !redis_is_installed() {
+        return;
+    }
+    let cluster = Cluster::start();
+    for node in &cluster.masters {
+        let rights = "on >s3cret ~bsp:* ~{foo}:* -@all +ping +set +get +del +pttl +cluster|slots +asking";
+        let mut words = vec!["ACL", "SETUSER", "oncecast"];
+        words.extend(rights.split(' '));
+        node.must(&words);
+    }
+    let mut settings = cluster.settings();
+    settings.addresses = vec![format!("redis://oncecast:s3cret@{}", cluster.masters[0].address())];
+    settings.topology = RedisTopology::Cluster;
+    let (_backend, session) = open(settings).await;
+    let (source, target) = (&cluster.masters[2], &cluster.masters[1]);
+    target.must(&["CLUSTER", "SETSLOT", SLOT, "IMPORTING", &cluster.id(2)]);
+    source.must(&["CLUSTER", "SETSLOT", SLOT, "MIGRATING", &cluster.id(1)]);
+    assert_eq!(created(&session.claim(in_slot(0..9, "v"), TTL, soon()).await), 9);
+}
+
+#[tokio::test]
 async fn one_stopped_node_costs_only_its_own_keys() {
     if !redis_is_installed() {
         return;

@@ -134,10 +134,10 @@ pub struct Config {
     pub proxy_queue: usize,
 
     /// Requests a second of one address; a range counts once
-    #[arg(long, value_name = "RATE", default_value_t = 20_000.0, help_heading = "Limits")]
+    #[arg(long, value_name = "RATE", default_value_t = 100_000.0, help_heading = "Limits")]
     pub rl_ip_rate: f64,
     /// Requests of one address at once
-    #[arg(long, value_name = "N", default_value_t = 20_000.0, help_heading = "Limits")]
+    #[arg(long, value_name = "N", default_value_t = 100_000.0, help_heading = "Limits")]
     pub rl_ip_burst: f64,
     /// Requests for one number of a flow in a window
     #[arg(long, value_name = "N", default_value_t = 1_000, help_heading = "Limits")]
@@ -146,7 +146,7 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Limits")]
     pub rl_sequence_window: Duration,
     /// Requests of one address for one flow in a window
-    #[arg(long, value_name = "N", default_value_t = 1_200_000, help_heading = "Limits")]
+    #[arg(long, value_name = "N", default_value_t = 6_000_000, help_heading = "Limits")]
     pub rl_chain_rate: u64,
     /// That window
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Limits")]

@@ -612,3 +612,37 @@ fn a_miss_is_fetched_once_for_all_and_a_failed_fetch_is_released() {
     }
     assert_eq!(fetches.wish((FLOW, SeqNum(4)), start), Wish::Full);
 }
+
+#[test]
+fn requests_that_leave_together_lose_their_acks_together_when_the_kernel_refuses() {
+    let mut endpoint = Endpoint::new();
+    endpoint.put(&frame(1));
+    let (first, second) = (plain(1), request_from("127.0.0.2:5", 1, 1, 0));
+    let mut plan = |request: &Request| {
+        endpoint.plan.make(
+            request,
+            &mut endpoint.store,
+            &mut endpoint.limits,
+            &endpoint.policy,
+            endpoint.now,
+        );
+        endpoint.plan.multicast_presumed(&mut endpoint.store, endpoint.now);
+        (endpoint.plan.multicast.clone(), endpoint.plan.done)
+    };
+    let (repairs, mut of_first) = plan(&first);
+    let (again, mut of_second) = plan(&second);
+    assert_eq!((repairs.len(), again.len()), (1, 0), "the second rides on the repair of the first");
+    assert!(of_second.reply(&second, true).is_some());
+    endpoint.store.unmark_repaired(&repairs[0].place);
+    for (request, done) in [(&first, &mut of_first), (&second, &mut of_second)] {
+        done.recheck(request, &endpoint.store, &endpoint.policy, endpoint.now);
+        assert_eq!(done.reply(request, true), None);
+    }
+}
+
+#[test]
+fn every_metric_follows_the_rules_for_names() {
+    let faults: Vec<String> =
+        retry_endpoint::runtime::METRICS.iter().filter_map(|metric| metric.fault()).collect();
+    assert!(faults.is_empty(), "{faults:?}");
+}

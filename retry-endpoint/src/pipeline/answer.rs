@@ -247,6 +247,13 @@ impl Plan {
         }
     }
 
+    /// The repairs leave together with those of other requests: counts all of them as sent, so that a request behind this
+    /// one does not send them again. What the kernel then refuses must be taken back (`Store::unmark_repaired`,
+    /// `Done::recheck`) before any reply leaves.
+    pub fn multicast_presumed(&mut self, store: &mut Store, now: Instant) {
+        self.multicast_sent(usize::MAX, store, now);
+    }
+
     /// Forgets everything, keeps the memory.
     pub fn clear(&mut self) {
         self.multicast.clear();
@@ -259,6 +266,15 @@ impl Plan {
 }
 
 impl Done {
+    /// After a refused repair: keeps only those multicast numbers whose repair stands.
+    pub fn recheck(&mut self, request: &Request, store: &Store, policy: &Policy, now: Instant) {
+        for offset in self.multicast.iter() {
+            if !store.repaired_within(request.nack.hash_key, request.seq(offset), policy.dedup_window, now) {
+                self.multicast.remove(offset);
+            }
+        }
+    }
+
     /// The reply, once everything was handed over. `None`: nothing true can be said (a limit stopped the answer, and
     /// `say_throttled` is off).
     pub fn reply(&self, request: &Request, say_throttled: bool) -> Option<Response> {

@@ -9,13 +9,13 @@ use super::post::{Inlet, Outlet, Post, ToDoor, ToWorker};
 use super::shared::{Lookup, SharedLink};
 use crate::config::Config;
 use crate::pipeline::admit::{Admitted, admit};
-use crate::pipeline::answer::{Plan, Policy, Repair, Request};
+use crate::pipeline::answer::{Done, Plan, Policy, Repair, Request};
 use crate::pipeline::limit::{RepairLimits, Trusted};
 use crate::pipeline::store::{Lifetimes, Limits, Put, Store};
 use crate::pipeline::upstream::Wanted;
 use bytes::Bytes;
 use frame::flow::Route;
-use frame::{DataFrame, Fabric, Fragment, GroupIndex, Kind, ShardBits};
+use frame::{DataFrame, Fabric, Fragment, GroupIndex, HashKey, Kind, SeqNum, ShardBits};
 use multicast_io::{Burst, Ready, Receiver, loss::Loss};
 use std::io;
 use std::sync::Arc;
@@ -26,10 +26,17 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 64;
 /// Receive calls of one socket before the others and the requests get their turn.
 const TURNS: usize = 8;
-/// Requests answered before the sockets get their turn.
+/// Requests answered together.
 const REQUESTS: usize = 64;
 /// Flows in the snapshot for `/status`.
 const COVERAGE: usize = 256;
+
+/// An answer on its way: what leaves by multicast is on the common list.
+struct Answer {
+    request: Request,
+    done: Done,
+    unicast: Vec<Repair>,
+}
 
 /// Everything a worker is built from; travels to its thread.
 pub(crate) struct Setup {
@@ -63,6 +70,9 @@ pub(crate) struct Worker {
     limits: RepairLimits,
     policy: Policy,
     plan: Plan,
+    /// Repairs that leave together, and the answers that wait for them.
+    repairs: Vec<Repair>,
+    answers: Vec<Answer>,
     emitter: Emitter,
     post: Post,
     door: Outlet<ToDoor>,
@@ -94,6 +104,8 @@ impl Worker {
             limits: RepairLimits::new(config.repair_rates(), trusted, seed, now),
             policy: config.policy(),
             plan: Plan::default(),
+            repairs: Vec::new(),
+            answers: Vec::new(),
             emitter: Emitter::new(setup.links, &config, setup.fabric)?,
             post: setup.post,
             door: setup.door,
@@ -122,11 +134,7 @@ impl Worker {
                 },
                 message = inlet.next() => {
                     let Some(message) = message else { return };
-                    self.handle(message).await;
-                    for _ in 0..REQUESTS {
-                        let Some(message) = inlet.ready() else { break };
-                        self.handle(message).await;
-                    }
+                    self.handle(message, &mut inlet).await;
                 }
                 _ = flush.tick(), if shared => self.flush_shared(),
                 _ = second.tick() => self.publish(),
@@ -215,25 +223,37 @@ impl Worker {
 
     // ------------------------------------------------------------------------------------------- requests arrive --
 
-    async fn handle(&mut self, message: ToWorker) {
+    /// Takes `message` and what waits behind it, sends all repairs together (so that single requests ride in trains), then
+    /// answers.
+    async fn handle(&mut self, message: ToWorker, inlet: &mut Inlet<ToWorker>) {
+        let now = Instant::now();
+        self.plan_for(message, now);
+        for _ in 1..REQUESTS {
+            let Some(message) = inlet.ready() else { break };
+            self.plan_for(message, now);
+        }
+        self.send_repairs(now).await;
+        let mut answers = std::mem::take(&mut self.answers);
+        for answer in answers.drain(..) {
+            self.answer(answer);
+        }
+        self.answers = answers;
+    }
+
+    fn plan_for(&mut self, message: ToWorker, now: Instant) {
         match message {
-            ToWorker::Ask { request, visited } => self.ask(request, visited, true).await,
+            ToWorker::Ask { request, visited } => self.ask(request, visited, true, now),
             ToWorker::Looked { request, frames } => {
-                let now = Instant::now();
                 for frame in &frames {
-                    if let Ok(frame) = admit(frame) {
-                        let group = group_of(&frame, self.shard_bits);
-                        self.put(&frame, group, now);
-                    }
+                    self.put_foreign(frame, now);
                 }
-                self.ask(request, self.count, false).await;
+                self.ask(request, self.count, false, now);
             }
-            ToWorker::Fetched { frame } => self.replay(&frame).await,
+            ToWorker::Fetched { frame } => self.replay(&frame, now),
         }
     }
 
-    async fn ask(&mut self, request: Request, visited: usize, may_look: bool) {
-        let now = Instant::now();
+    fn ask(&mut self, request: Request, visited: usize, may_look: bool, now: Instant) {
         self.plan.make(&request, &mut self.store, &mut self.limits, &self.policy, now);
         if self.plan.found_nothing(&request) && visited + 1 < self.count {
             self.cells.forwarded.add(1);
@@ -242,12 +262,11 @@ impl Worker {
             }
             self.cells.queue_dropped.add(1);
         }
-        let missing = self.plan.done.missing;
         self.count_plan(&request);
+        let missing = self.plan.done.missing;
         let waits = may_look && !missing.is_empty() && self.look_up(&request);
-        let sent = self.emitter.multicast(&self.store, &self.plan.multicast).await;
-        self.plan.multicast_sent(sent, &mut self.store, now);
-        self.count_sent(sent);
+        self.plan.multicast_presumed(&mut self.store, now);
+        self.repairs.extend_from_slice(&self.plan.multicast);
         if waits {
             // The answer to the lookup brings the request back; its reply covers both halves.
             return;
@@ -261,18 +280,46 @@ impl Worker {
                 }
             }
         }
-        self.answer(request);
+        self.answers.push(Answer { request, done: self.plan.done, unicast: self.plan.unicast.clone() });
+    }
+
+    /// Sends what the plans collected; what the kernel refuses is taken back from every answer.
+    async fn send_repairs(&mut self, now: Instant) {
+        let planned = self.repairs.len();
+        // A frame kept meanwhile (fetched, looked up) may have pushed a segment out.
+        self.repairs.retain(|repair| self.store.is_live(&repair.place));
+        let mut all_left = self.repairs.len() == planned;
+        self.repairs.sort_by_key(|repair| (repair.place.segment, repair.group));
+        let sent = self.emitter.multicast(&self.store, &self.repairs).await;
+        let (left, refused) = self.repairs.split_at(sent);
+        self.cells.retransmits.add(left.len() as u64);
+        self.cells.retransmit_bytes.add(left.iter().map(|repair| u64::from(repair.place.span.len)).sum());
+        self.cells.retransmit_failed.add(refused.len() as u64);
+        for repair in refused {
+            self.store.unmark_repaired(&repair.place);
+        }
+        all_left &= refused.is_empty();
+        if !all_left {
+            for answer in &mut self.answers {
+                answer.done.recheck(&answer.request, &self.store, &self.policy, now);
+            }
+        }
+        self.repairs.clear();
     }
 
     /// Hands unicast repairs and the reply to the door.
-    fn answer(&mut self, request: Request) {
-        let mut frames = Vec::with_capacity(self.plan.unicast.len());
+    fn answer(&mut self, answer: Answer) {
+        let Answer { request, done, unicast } = answer;
+        let mut frames = Vec::with_capacity(unicast.len());
         let mut memory = Vec::new();
-        for repair in &self.plan.unicast {
-            memory.extend_from_slice(self.store.bytes(&repair.place));
-            frames.push((repair.offset, memory.len()));
+        for repair in &unicast {
+            let bytes = self.store.bytes(&repair.place);
+            if !bytes.is_empty() {
+                memory.extend_from_slice(bytes);
+                frames.push((repair.offset, memory.len()));
+            }
         }
-        if !self.door.send(ToDoor { request, done: self.plan.done, frames, memory }) {
+        if !self.door.send(ToDoor { request, done, frames, memory }) {
             self.cells.queue_dropped.add(1);
         }
     }
@@ -289,21 +336,19 @@ impl Worker {
     }
 
     /// A frame that an upstream sent: kept, and multicast for all who asked.
-    async fn replay(&mut self, datagram: &Bytes) {
-        let now = Instant::now();
-        let Ok(frame) = admit(datagram) else { return };
+    fn replay(&mut self, datagram: &Bytes, now: Instant) {
+        let Some((hash_key, seq, group)) = self.put_foreign(datagram, now) else { return };
+        if let Some(stored) = self.store.get(hash_key, seq, now) {
+            self.store.mark_repaired(&stored.place, now);
+            self.repairs.push(Repair { offset: 0, place: stored.place, group });
+        }
+    }
+
+    /// Keeps a frame that did not come from its group; `None` if it is no frame or was here already.
+    fn put_foreign(&mut self, datagram: &Bytes, now: Instant) -> Option<(HashKey, SeqNum, GroupIndex)> {
+        let frame = admit(datagram).ok()?;
         let group = group_of(&frame, self.shard_bits);
-        if !self.put(&frame, group, now) {
-            return;
-        }
-        if let Some(stored) = self.store.get(frame.hash_key, frame.seq, now) {
-            let repair = Repair { offset: 0, place: stored.place, group };
-            self.plan.clear();
-            self.plan.multicast.push(repair);
-            let sent = self.emitter.multicast(&self.store, &self.plan.multicast).await;
-            self.plan.multicast_sent(sent, &mut self.store, now);
-            self.count_sent(sent);
-        }
+        self.put(&frame, group, now).then_some((frame.hash_key, frame.seq, group))
     }
 
     fn flush_shared(&mut self) {
@@ -323,13 +368,6 @@ impl Worker {
         for (cell, limited) in self.cells.limited.iter().zip(self.plan.limited) {
             cell.add(limited);
         }
-    }
-
-    fn count_sent(&self, sent: usize) {
-        let repairs = self.plan.multicast.iter().take(sent);
-        self.cells.retransmits.add(sent as u64);
-        self.cells.retransmit_bytes.add(repairs.map(|repair| u64::from(repair.place.span.len)).sum());
-        self.cells.retransmit_failed.add((self.plan.multicast.len() - sent) as u64);
     }
 
     /// Copies what only this thread knows into the cells.

@@ -218,6 +218,24 @@ impl Store {
         }
     }
 
+    /// Takes the memory of a repair back: it did not leave after all.
+    pub fn unmark_repaired(&mut self, place: &Place) {
+        if place.position >= self.log.oldest() {
+            self.log.set_repaired(place.position, 0);
+        }
+    }
+
+    /// True if the frame left by multicast within `window` before `now`.
+    pub fn repaired_within(&self, hash_key: HashKey, seq: SeqNum, window: Duration, now: Instant) -> bool {
+        let Some(page) = self.index.find(hash_key, seq) else { return false };
+        let position = self.index.position(page, seq);
+        if position < self.log.oldest() {
+            return false;
+        }
+        let at = self.log.header(position).repaired.checked_sub(1);
+        at.is_some_and(|at| Duration::from_micros(self.micros(now).saturating_sub(at)) < window)
+    }
+
     /// True while the bytes of `place` are still those of its frame.
     pub fn is_live(&self, place: &Place) -> bool {
         place.position >= self.log.oldest()

@@ -161,7 +161,7 @@ impl LocalSet {
         let entry = Probe::new(key, &self.hasher);
         let shard = &self.shards[self.shard_of(key.class, entry.hash)];
         let mut order = shard.lock();
-        shard.forget(&mut order, &entry);
+        shard.forget(&mut order, &entry, self.horizon_ms);
     }
 
     /// Whether a key is held and has not expired.
@@ -170,12 +170,12 @@ impl LocalSet {
         let entry = Probe::new(key, &self.hasher);
         let shard = &self.shards[self.shard_of(key.class, entry.hash)];
         let mut order = shard.lock();
-        shard.holds(&mut order, &entry, now, &self.hasher)
+        shard.holds(&mut order, &entry, now)
     }
 
     /// Entries held, expired ones that have not left yet included. Cold path.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().live).sum()
+        self.shards.iter().map(|shard| shard.lock().live()).sum()
     }
 
     /// No entry at all.
@@ -221,7 +221,7 @@ impl LocalSet {
             let (mut entries, mut evicted_early) = (0, 0);
             for shard in self.shards_of(class) {
                 let order = shard.lock();
-                entries += order.live;
+                entries += order.live();
                 evicted_early += order.evicted_early;
             }
             Occupancy {
@@ -250,7 +250,7 @@ impl LocalSet {
         groups.visit(&self.shards, |shard, order, i| {
             let key = key(&items[i]);
             let entry = Probe { hash: hashes[i], id: words(&key.id), kind: kind_byte(key.class) };
-            new |= u64::from(shard.insert(order, &entry, clock, &self.hasher)) << i;
+            new |= u64::from(shard.insert(order, &entry, clock)) << i;
         });
         new
     }
@@ -258,9 +258,13 @@ impl LocalSet {
     /// Reads what the insertions will need, without a lock and without waiting for one read before starting the next.
     fn touch(&self, hashes: &[u64], shard_of: &[u8; CHUNK]) {
         let shard = |i: usize| &self.shards[usize::from(shard_of[i])];
-        let lines = hashes.iter().enumerate().fold(0, |seen, (i, &hash)| seen ^ shard(i).touch_line(hash));
-        let seen =
-            hashes.iter().enumerate().fold(lines, |seen, (i, &hash)| seen ^ shard(i).touch_match(hash));
+        let mut seen = 0;
+        for (i, &hash) in hashes.iter().enumerate() {
+            seen ^= shard(i).touch_line(hash);
+        }
+        for (i, &hash) in hashes.iter().enumerate() {
+            seen ^= shard(i).touch_match(hash);
+        }
         black_box(seen);
     }
 
@@ -336,6 +340,7 @@ impl ByShard {
                     }
                     i = next;
                 }
+                shard.show_tail(&order);
             }
             wait = left == before;
         }

@@ -1,24 +1,28 @@
 //! A ring of entries in order of first sight, and the index into it.
 //!
-//! The index is made of 64-byte lines of twelve slots: a one-byte tag and a ring position each. An entry lives in its
-//! home line, or, where that was full, in one of four lines elsewhere; the home line counts those.
+//! The index is made of 64-byte lines of twelve slots: a one-byte tag and the sequence number of an entry. An entry lives
+//! in its home line, or, where that was full, in one of four lines elsewhere; the home line remembers the last one that
+//! did. Entries leave at the tail of the ring without a visit to the index: a slot whose number is no longer in the ring
+//! is free. Numbers come round after 2^32 entries; a slot so old may look taken for a while, but what it names is still
+//! compared by all 32 bytes.
 
 use super::hash::Hasher;
 use crate::{ClaimKey, Class};
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Most entries of a shard.
 pub(super) const MAX_SHARD: usize = 1 << 28;
 const SLOTS: usize = 12;
+/// The id of a position whose entry was forgotten.
+const FORGOTTEN: [u64; 4] = [0; 4];
 /// Lines for 64 entries of a full set: 6.4 entries a line on average.
 const LINES_PER_64: usize = 10;
 /// Lines that a full line may spill into.
 const SPILL_LINES: usize = 4;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
-/// Bytes of the second tag word that are tags; the others count what was spilled.
+/// Bytes of the second tag word that are tags; the others are the number of the entry spilled last.
 const SECOND: u64 = 0xFFFF_FFFF;
 
 /// A key on its way through the set.
@@ -57,7 +61,7 @@ pub(super) struct Clock {
     pub(super) horizon: u32,
 }
 
-/// Twelve tags (zero: free), the number of entries spilled from here, and twelve ring positions.
+/// Twelve tags, the number of the entry that was spilled last, and twelve sequence numbers.
 #[repr(align(64))]
 #[derive(Default)]
 struct Line {
@@ -73,6 +77,8 @@ struct Id([AtomicU64; 4]);
 #[repr(align(64))]
 pub(super) struct Shard {
     order: Mutex<Order>,
+    /// The tail's number and position, for `touch_match`.
+    tail: AtomicU64,
     lines: Box<[Line]>,
     ids: Box<[Id]>,
     /// Milliseconds of first sight, modulo 2^32.
@@ -84,17 +90,16 @@ pub(super) struct Shard {
 /// The state of the ring.
 #[derive(Default)]
 pub(super) struct Order {
-    /// Oldest position in use.
+    /// Oldest position in use, and the number of the entry there.
     tail: usize,
-    /// Positions in use from the tail on, forgotten ones included.
+    tail_number: u32,
+    /// Positions in use from the tail on.
     used: usize,
-    /// Entries that can be found.
-    pub(super) live: usize,
+    /// Those of them whose entry was forgotten.
+    forgotten: usize,
     /// Time of the newest entry and of the last sweep.
     newest: u64,
     swept: u64,
-    /// Hash of the entry at the tail, if it was computed already.
-    tail_hash: Option<u64>,
     pub(super) evicted_early: u64,
     /// Age of the entry that was evicted early last, and when that was.
     pub(super) evicted_age: u32,
@@ -107,6 +112,20 @@ struct Found {
     line: usize,
     slot: usize,
     position: usize,
+}
+
+impl Order {
+    /// Entries that can be found.
+    pub(super) fn live(&self) -> usize {
+        self.used.saturating_sub(self.forgotten)
+    }
+
+    /// How far behind the tail the entry of this number is, if it is in the ring.
+    #[inline]
+    fn offset(&self, number: u32) -> Option<usize> {
+        let offset = number.wrapping_sub(self.tail_number) as usize;
+        (offset < self.used).then_some(offset)
+    }
 }
 
 impl Line {
@@ -123,45 +142,30 @@ impl Line {
     }
 
     #[inline]
-    fn free_slot(&self) -> Option<usize> {
-        let [first, second] = self.matches(0);
-        if first != 0 {
-            return Some(byte_of(first));
-        }
-        (second != 0).then(|| 8 + byte_of(second))
-    }
-
-    #[inline]
-    fn set(&self, slot: usize, tag: u64, position: usize) {
-        #[allow(clippy::cast_possible_truncation, reason = "rings are shorter than 2^28")]
-        self.slots[slot].store(position as u32, Relaxed);
-        self.set_tag(slot, tag);
-    }
-
-    #[inline]
-    fn set_tag(&self, slot: usize, tag: u64) {
+    fn set(&self, slot: usize, tag: u64, number: u32) {
+        self.slots[slot].store(number, Relaxed);
         let (word, shift) = (&self.tags[slot / 8], slot % 8 * 8);
         word.store(word.load(Relaxed) & !(0xFF << shift) | tag << shift, Relaxed);
     }
 
     #[inline]
-    fn spilled(&self) -> u64 {
-        self.tag_word(1) >> 32
-    }
-
-    fn count_spilled(&self, more: bool) {
-        let word = self.tag_word(1);
-        let step = 1 << 32;
-        self.tags[1].store(if more { word.wrapping_add(step) } else { word.wrapping_sub(step) }, Relaxed);
+    fn number(&self, slot: usize) -> u32 {
+        self.slots[slot].load(Relaxed)
     }
 
     #[inline]
-    fn position(&self, slot: usize) -> usize {
-        self.slots[slot].load(Relaxed) as usize
+    fn last_spilled(&self) -> u32 {
+        #[allow(clippy::cast_possible_truncation, reason = "the upper half")]
+        let number = (self.tag_word(1) >> 32) as u32;
+        number
+    }
+
+    fn set_last_spilled(&self, number: u32) {
+        self.tags[1].store(self.tag_word(1) & SECOND | u64::from(number) << 32, Relaxed);
     }
 }
 
-/// The high bit of each zero byte; the lowest one set is exact.
+/// The high bit of each zero byte; perhaps also of bytes above one.
 #[inline]
 fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(ONES) & !word & HIGHS
@@ -179,7 +183,9 @@ impl Shard {
         let share = if capacity < 1024 { 2 * LINES_PER_64 } else { LINES_PER_64 };
         let lines = (capacity * share).div_ceil(64).max(2);
         Shard {
-            order: Mutex::default(),
+            // Slots start with number 0, which is not in the ring.
+            order: Mutex::new(Order { tail_number: 1, ..Order::default() }),
+            tail: AtomicU64::new(1 << 32),
             lines: (0..lines).map(|_| Line::default()).collect(),
             ids: (0..capacity).map(|_| Id::default()).collect(),
             times: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
@@ -222,100 +228,112 @@ impl Shard {
         let [first, second] = line.matches(tag(hash));
         let mut seen = 0;
         for (mask, base) in [(first, 0), (second, 8)] {
-            if mask != 0
-                && let position = line.position(base + byte_of(mask))
-                && let Some(id) = self.ids.get(position)
-            {
-                seen ^= id.0[0].load(Relaxed) ^ u64::from(self.times[position].load(Relaxed));
+            if mask != 0 {
+                seen ^= self.touch_entry(line.number(base + byte_of(mask)));
             }
         }
         seen
     }
 
+    #[inline]
+    fn touch_entry(&self, number: u32) -> u64 {
+        let tail = self.tail.load(Relaxed);
+        #[allow(clippy::cast_possible_truncation, reason = "the two halves")]
+        let (tail_number, tail) = ((tail >> 32) as u32, tail as u32);
+        let position = self.wrap(tail as usize + number.wrapping_sub(tail_number) as usize);
+        let Some(id) = self.ids.get(position) else { return 0 };
+        id.0[0].load(Relaxed) ^ u64::from(self.times[position].load(Relaxed))
+    }
+
+    /// Tells `touch_match` where the ring stands.
+    #[inline]
+    pub(super) fn show_tail(&self, order: &Order) {
+        self.tail.store(u64::from(order.tail_number) << 32 | order.tail as u64, Relaxed);
+    }
+
     /// True where the entry is new.
     #[inline]
-    pub(super) fn insert(&self, order: &mut Order, entry: &Probe, clock: Clock, hasher: &Hasher) -> bool {
-        self.expire(order, clock, hasher);
-        if let Some(found) = self.find(entry) {
+    pub(super) fn insert(&self, order: &mut Order, entry: &Probe, clock: Clock) -> bool {
+        self.expire(order, clock);
+        if let Some(found) = self.find(order, entry) {
             if !self.is_expired(found.position, clock) {
                 return false;
             }
-            self.clear_slot(order, found, entry.hash);
+            self.drop_entry(order, found, clock.horizon);
         }
         if order.used == self.ids.len() {
-            self.pop(order, clock, hasher);
+            self.pop(order, clock);
         }
         let position = self.wrap(order.tail + order.used);
+        #[allow(clippy::cast_possible_truncation, reason = "rings are shorter than 2^28")]
+        let number = order.tail_number.wrapping_add(order.used as u32);
+        self.index(order, entry.hash, number, clock);
         order.used += 1;
         order.newest = order.newest.max(clock.now);
         self.write(position, entry, clock.now);
-        self.index(order, entry.hash, position, clock);
         true
     }
 
-    pub(super) fn forget(&self, order: &mut Order, entry: &Probe) {
-        if let Some(found) = self.find(entry) {
-            self.clear_slot(order, found, entry.hash);
+    pub(super) fn forget(&self, order: &mut Order, entry: &Probe, horizon: u32) {
+        if let Some(found) = self.find(order, entry) {
+            self.drop_entry(order, found, horizon);
         }
     }
 
-    pub(super) fn holds(&self, order: &mut Order, entry: &Probe, clock: Clock, hasher: &Hasher) -> bool {
-        self.expire(order, clock, hasher);
-        self.find(entry).is_some_and(|found| !self.is_expired(found.position, clock))
+    pub(super) fn holds(&self, order: &mut Order, entry: &Probe, clock: Clock) -> bool {
+        self.expire(order, clock);
+        self.find(order, entry).is_some_and(|found| !self.is_expired(found.position, clock))
     }
 
     /// Lets expired entries go from the tail: a few at a time while there is traffic, more in proportion to the time
     /// since the last sweep, and all at once when nothing is younger than the horizon. So no entry outlives its horizon
     /// by long enough for its 32-bit clock to come round.
     #[inline]
-    fn expire(&self, order: &mut Order, clock: Clock, hasher: &Hasher) {
-        if order.used > 0
-            && !self.is_expired(order.tail, clock)
-            && clock.now < order.newest + u64::from(clock.horizon)
-        {
+    fn expire(&self, order: &mut Order, clock: Clock) {
+        let tail_is_fresh = order.used > 0 && !self.is_expired(order.tail, clock);
+        if tail_is_fresh && clock.now < order.newest + u64::from(clock.horizon) {
             order.swept = clock.now;
-            return;
+        } else {
+            self.sweep(order, clock);
         }
-        self.sweep(order, clock, hasher);
     }
 
-    #[cold]
-    fn sweep(&self, order: &mut Order, clock: Clock, hasher: &Hasher) {
+    fn sweep(&self, order: &mut Order, clock: Clock) {
         let elapsed = clock.now.saturating_sub(order.swept);
         order.swept = order.swept.max(clock.now);
-        if order.used > 0 && clock.now.saturating_sub(order.newest) >= u64::from(clock.horizon) {
-            return self.clear(order);
+        if clock.now.saturating_sub(order.newest) >= u64::from(clock.horizon) {
+            return self.leave(order, order.used);
         }
-        let share = u128::from(elapsed) * 2 * self.ids.len() as u128 / u128::from(clock.horizon);
-        let mut budget = 2 + usize::try_from(share).unwrap_or(usize::MAX - 2);
+        let share = elapsed.saturating_mul(2 * self.ids.len() as u64) / u64::from(clock.horizon);
+        let mut budget = 2 + share;
         while budget > 0 && order.used > 0 && self.is_expired(order.tail, clock) {
-            self.pop(order, clock, hasher);
+            self.pop(order, clock);
             budget -= 1;
         }
     }
 
-    fn clear(&self, order: &mut Order) {
-        for line in &self.lines {
-            line.tags.iter().for_each(|word| word.store(0, Relaxed));
+    /// The oldest position leaves.
+    #[inline]
+    fn pop(&self, order: &mut Order, clock: Clock) {
+        if order.forgotten > 0 && self.id_at(order.tail) == FORGOTTEN {
+            order.forgotten -= 1;
+        } else {
+            self.count_if_early(order, order.tail, clock);
         }
-        order.used = 0;
-        order.live = 0;
-        order.tail_hash = None;
+        self.leave(order, 1);
     }
 
-    /// The oldest position leaves, with its entry unless that was forgotten before.
+    /// The `n` oldest positions leave. The index needs no visit.
     #[inline]
-    fn pop(&self, order: &mut Order, clock: Clock, hasher: &Hasher) {
-        let position = order.tail;
-        let hash = order.tail_hash.unwrap_or_else(|| self.hash_at(position, hasher));
-        order.tail = self.wrap(order.tail + 1);
-        order.used -= 1;
-        order.tail_hash = (order.used > 0).then(|| self.hash_at(order.tail, hasher));
-        // The line of the next to leave is on its way by then.
-        black_box(self.touch_line(order.tail_hash.unwrap_or(hash)));
-        let Some(found) = self.search(hash, |at| at == position) else { return };
-        self.clear_slot(order, found, hash);
-        self.count_if_early(order, position, clock);
+    fn leave(&self, order: &mut Order, n: usize) {
+        order.tail = self.wrap(order.tail + n);
+        #[allow(clippy::cast_possible_truncation, reason = "rings are shorter than 2^28")]
+        let numbers = n as u32;
+        order.tail_number = order.tail_number.wrapping_add(numbers);
+        order.used -= n;
+        if order.used == 0 {
+            order.forgotten = 0;
+        }
     }
 
     #[inline]
@@ -330,82 +348,75 @@ impl Shard {
 
     /// Gives the entry a slot: at home, else in its second place, else in the slot of the oldest entry at home.
     #[inline]
-    fn index(&self, order: &mut Order, hash: u64, position: usize, clock: Clock) {
-        order.live += 1;
-        let home = &self.lines[self.home(hash)];
-        if let Some(slot) = home.free_slot() {
-            return home.set(slot, tag(hash), position);
+    fn index(&self, order: &mut Order, hash: u64, number: u32, clock: Clock) {
+        let home = self.home(hash);
+        match self.free_slot(order, home) {
+            Some(slot) => self.lines[home].set(slot, tag(hash), number),
+            None => self.spill(order, hash, number, clock),
         }
-        self.spill(order, hash, position, clock);
+    }
+
+    /// A slot whose entry has left the ring.
+    #[inline]
+    fn free_slot(&self, order: &Order, line: usize) -> Option<usize> {
+        let line = &self.lines[line];
+        (0..SLOTS).find(|&slot| order.offset(line.number(slot)).is_none())
     }
 
     #[cold]
-    fn spill(&self, order: &mut Order, hash: u64, position: usize, clock: Clock) {
-        let home = &self.lines[self.home(hash)];
+    fn spill(&self, order: &mut Order, hash: u64, number: u32, clock: Clock) {
+        let home = self.home(hash);
         for line in self.spill_lines(hash) {
-            if let Some(slot) = self.lines[line].free_slot() {
-                home.count_spilled(true);
-                return self.lines[line].set(slot, tag(hash), position);
+            if let Some(slot) = self.free_slot(order, line) {
+                self.lines[home].set_last_spilled(number);
+                return self.lines[line].set(slot, tag(hash), number);
             }
         }
-        let age = |slot: &usize| self.wrap(home.position(*slot) + self.ids.len() - order.tail);
-        let Some(oldest) = (0..SLOTS).min_by_key(age) else { return };
-        let leaving = home.position(oldest);
-        home.set(oldest, tag(hash), position);
-        order.live -= 1;
-        self.count_if_early(order, leaving, clock);
+        let offset = |slot: usize| order.offset(self.lines[home].number(slot)).unwrap_or(0);
+        let slot = (0..SLOTS).min_by_key(|&slot| offset(slot)).unwrap_or(0);
+        let position = self.wrap(order.tail + offset(slot));
+        self.count_if_early(order, position, clock);
+        self.drop_entry(order, Found { line: home, slot, position }, clock.horizon);
+        self.lines[home].set(slot, tag(hash), number);
     }
 
-    #[inline]
-    fn clear_slot(&self, order: &mut Order, found: Found, hash: u64) {
-        self.lines[found.line].set_tag(found.slot, 0);
-        order.live -= 1;
-        let home = self.home(hash);
-        if found.line != home {
-            self.lines[home].count_spilled(false);
+    /// The entry is there no more; its position stays in the ring until its turn comes.
+    fn drop_entry(&self, order: &mut Order, found: Found, horizon: u32) {
+        self.lines[found.line].set(found.slot, 0, order.tail_number.wrapping_sub(1));
+        for (word, value) in self.ids[found.position].0.iter().zip(FORGOTTEN) {
+            word.store(value, Relaxed);
         }
+        #[allow(clippy::cast_possible_truncation, reason = "the entry's clock is modulo 2^32")]
+        let long_ago = (order.newest as u32).wrapping_sub(horizon);
+        self.times[found.position].store(long_ago, Relaxed);
+        order.forgotten += 1;
     }
 
     #[inline]
-    fn find(&self, entry: &Probe) -> Option<Found> {
-        self.search(entry.hash, |position| self.is_at(position, entry))
-    }
-
-    #[inline]
-    fn search(&self, hash: u64, wanted: impl Fn(usize) -> bool) -> Option<Found> {
-        let home = self.home(hash);
-        let found = self.search_line(home, hash, &wanted);
-        if found.is_some() || self.lines[home].spilled() == 0 {
+    fn find(&self, order: &Order, entry: &Probe) -> Option<Found> {
+        let home = self.home(entry.hash);
+        let found = self.search_line(order, home, entry);
+        if found.is_some() || order.offset(self.lines[home].last_spilled()).is_none() {
             return found;
         }
-        self.spill_lines(hash).find_map(|line| self.search_line(line, hash, &wanted))
+        self.spill_lines(entry.hash).find_map(|line| self.search_line(order, line, entry))
     }
 
     #[inline]
-    fn search_line(&self, line: usize, hash: u64, wanted: &impl Fn(usize) -> bool) -> Option<Found> {
-        let [first, second] = self.lines[line].matches(tag(hash));
+    fn search_line(&self, order: &Order, line: usize, entry: &Probe) -> Option<Found> {
+        let [first, second] = self.lines[line].matches(tag(entry.hash));
         for (mut mask, base) in [(first, 0), (second, 8)] {
             while mask != 0 {
                 let slot = base + byte_of(mask);
                 mask &= mask - 1;
-                let position = self.lines[line].position(slot);
-                // A match above another may be a free slot with an old position.
-                if wanted(position) && self.tag_at(line, slot) == tag(hash) {
+                let Some(offset) = order.offset(self.lines[line].number(slot)) else { continue };
+                let position = self.wrap(order.tail + offset);
+                if self.id_at(position) == entry.id && self.kind_at(position) == entry.kind {
                     return Some(Found { line, slot, position });
                 }
             }
         }
         None
-    }
-
-    #[inline]
-    fn tag_at(&self, line: usize, slot: usize) -> u64 {
-        self.lines[line].tag_word(slot / 8) >> (slot % 8 * 8) & 0xFF
-    }
-
-    #[inline]
-    fn is_at(&self, position: usize, entry: &Probe) -> bool {
-        self.id_at(position) == entry.id && self.kind_at(position) == entry.kind
     }
 
     #[inline]
@@ -429,11 +440,6 @@ impl Shard {
     #[inline]
     fn kind_at(&self, position: usize) -> u8 {
         self.kinds.get(position).map_or(0, |kind| kind.load(Relaxed))
-    }
-
-    #[inline]
-    fn hash_at(&self, position: usize, hasher: &Hasher) -> u64 {
-        hasher.hash(&self.id_at(position), self.kind_at(position))
     }
 
     /// Milliseconds since first sight; zero where another worker's clock reading was a little later than ours.

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 const HORIZON: Duration = Duration::from_secs(60);
 
@@ -158,6 +158,30 @@ proptest! {
                 model.insert(n, now);
             }
             prop_assert_eq!(world.insert(now, &[tx(n)]), [fresh]);
+        }
+    }
+
+    /// A set that is always full is a queue: what leaves is the oldest, and what was forgotten keeps its turn.
+    #[test]
+    fn a_full_set_agrees_with_a_queue(steps in proptest::collection::vec((0u64..100, 0u8..8), 1..2000)) {
+        let world = World::new(1);
+        let room = world.set.occupancy()[0].capacity;
+        let mut queue: VecDeque<Option<u64>> = VecDeque::new();
+        for (n, what) in steps {
+            let at = queue.iter().position(|&held| held == Some(n));
+            if what == 0 {
+                world.set.remove(&tx(n));
+                at.into_iter().for_each(|at| queue[at] = None);
+                continue;
+            }
+            prop_assert_eq!(world.insert(0, &[tx(n)]), [at.is_none()]);
+            if at.is_none() {
+                queue.push_back(Some(n));
+                if queue.len() > room {
+                    queue.pop_front();
+                }
+            }
+            prop_assert_eq!(world.set.len(), queue.iter().flatten().count());
         }
     }
 }

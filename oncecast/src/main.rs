@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "a binary has no outside: pub marks what a module offers to its siblings")]
 
 mod consumer;
+mod demo;
 mod endpoint;
 mod nack;
 mod pages;
@@ -14,7 +15,6 @@ mod recv;
 mod roles;
 mod send;
 mod status;
-#[allow(dead_code, reason = "the demo uses the rest")]
 mod traffic;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -44,6 +44,7 @@ enum Command {
     Listener(Box<roles::ListenerConfig>),
     /// Retry endpoint: keep recent frames and send them again on request
     Retry(Box<roles::RetryConfig>),
+    Demo(demo::Args),
     Send(send::Args),
     Recv(recv::Args),
     Nack(nack::Args),
@@ -90,6 +91,7 @@ fn run(command: Command, role: Option<config::RoleLoaded>) -> anyhow::Result<Exi
         (Command::Proxy(_) | Command::Listener(_) | Command::Retry(_), None) => {
             anyhow::bail!("options were not loaded; the role's name must come right after oncecast")
         }
+        (Command::Demo(args), _) => demo::run(args)?,
         (Command::Send(args), _) => send::run(args)?,
         (Command::Recv(args), _) => recv::run(args)?,
         (Command::Nack(args), _) => nack::run(args)?,

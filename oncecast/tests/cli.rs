@@ -145,6 +145,11 @@ fn units_of_the_go_stack_are_accepted_and_what_has_no_effect_is_said() {
         warnings.contains("--otlp-endpoint=collector:4317 (environment OTLP_ENDPOINT) is accepted"),
         "{warnings}"
     );
+    let listener = oncecast(
+        &["listener", "-shard-bits=4", "-strip-header", "--check"],
+        &[("MULTICAST_IF", "eth1"), ("NACK_TAIL_PROBE", "true"), ("EGRESS_DEDUP_REDIS_ADDR", "cache:6379")],
+    );
+    assert_eq!((listener.status.code(), text(&listener.stderr).as_str()), (Some(0), ""));
     let retry = oncecast(
         &["retry", "-mc-iface=eth1", "-shard-bits=4", "-nack-port", "9300", "--check"],
         &[("CACHE_BACKEND", "redis"), ("REDIS_ADDR", "cache:6379"), ("PILOT_QUORUM", "2")],

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-const ROLES: [&str; 2] = ["proxy", "retry"];
+const ROLES: [&str; 3] = ["proxy", "listener", "retry"];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{}/../deploy/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -45,7 +45,7 @@ fn every_variable_of_the_examples_is_an_option_of_its_role() {
 
 #[test]
 fn units_give_the_drain_its_time_and_do_not_restart_a_wrong_configuration() {
-    for role in ["proxy", "listener", "retry"] {
+    for role in ROLES {
         let unit = read(&format!("systemd/oncecast-{role}@.service"));
         let setting =
             |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap();

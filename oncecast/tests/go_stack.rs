@@ -176,3 +176,96 @@ fn every_option_of_retry_endpoint() {
     ));
     accepts_all("retry", &rows);
 }
+
+#[test]
+fn every_option_of_shard_listener() {
+    let mut rows = table(SHARED);
+    rows.extend(table(
+        r#"
+        iface MULTICAST_IF eth0
+        listen-port LISTEN_PORT 9001
+        mode LISTENER_MODE collapsed
+        delivery-addrs DELIVERY_ADDRS ""
+        ssm-bootstrap-beacon SSM_BOOTSTRAP_BEACON ""
+        ssm-bootstrap-manifest SSM_BOOTSTRAP_MANIFEST ""
+        ssm-bootstrap-subtree-announce SSM_BOOTSTRAP_SUBTREE_ANNOUNCE ""
+        ssm-publishers-static SSM_PUBLISHERS_STATIC ""
+        local-source LOCAL_SOURCE ""
+        ssm-bootstrap-refresh SSM_BOOTSTRAP_REFRESH 30s
+        shard-include SHARD_INCLUDE ""
+        subtree-include SUBTREE_INCLUDE ""
+        subtree-exclude SUBTREE_EXCLUDE ""
+        egress-addr EGRESS_ADDR 127.0.0.1:9100
+        egress-proto EGRESS_PROTO udp
+        strip-header STRIP_HEADER true
+        mc-egress-enabled MC_EGRESS_ENABLED false
+        mc-egress-iface MC_EGRESS_IFACE ""
+        mc-egress-hoplimit MC_EGRESS_HOPLIMIT 1
+        header-egress-enabled HEADER_EGRESS_ENABLED false
+        header-egress-addr HEADER_EGRESS_ADDR 127.0.0.1:9101
+        header-egress-proto HEADER_EGRESS_PROTO udp
+        header-mc-egress-enabled HEADER_MC_EGRESS_ENABLED false
+        retry-endpoints RETRY_ENDPOINTS ""
+        nack-jitter-max NACK_JITTER_MAX 200ms
+        nack-backoff-base NACK_BACKOFF_BASE 500ms
+        nack-backoff-max NACK_BACKOFF_MAX 5s
+        nack-max-retries NACK_MAX_RETRIES 5
+        nack-gap-ttl NACK_GAP_TTL 10m
+        nack-tail-probe NACK_TAIL_PROBE true
+        nack-tail-probe-idle-factor NACK_TAIL_PROBE_IDLE_FACTOR 4.0
+        nack-tail-probe-min-idle NACK_TAIL_PROBE_MIN_IDLE 500ms
+        nack-tail-probe-max-misses NACK_TAIL_PROBE_MAX_MISSES 3
+        nack-max-flows NACK_MAX_FLOWS 100000
+        nack-max-forward-jump NACK_MAX_FORWARD_JUMP 4096
+        beacon-enabled BEACON_ENABLED true
+        beacon-port BEACON_PORT 9300
+        beacon-scope BEACON_SCOPE site
+        manifest-consumer-enabled MANIFEST_CONSUMER_ENABLED false
+        manifest-bootstrap MANIFEST_BOOTSTRAP optional
+        pilot-quorum PILOT_QUORUM 2
+        pilot-hysteresis PILOT_HYSTERESIS 0
+        shard-include-from-manifest SHARD_INCLUDE_FROM_MANIFEST false
+        live-resharding LIVE_RESHARDING false
+        bridging-window BRIDGING_WINDOW 0
+        subtree-groups SUBTREE_GROUPS ""
+        subtree-group-default-ttl SUBTREE_GROUP_DEFAULT_TTL 900s
+        announce-scope ANNOUNCE_SCOPE site
+        sender-include SENDER_INCLUDE ""
+        sender-exclude SENDER_EXCLUDE ""
+        workers NUM_WORKERS 1
+        verify-payload-hash VERIFY_PAYLOAD_HASH false
+        require-block-pow REQUIRE_BLOCK_POW true
+        min-pow-bits MIN_POW_BITS 0
+        coinbase-corr-cap COINBASE_CORR_CAP 4096
+        coinbase-corr-ttl COINBASE_CORR_TTL 10m
+        subtree-data-enabled SUBTREE_DATA_ENABLED false
+        subtree-data-verify-merkle SUBTREE_DATA_VERIFY_MERKLE false
+        egress-dedup-cap EGRESS_DEDUP_CAP 0
+        egress-dedup-ttl EGRESS_DEDUP_TTL 2s
+        deployment-id DEPLOYMENT_ID ""
+        node-id NODE_ID ""
+        egress-dedup-backend EGRESS_DEDUP_BACKEND none
+        egress-dedup-redis-addr EGRESS_DEDUP_REDIS_ADDR ""
+        egress-dedup-aerospike-hosts EGRESS_DEDUP_AEROSPIKE_HOSTS ""
+        egress-dedup-aerospike-namespace EGRESS_DEDUP_AEROSPIKE_NAMESPACE cache
+        egress-dedup-aerospike-set EGRESS_DEDUP_AEROSPIKE_SET bsl-egr
+        egress-dedup-prefix EGRESS_DEDUP_PREFIX bsl:egr:
+        egress-dedup-ttl-redis EGRESS_DEDUP_TTL_REDIS 60s
+        egress-dedup-local-cap EGRESS_DEDUP_LOCAL_CAP 1048576
+        ingress-set-backend INGRESS_SET_BACKEND ""
+        ingress-set-redis-addr INGRESS_SET_REDIS_ADDR ""
+        ingress-set-prefix INGRESS_SET_PREFIX bsp:tx:
+        ingress-set-ttl INGRESS_SET_TTL 10m
+        ingress-set-local-cap INGRESS_SET_LOCAL_CAP 1048576
+        metrics-addr METRICS_ADDR :9200
+        beef-topics BEEF_TOPICS ""
+        beef-groups BEEF_GROUPS ""
+        beef-shard-bits BEEF_SHARD_BITS 0
+        beef-max-object-bytes BEEF_MAX_OBJECT_BYTES 1048576
+        beef-verify-content BEEF_VERIFY_CONTENT false
+        rebucket-relay REBUCKET_RELAY false
+        retry-tee RETRY_TEE ""
+        "#,
+    ));
+    accepts_all("listener", &rows);
+}

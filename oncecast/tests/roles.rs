@@ -107,3 +107,17 @@ fn a_retry_endpoint_becomes_ready_and_drains() {
     ];
     lives_and_drains(&args, "bre_");
 }
+
+#[test]
+fn a_listener_becomes_ready_and_drains() {
+    let args = [
+        "listener",
+        "--fabric=ipv4",
+        "--iface=lo",
+        "--listen-port=0",
+        "--beacon-port=0",
+        "--egress-addr=127.0.0.1:9",
+        "--recv-buf-bytes=1MiB",
+    ];
+    lives_and_drains(&args, "bsl_");
+}

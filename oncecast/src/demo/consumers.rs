@@ -21,7 +21,9 @@ pub struct Expected {
 impl Expected {
     pub fn new(block: &[u8], traffic: &Traffic) -> anyhow::Result<Expected> {
         let mut scratch = Vec::new();
-        let ids = (0..traffic.len()).map(|index| traffic.txid(index, &mut scratch)).collect::<anyhow::Result<_>>()?;
+        let ids = (0..traffic.len())
+            .map(|index| traffic.txid(index, &mut scratch))
+            .collect::<anyhow::Result<_>>()?;
         let merkle_root = Block::decode(block)?.merkle_root();
         Ok(Expected { ids, block_len: traffic.base_len(), merkle_root })
     }

@@ -87,31 +87,32 @@ impl Fleet {
         };
         for index in 0..2 {
             let lifecycle = fleet.lifecycle("retry");
-            let started = retry_endpoint::start(endpoint(&site, index), retry_endpoint::Deps {
-                lifecycle,
-                registry: Arc::new(Registry::default()),
-                memory: None,
-            });
+            let started = retry_endpoint::start(
+                endpoint(&site, index),
+                retry_endpoint::Deps { lifecycle, registry: Arc::new(Registry::default()), memory: None },
+            );
             fleet.endpoints.push(started.await.context("a retry endpoint")?);
         }
         for (index, consumer) in (0..).zip(consumers) {
             let lifecycle = fleet.lifecycle("listener");
             let config = listener(&site, consumer, loss, seed.wrapping_add(index));
-            let started = listener_egress::start(config, listener_egress::Deps {
-                lifecycle,
-                registry: Arc::new(Registry::default()),
-                memory: None,
-            });
+            let started = listener_egress::start(
+                config,
+                listener_egress::Deps { lifecycle, registry: Arc::new(Registry::default()), memory: None },
+            );
             fleet.listeners.push(started.await.context("a listener")?);
         }
         let memory = Memory::new(MEMORY);
         for _ in 0..2 {
             let lifecycle = fleet.lifecycle("proxy");
-            let started = proxy_ingress::start(proxy(&site), proxy_ingress::Deps {
-                lifecycle,
-                registry: Arc::new(Registry::default()),
-                memory: Some(memory.clone()),
-            });
+            let started = proxy_ingress::start(
+                proxy(&site),
+                proxy_ingress::Deps {
+                    lifecycle,
+                    registry: Arc::new(Registry::default()),
+                    memory: Some(memory.clone()),
+                },
+            );
             fleet.proxies.push(started.await.context("a proxy")?);
         }
         fleet.ready().await?;

@@ -109,7 +109,15 @@ async fn play(args: &Args, network: Network, block: &[u8], traffic: &Traffic) ->
     live.finish_and_clear();
     let totals = fleet.stop().await;
     let delivered = consumers.map(|consumer| consumer.finish());
-    Ok(Report::new(traffic.len() as u64, network, sent, totals, &delivered, args.block_is_whole(traffic), seconds))
+    Ok(Report::new(
+        traffic.len() as u64,
+        network,
+        sent,
+        totals,
+        &delivered,
+        args.block_is_whole(traffic),
+        seconds,
+    ))
 }
 
 impl Args {

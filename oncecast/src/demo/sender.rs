@@ -55,7 +55,12 @@ impl Sender {
     }
 
     /// Sends everything: each transaction to one proxy by UDP or TCP, some to both.
-    pub async fn send_all(&mut self, traffic: &Traffic, fleet: &Fleet, duplicates: f64) -> anyhow::Result<Sent> {
+    pub async fn send_all(
+        &mut self,
+        traffic: &Traffic,
+        fleet: &Fleet,
+        duplicates: f64,
+    ) -> anyhow::Result<Sent> {
         let (mut tx, mut frame) = (Vec::new(), Vec::new());
         let mut sent = Sent::default();
         for index in 0..traffic.len() {
@@ -96,7 +101,15 @@ impl Door {
         socket.connect(udp).await.with_context(|| format!("udp://{udp}"))?;
         let tcp = TcpStream::connect(tcp).await.with_context(|| format!("tcp://{tcp}"))?;
         tcp.set_nodelay(true).context("TCP_NODELAY")?;
-        Ok(Door { udp: socket, tcp, buffer: Vec::new(), sent: 0, room_frames: WINDOW_FRAMES, room_bytes: WINDOW_BYTES, forgiven: 0 })
+        Ok(Door {
+            udp: socket,
+            tcp,
+            buffer: Vec::new(),
+            sent: 0,
+            room_frames: WINDOW_FRAMES,
+            room_bytes: WINDOW_BYTES,
+            forgiven: 0,
+        })
     }
 
     /// Waits until `bytes` more fit the window of proxy `index`, and the retry endpoints keep up.

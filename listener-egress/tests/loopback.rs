@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+use cache_backend::Memory;
 use frame::control::Extended;
 use frame::data::{HEADER, HeaderFields, encode_header};
 use frame::digest::Entry;
@@ -224,9 +225,13 @@ impl Endpoint {
 }
 
 async fn listen(config: Config) -> (Running, Lifecycle, Arc<Registry>) {
+    listen_with(config, None).await
+}
+
+async fn listen_with(config: Config, memory: Option<Memory>) -> (Running, Lifecycle, Arc<Registry>) {
     let lifecycle = Lifecycle::new("listener");
     let registry = Arc::new(Registry::default());
-    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), memory: None };
+    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), memory };
     (start(config, deps).await.unwrap(), lifecycle, registry)
 }
 
@@ -296,6 +301,35 @@ async fn a_fifth_of_all_datagrams_lost_at_the_door_costs_no_frame() {
     assert!(counters.dropped_on_purpose > 0 && counters.recovered > 0, "{counters:?}");
     let page = registry.render();
     assert!(page.contains("bsl_gaps_recovered_total"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_listeners_of_one_deployment_deliver_each_frame_once_between_them() {
+    const COUNT: u64 = 500;
+    let fixture = Fixture::new();
+    let consumer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = fixture.config(consumer.local_addr().unwrap(), Proto::Tcp);
+    config.deployment_id = Some("pair".to_owned());
+    config.inject_loss = Percent::new(5.0).unwrap();
+    let (sender, records) = mpsc::channel();
+    accept(consumer, sender);
+    let memory = Memory::new(64 << 20);
+    let (first, first_lifecycle, _registry) = listen_with(config.clone(), Some(memory.clone())).await;
+    config.inject_loss_seed = 2;
+    let (second, second_lifecycle, _registry) = listen_with(config, Some(memory)).await;
+    fixture.send(COUNT, &AtomicBool::new(true));
+    let (one, two) = (first.counters_reader(), second.counters_reader());
+    let both = move || {
+        let (one, two) = (one(), two());
+        Counters { delivered: one.delivered + two.delivered, ..one }
+    };
+    let watch = both.clone();
+    tokio::task::spawn_blocking(move || collect(&records, COUNT, watch)).await.unwrap();
+    first_lifecycle.begin_drain();
+    second_lifecycle.begin_drain();
+    first.wait().await;
+    second.wait().await;
+    assert_eq!(both().delivered, COUNT * FLOWS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,9 @@
 //! TCP acknowledged all of it; when a connection breaks, what was not acknowledged is sent again on the next one.
 //! `DatagramQueue` (UDP): one datagram a record; a record leaves when the kernel took it.
 //!
-//! Both are bounded in bytes. Overflow rule: the newest record is refused and its claim released, so that a sibling may
-//! deliver it; receiving never stops. The caller counts `consumer_queue_full`.
+//! Both are bounded in bytes. Overflow rule: the newest record is refused, counted as `consumer_queue_full`, and its claim
+//! released, so that a sibling may deliver it; receiving never stops. Retry endpoints are the second buffer: a refused
+//! frame counts as missing again and is asked for when the queue is half empty, until the repair horizon.
 
 use std::collections::VecDeque;
 use txidset::Ticket;
@@ -109,6 +110,11 @@ impl StreamQueue {
         self.base = self.written;
     }
 
+    /// Bytes that it may hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -145,7 +151,10 @@ pub struct Run {
 /// Datagrams on their way to a UDP consumer. Those of one burst are sorted by length: trains need equal lengths, and
 /// datagrams promise no order anyway.
 pub struct DatagramQueue {
+    /// What waits, and what left since the last compaction: at most twice the capacity.
     memory: Vec<u8>,
+    /// Bytes that wait.
+    live: usize,
     datagrams: Vec<Datagram>,
     capacity: usize,
 }
@@ -156,21 +165,23 @@ const TRAIN_BYTES: usize = 65_000;
 impl DatagramQueue {
     /// A queue that holds at most `capacity` bytes.
     pub fn new(capacity: usize) -> DatagramQueue {
-        let capacity = capacity.min(u32::MAX as usize);
-        DatagramQueue { memory: Vec::new(), datagrams: Vec::new(), capacity }
+        let capacity = capacity.min(u32::MAX as usize / 2);
+        DatagramQueue { memory: Vec::new(), live: 0, datagrams: Vec::new(), capacity }
     }
 
     /// Appends one datagram.
     pub fn push(&mut self, record: &[u8], handed: Handed) -> Result<(), Full> {
-        if self.memory.len() + record.len() > self.capacity {
-            self.compact();
-        }
-        if self.memory.len() + record.len() > self.capacity {
+        if self.live + record.len() > self.capacity {
             return Err(Full);
+        }
+        // At least half of the memory is free then: the copy is paid for by what left.
+        if self.memory.len() + record.len() > 2 * self.capacity {
+            self.compact();
         }
         let start = u32::try_from(self.memory.len()).map_err(|_| Full)?;
         let len = u32::try_from(record.len()).map_err(|_| Full)?;
         self.memory.extend_from_slice(record);
+        self.live += record.len();
         self.datagrams.push(Datagram { start, len, handed });
         Ok(())
     }
@@ -208,6 +219,7 @@ impl DatagramQueue {
     /// The first `n` datagrams left.
     pub fn left(&mut self, n: usize, mut done: impl FnMut(Handed)) {
         for datagram in self.datagrams.drain(..n.min(self.datagrams.len())) {
+            self.live -= datagram.len as usize;
             done(datagram.handed);
         }
         if self.datagrams.is_empty() {
@@ -215,9 +227,14 @@ impl DatagramQueue {
         }
     }
 
+    /// Bytes that it may hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
-        self.memory.len()
+        self.live
     }
 
     /// Nothing waits.

@@ -8,6 +8,7 @@
 //! released in both tiers, so that a sibling, or a resend, gets through).
 
 use super::counts::{Counts, DropReason};
+use super::reassemble::{Parts, Rebuilt};
 use super::slots::{Slot, Slots};
 use frame::{DataFrame, HashKey, Kind, SeqNum};
 use std::net::IpAddr;
@@ -75,6 +76,8 @@ struct Waiting {
     frame: Vec<u8>,
     wire_len: u32,
     header_len: u16,
+    /// Of a rebuilt frame.
+    parts: Option<Parts>,
 }
 
 /// See the module text.
@@ -113,9 +116,10 @@ impl Gate {
     }
 
     /// Keeps a rebuilt frame until it was delivered.
-    pub(crate) fn keep(&mut self, frame: Vec<u8>, wire_len: u32, header_len: u16) -> Place {
+    pub(crate) fn keep(&mut self, rebuilt: Rebuilt, wire_len: u32, header_len: u16) -> Place {
+        let Rebuilt { frame, parts } = rebuilt;
         self.bytes += frame.len();
-        Place::Kept(Kept(self.kept.insert(Waiting { frame, wire_len, header_len })))
+        Place::Kept(Kept(self.kept.insert(Waiting { frame, wire_len, header_len, parts: Some(parts) })))
     }
 
     /// Decides about all candidates of a batch. Frames that pass are appended to `out`; ids that were new although their
@@ -144,7 +148,8 @@ impl Gate {
         // Tokens name the waiting copy; it is made only for those that wait.
         self.asked.clear();
         for c in &candidates {
-            let empty = Waiting { frame: Vec::new(), wire_len: c.wire_len, header_len: c.header_len };
+            let empty =
+                Waiting { frame: Vec::new(), wire_len: c.wire_len, header_len: c.header_len, parts: None };
             let slot = if let Place::Kept(Kept(slot)) = c.place { slot } else { self.kept.insert(empty) };
             self.asked.push((c.key, slot.token(), c.wire_len));
         }
@@ -236,7 +241,9 @@ impl Gate {
         let (wire_len, header_len) = (delivery.wire_len, delivery.header_len);
         let (slot, copy) = match delivery.place {
             Place::Kept(Kept(slot)) => (slot, false),
-            Place::Batch(_) => (self.kept.insert(Waiting { frame: Vec::new(), wire_len, header_len }), true),
+            Place::Batch(_) => {
+                (self.kept.insert(Waiting { frame: Vec::new(), wire_len, header_len, parts: None }), true)
+            }
         };
         let may = claims.may_send(now, ticket, slot.token());
         match (may, copy) {
@@ -257,6 +264,12 @@ impl Gate {
     /// Bytes of a kept frame.
     pub(crate) fn bytes_of(&self, kept: Kept) -> &[u8] {
         self.kept.get(kept.0).map_or(&[], |waiting| &waiting.frame)
+    }
+
+    /// What a kept frame was made of, if it was rebuilt.
+    pub(crate) fn parts_of(&self, delivery: &Delivery) -> Option<&Parts> {
+        let Place::Kept(Kept(slot)) = delivery.place else { return None };
+        self.kept.get(slot)?.parts.as_ref()
     }
 
     /// The consumer has the frame.

@@ -29,7 +29,7 @@ pub use counts::{Counts, DropReason, Loss};
 pub use deliver::{Datagram, DatagramQueue, Full, Handed, LONGEST_DATAGRAM, Run, StreamQueue};
 pub use filter::{BadPrefix, Filter, FilterRules, Prefix};
 pub use gate::{Delivery, Gate, Kept, Place, claim_key};
-pub use reassemble::{Reassembler, ReassemblyLimits, Rebuilt};
+pub use reassemble::{Parts, Reassembler, ReassemblyLimits, Rebuilt};
 pub use registry::{Change, MAX_ENDPOINTS, Registry};
 pub use request::{Request, Requester};
 pub use track::{Filled, FlowClass, InFlight, Lost, Seen, Sighting, TrackLimits, Tracker};
@@ -290,20 +290,20 @@ impl Pipeline {
     fn rebuilt(&mut self, now: Instant, rebuilt: Rebuilt) -> Result<(), DropReason> {
         let frame = DataFrame::decode(&rebuilt.frame).map_err(|_| DropReason::FragmentGrid)?;
         if let Err(reason) = verify(&frame, &self.settings.verify) {
-            if self.reassembler.failed(&rebuilt, &mut self.counts) {
-                for seq in &rebuilt.numbers {
-                    self.tracker.reopen(now, rebuilt.hash_key, *seq, &mut self.counts);
+            if self.reassembler.failed(&rebuilt.parts, &mut self.counts) {
+                for seq in &rebuilt.parts.numbers {
+                    self.tracker.reopen(now, rebuilt.parts.hash_key, *seq, &mut self.counts);
                 }
             } else {
-                self.counts.lose(Loss::Reassembly, rebuilt.numbers.len() as u64);
+                self.counts.lose(Loss::Reassembly, rebuilt.parts.numbers.len() as u64);
             }
             return Err(reason);
         }
         let key = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
         let wire_len = u32::try_from(frame.wire_len()).unwrap_or(u32::MAX);
         let header_len = u16::try_from(frame.header_len()).unwrap_or(u16::MAX);
-        self.reassembler.verified(&rebuilt, &mut self.counts);
-        let place = self.gate.keep(rebuilt.frame, wire_len, header_len);
+        self.reassembler.verified(&rebuilt.parts, &mut self.counts);
+        let place = self.gate.keep(rebuilt, wire_len, header_len);
         self.gate.ask(gate::Candidate { key, place, wire_len, header_len, behind: None });
         Ok(())
     }
@@ -475,6 +475,26 @@ impl Pipeline {
         if let Some(ticket) = handed.ticket {
             self.gate.sent(now, ticket);
         }
+    }
+
+    /// The consumer's queue is full: the frame is dropped and its claim released, but endpoints still hold it, so it is
+    /// asked for again when there is room. Before `release`.
+    pub fn no_room<B: Batch + ?Sized>(&mut self, now: Instant, delivery: &Delivery, batch: &B) {
+        if let Some(parts) = self.gate.parts_of(delivery) {
+            self.reassembler.forget(parts);
+            for seq in &parts.numbers {
+                self.tracker.defer(now, parts.hash_key, *seq, &mut self.counts);
+            }
+        } else if let Ok(frame) = DataFrame::decode(self.bytes(delivery, batch)) {
+            let (key, seq) = (frame.hash_key, frame.seq_num);
+            self.tracker.defer(now, key, seq, &mut self.counts);
+        }
+        self.undelivered(now, delivery.ticket, DropReason::ConsumerQueueFull);
+    }
+
+    /// Is there room at the consumer for frames that found none?
+    pub fn set_room(&mut self, room: bool) {
+        self.requester.set_room(room);
     }
 
     /// The consumer will not get it from us: its claim is released.

@@ -84,9 +84,15 @@ enum Ended {
 pub struct Rebuilt {
     /// Header and payload.
     pub frame: Vec<u8>,
-    /// Numbers of the fragments.
+    /// What it was made of.
+    pub parts: Parts,
+}
+
+/// The fragments of a rebuilt frame.
+pub struct Parts {
+    /// Their numbers.
     pub numbers: Vec<SeqNum>,
-    /// Flow of fragment 0.
+    /// Their flow.
     pub hash_key: HashKey,
     key: Key,
 }
@@ -142,17 +148,22 @@ impl Reassembler {
     }
 
     /// The rebuilt frame was verified.
-    pub fn verified(&mut self, rebuilt: &Rebuilt, counts: &mut Counts) {
+    pub fn verified(&mut self, parts: &Parts, counts: &mut Counts) {
         counts.reassembly_completed += 1;
-        self.ended.put(rebuilt.key, Ended::Finished);
+        self.ended.put(parts.key, Ended::Finished);
+    }
+
+    /// The rebuilt frame found no room at the consumer: its fragments will come again.
+    pub fn forget(&mut self, parts: &Parts) {
+        self.ended.pop(&parts.key);
     }
 
     /// The rebuilt frame failed its hash. `true`: its numbers should be requested again; `false`: that was the second
     /// time, the object is given up.
-    pub fn failed(&mut self, rebuilt: &Rebuilt, counts: &mut Counts) -> bool {
+    pub fn failed(&mut self, parts: &Parts, counts: &mut Counts) -> bool {
         counts.reassembly_hash_mismatch += 1;
-        let again = self.ended.peek(&rebuilt.key) != Some(&Ended::Failed);
-        self.ended.put(rebuilt.key, if again { Ended::Failed } else { Ended::Finished });
+        let again = self.ended.peek(&parts.key) != Some(&Ended::Failed);
+        self.ended.put(parts.key, if again { Ended::Failed } else { Ended::Finished });
         again
     }
 
@@ -231,7 +242,8 @@ impl Reassembler {
             payload_len: key.original_len,
         };
         frame::data::encode_header(&fields, &mut slot.buffer)?;
-        Some(Rebuilt { frame: slot.buffer, numbers: slot.numbers, hash_key: key.hash_key, key })
+        let parts = Parts { numbers: slot.numbers, hash_key: key.hash_key, key };
+        Some(Rebuilt { frame: slot.buffer, parts })
     }
 
     fn abandon(&mut self, key: Key, counts: &mut Counts) {

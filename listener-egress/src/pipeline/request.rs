@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const RTO_FIRST: Duration = Duration::from_millis(50);
 const RTO_FLOOR: Duration = Duration::from_millis(5);
 const RTO_CAP: Duration = Duration::from_secs(2);
+/// Endpoints answer for a multicast repair, but do not repeat it, for about 10 ms after it was sent.
+const REPEAT_AFTER: Duration = Duration::from_millis(12);
 /// Time that an endpoint may take for each number of a range.
 const PER_NUMBER: Duration = Duration::from_micros(8);
 /// Rest after a round in which every endpoint said MISS.
@@ -185,6 +187,7 @@ pub struct Requester {
     requests: Vec<Request>,
     probes: Bucket,
     resume: Option<Instant>,
+    room: bool,
     rng: SmallRng,
 }
 
@@ -197,6 +200,7 @@ impl Requester {
             requests: Vec::new(),
             probes: Bucket::new(PROBES_PER_SECOND, PROBES_PER_SECOND),
             resume: None,
+            room: true,
             rng: SmallRng::seed_from_u64(seed),
         }
     }
@@ -207,6 +211,11 @@ impl Requester {
             Change::Ignored => counts.adverts_rejected += 1,
             _ => counts.adverts += 1,
         }
+    }
+
+    /// Is there room at the consumer? Deferred numbers are asked for only then.
+    pub fn set_room(&mut self, room: bool) {
+        self.room = room;
     }
 
     /// A missing number arrived.
@@ -307,7 +316,8 @@ impl Requester {
                 gap.phase = Phase::InFlight(again);
                 // The frame was sent before the answer: if it does not come, it was lost. The backoff stays: a repair that
                 // cannot reach us must not be asked for at the pace of the round trip.
-                gap.wake = gap.wake.min(now + (endpoint.path.rto() * gap.backoff()).min(RTO_CAP));
+                let rto = endpoint.path.rto().max(REPEAT_AFTER);
+                gap.wake = (now + (rto * gap.backoff()).min(RTO_CAP)).min(gap.expires);
                 self.deadlines.push(Reverse((gap.wake, name)));
             }
             Ack::Miss => {
@@ -403,6 +413,10 @@ impl Requester {
             return tracker.give_up(name, counts);
         }
         match gap.phase {
+            Phase::Waiting if gap.deferred && !self.room => {
+                gap.wake = (now + LOOK_AGAIN).min(gap.expires);
+                self.deadlines.push(Reverse((gap.wake, name)));
+            }
             Phase::Waiting => self.enqueue(now, name, tracker),
             Phase::Queued(id) if self.registry.by_id(id).is_some() => {
                 gap.wake = (now + LOOK_AGAIN).min(gap.expires);

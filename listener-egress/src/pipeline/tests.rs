@@ -677,6 +677,30 @@ fn a_frame_the_consumer_did_not_get_may_come_again() {
 }
 
 #[test]
+fn what_found_a_full_queue_is_asked_for_when_there_is_room() {
+    let mut world = World::settled();
+    let payload: Vec<u8> = (0..1000_u32).flat_map(u32::to_be_bytes).collect();
+    let parts = fragments(&payload, 2);
+    let batch: Vec<_> = [tx(1)].into_iter().chain(parts).map(|datagram| (address(PROXY), datagram)).collect();
+    batch.iter().for_each(|(_, datagram)| world.store(datagram));
+    world.pipeline.set_room(false);
+    world.pipeline.take(world.now, Door::Groups, batch.as_slice());
+    let mut deliveries = Vec::new();
+    world.pipeline.take_deliveries(&mut deliveries);
+    assert_eq!(deliveries.len(), 2);
+    for delivery in &deliveries {
+        world.pipeline.no_room(world.now, delivery, batch.as_slice());
+        world.pipeline.release(delivery);
+    }
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.requests, [], "no room yet");
+    world.pipeline.set_room(true);
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly([transaction(1), payload].into_iter());
+    assert_eq!(world.dropped(DropReason::ConsumerQueueFull), 2);
+}
+
+#[test]
 fn a_draining_endpoint_is_left_at_once_and_a_given_one_stays() {
     let now = Instant::now();
     let mut registry = Registry::new(&[address("[fd00::5]:9300")], 90.0);
@@ -788,6 +812,19 @@ fn a_datagram_queue_forms_runs_of_equal_length_with_one_shorter_end() {
     assert_eq!(runs, [(300, 4), (100, 2)]);
     queue.left(6, |_| ());
     assert!(queue.is_empty());
+
+    let mut queue = DatagramQueue::new(1000);
+    let mut accepted = 0;
+    for round in 0..100_u8 {
+        while queue.push(&[round; 100], Handed { ticket: None, wire_len: 100 }).is_ok() {
+            accepted += 1;
+        }
+        assert_eq!(queue.len(), 1000);
+        queue.left(3, |_| ());
+        let last = queue.datagrams().last().unwrap();
+        assert_eq!(queue.memory()[last.start as usize..][..100], [round; 100]);
+    }
+    assert_eq!(accepted, 10 + 99 * 3);
 }
 
 proptest! {

@@ -190,6 +190,8 @@ pub(crate) struct Gap {
     /// The one deadline that is valid.
     pub(crate) wake: Instant,
     pub(crate) requested: bool,
+    /// It came before and found no room at the consumer: asked for when there is room.
+    pub(crate) deferred: bool,
     /// Times all endpoints were asked in vain.
     pub(crate) round: u8,
     /// Which endpoint of the order is being asked.
@@ -312,6 +314,8 @@ pub struct Tracker {
 
 /// Losses kept for the log between two bursts.
 const LOSS_NOTES: usize = 64;
+/// First look whether a deferred number has room.
+const DEFERRED_DELAY: Duration = Duration::from_millis(50);
 /// Senders of digests that are remembered.
 const DIGEST_SOURCES: usize = 1024;
 /// Recovery times kept between two bursts.
@@ -452,14 +456,28 @@ impl Tracker {
         }
     }
 
-    /// A number that was taken as arrived turned out to be worthless (a fragment of an object that failed its hash):
-    /// it is missing again.
+    /// A number that was taken as arrived turned out to be worthless (a fragment of an object that failed its hash): it
+    /// is missing again.
     pub fn reopen(&mut self, now: Instant, key: HashKey, seq: SeqNum, counts: &mut Counts) {
-        let Some(&slot) = self.by_key.get(&key) else { return };
-        let known = self.flows.get(slot).is_some_and(|flow| seq.0 != 0 && seq.0 < flow.next);
-        if known && self.gap_at(slot, seq.0).is_none() {
+        if let Some(slot) = self.arrived_before(key, seq) {
             self.open(now, slot, seq.0, seq.0, self.limits.reorder_delay, counts);
         }
+    }
+
+    /// A frame that arrived found no room at the consumer. Endpoints still hold it: its number is missing again, and is
+    /// asked for when there is room (`Requester::set_room`).
+    pub fn defer(&mut self, now: Instant, key: HashKey, seq: SeqNum, counts: &mut Counts) {
+        let Some(slot) = self.arrived_before(key, seq) else { return };
+        let Some(name) = self.open(now, slot, seq.0, seq.0, DEFERRED_DELAY, counts) else { return };
+        if let Some(gap) = self.gaps.get_mut(name) {
+            gap.deferred = true;
+        }
+    }
+
+    fn arrived_before(&self, key: HashKey, seq: SeqNum) -> Option<Slot> {
+        let slot = *self.by_key.get(&key)?;
+        let known = self.flows.get(slot).is_some_and(|flow| seq.0 != 0 && seq.0 < flow.next);
+        (known && self.gap_at(slot, seq.0).is_none()).then_some(slot)
     }
 
     /// True if `seq` is missing, or is the number that a probe asks for.
@@ -617,6 +635,7 @@ impl Tracker {
             phase: Phase::Waiting,
             wake: now + delay.min(horizon),
             requested: false,
+            deferred: false,
             round: 0,
             hop: 0,
             tries: 0,

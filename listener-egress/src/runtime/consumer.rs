@@ -70,6 +70,13 @@ impl Consumer {
             Consumer::Stream(s) => s.look_again,
         }
     }
+    /// Less than half full: frames that found no room may come again.
+    pub(super) fn has_room(&self) -> bool {
+        match self {
+            Consumer::Datagrams(d) => d.queue.len() <= d.queue.capacity() / 2,
+            Consumer::Stream(s) => s.queue.len() <= s.queue.capacity() / 2,
+        }
+    }
     pub(super) fn bytes(&self) -> usize {
         match self {
             Consumer::Datagrams(d) => d.queue.len(),

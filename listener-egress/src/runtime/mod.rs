@@ -59,7 +59,7 @@ impl Running {
     }
 
     /// Reads the totals also after `wait` took this.
-    pub fn counters_reader(&self) -> impl Fn() -> Counters + Send + Sync + use<> {
+    pub fn counters_reader(&self) -> impl Fn() -> Counters + Clone + Send + Sync + use<> {
         let (workers, control) = (self.workers.clone(), self.control.clone());
         move || total(&workers, &control)
     }

@@ -357,28 +357,24 @@ impl Worker {
         let skip = if self.strip_header { usize::from(delivery.header_len) } else { 0 };
         let record = frame.get(skip..).unwrap_or(&[]);
         let handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
-        let refused = if record.len() > self.consumer.longest() {
+        if record.len() > self.consumer.longest() {
             service::limited!(
                 warn,
                 1,
                 "a frame of {} bytes is too long for a datagram: --egress-proto=tcp takes it",
                 record.len()
             );
-            Some(DropReason::TooLongForUdp)
+            self.pipeline.undelivered(now, delivery.ticket, DropReason::TooLongForUdp);
         } else if self.consumer.push(record, handed).is_err() {
             service::limited!(
                 warn,
                 1,
-                "the consumer is slow and its queue is full (--egress-queue-bytes): frames are dropped"
+                "the consumer is slow and its queue is full (--egress-queue-bytes): frames are dropped, to be asked \
+                 for again when there is room"
             );
-            Some(DropReason::ConsumerQueueFull)
-        } else {
-            None
-        };
-        self.pipeline.release(delivery);
-        if let Some(reason) = refused {
-            self.pipeline.undelivered(now, delivery.ticket, reason);
+            self.pipeline.no_room(now, delivery, &self.burst);
         }
+        self.pipeline.release(delivery);
     }
 
     fn settle_fates(&mut self, now: Instant) {
@@ -388,6 +384,7 @@ impl Worker {
         for (handed, reason) in self.fates.refused.drain(..) {
             self.pipeline.undelivered(now, handed.ticket, reason);
         }
+        self.pipeline.set_room(self.consumer.has_room());
         let connection = self.consumer.connection();
         if self.was_connected != Some(connection.is_ok()) {
             self.was_connected = Some(connection.is_ok());

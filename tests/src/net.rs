@@ -113,7 +113,7 @@ impl Host {
     pub fn lose(&self, percent: u32) {
         let rules = format!(
             "table inet loss {{ chain input {{ type filter hook input priority 0; \
-             iifname \"eth0\" meta l4proto udp numgen random mod 100 < {percent} drop; }} }}"
+             iifname \"eth0\" meta l4proto udp numgen random mod 100 < {percent} drop; }}; }}"
         );
         let mut command = self.command("nft");
         run(command.arg(rules)).unwrap_or_else(|error| panic!("loss on {}: {error:#}", self.namespace));

@@ -17,14 +17,16 @@ const PROXY: &str = "proxy --iface eth0 --udp-listen-port 8725 --tcp-listen-port
 const RETRY: &str = "retry --mc-iface eth0 --egress-iface eth0 --workers 1";
 
 impl Fleet {
-    /// Two proxies, one retry endpoint, one listener that loses `percent` of what arrives and delivers by TCP.
-    fn start(percent: u32, listener_extra: &str) -> Option<Fleet> {
+    /// Two proxies, one retry endpoint, one listener that loses `percent` of what arrives and delivers by TCP to
+    /// `oncecast recv` with `receive`; that must run first, as the listener is ready only with its consumer.
+    fn start(percent: u32, receive: &str, listener_extra: &str) -> Option<(Fleet, Process)> {
         let net = Net::new()?;
         let proxies = [net.host("proxy1"), net.host("proxy2")];
         let (listener, retry, sender) = (net.host("listener"), net.host("retry"), net.host("sender"));
         if percent > 0 {
             listener.lose(percent);
         }
+        let consumer = Process::start(&listener, &format!("recv --listen tcp://127.0.0.1:9100 {receive}"));
         let mut roles = vec![role(&retry, 9400, RETRY)];
         let listen = format!(
             "listener --iface eth0 --workers 2 --egress-proto tcp --egress-addr 127.0.0.1:9100 {listener_extra}"
@@ -32,7 +34,7 @@ impl Fleet {
         roles.push(role(&listener, 9200, &listen));
         roles.push(role(&proxies[0], 9150, PROXY));
         roles.push(role(&proxies[1], 9150, PROXY));
-        Some(Fleet { _net: net, proxies, listener, retry, sender, roles })
+        Some((Fleet { _net: net, proxies, listener, retry, sender, roles }, consumer))
     }
 
     fn targets(&self) -> String {
@@ -44,13 +46,14 @@ impl Fleet {
     }
 }
 
+fn verify_block() -> String {
+    format!("--verify-block {} --json --timeout 60", block_file().display())
+}
+
 #[test]
 fn the_block_arrives_once_through_udp_and_tcp_despite_loss() {
-    let Some(mut fleet) = Fleet::start(5, "") else { return };
-    let block = block_file().display().to_string();
-    let receive = format!("recv --listen tcp://127.0.0.1:9100 --verify-block {block} --json --timeout 60");
-    let mut consumer = Process::start(&fleet.listener, &receive);
-    let send = format!("send {block} --to {} --duplicates 100 --json", fleet.targets());
+    let Some((mut fleet, mut consumer)) = Fleet::start(5, &verify_block(), "") else { return };
+    let send = format!("send {} --to {} --duplicates 100 --json", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 60.0);
     assert!(sent, "{error}");
     let report: serde_json::Value = serde_json::from_str(&consumer.succeed(90.0)).expect("JSON");
@@ -64,11 +67,8 @@ fn the_block_arrives_once_through_udp_and_tcp_despite_loss() {
 
 #[test]
 fn a_nack_shows_the_very_frame_and_a_number_never_sent_is_a_miss() {
-    let Some(mut fleet) = Fleet::start(0, "--strip-header=false") else { return };
-    let mut consumer = Process::start(
-        &fleet.listener,
-        "recv --listen tcp://127.0.0.1:9100 --count 20 --frames --timeout 30",
-    );
+    let receive = "--count 20 --frames --timeout 30";
+    let Some((mut fleet, mut consumer)) = Fleet::start(0, receive, "--strip-header=false") else { return };
     let send = format!("send {} --to {} --count 20", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 30.0);
     assert!(sent, "{error}");
@@ -87,9 +87,9 @@ fn a_nack_shows_the_very_frame_and_a_number_never_sent_is_a_miss() {
 
 #[test]
 fn a_listener_that_loses_a_fifth_still_delivers_everything_once() {
-    let Some(mut fleet) = Fleet::start(20, "") else { return };
-    let receive = "recv --listen tcp://127.0.0.1:9100 --count 5000 --json --timeout 60";
-    let mut consumer = Process::start(&fleet.listener, receive);
+    let Some((mut fleet, mut consumer)) = Fleet::start(20, "--count 5000 --json --timeout 60", "") else {
+        return;
+    };
     let send = format!("send {} --to {} --count 5000 --rate 4000", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 60.0);
     assert!(sent, "{error}");
@@ -100,7 +100,7 @@ fn a_listener_that_loses_a_fifth_still_delivers_everything_once() {
 
 #[test]
 fn garbage_on_every_socket_is_counted_and_changes_nothing() {
-    let Some(mut fleet) = Fleet::start(0, "") else { return };
+    let Some((mut fleet, mut consumer)) = Fleet::start(0, &verify_block(), "") else { return };
     for host in [&fleet.proxies[0], &fleet.listener, &fleet.retry] {
         for port in [8725, 9001, 9300] {
             tests::process::garbage(&fleet.sender, &host.v6(), port);
@@ -110,10 +110,8 @@ fn garbage_on_every_socket_is_counted_and_changes_nothing() {
     assert!(eventually(10.0, || dropped(&fleet.proxies[0], 9150, "bsp_packets_dropped_total")));
     assert!(eventually(10.0, || dropped(&fleet.retry, 9400, "bre_frames_dropped_total")));
     assert!(fleet.all_run());
-    let block = block_file().display().to_string();
-    let receive = format!("recv --listen tcp://127.0.0.1:9100 --verify-block {block} --timeout 60");
-    let mut consumer = Process::start(&fleet.listener, &receive);
-    let (sent, _, error) = run(&fleet.sender, &format!("send {block} --to {}", fleet.targets()), 60.0);
+    let send = format!("send {} --to {}", block_file().display(), fleet.targets());
+    let (sent, _, error) = run(&fleet.sender, &send, 60.0);
     assert!(sent, "{error}");
     consumer.succeed(90.0);
     assert!(fleet.all_run());

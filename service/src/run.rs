@@ -148,9 +148,12 @@ async fn drain(
 ) -> anyhow::Result<()> {
     let mut waiting = std::pin::pin!(waiting);
     tokio::select! {
+        // The drain first: a role that ends with its begin is drained, not gone by itself.
+        biased;
         () = lifecycle.drain_began() => {}
         () = &mut waiting => {
             anyhow::ensure!(lifecycle.is_draining(), "the role ended by itself; the log above says why");
+            tracing::info!("drained");
             return Ok(());
         }
     }

@@ -75,8 +75,9 @@ fn lives_and_drains(args: &[&str], metric_prefix: &str) {
     let mut role = Role::start(args);
     let admin = role.admin();
     role.wait_for("started");
-    let (code, body) = get(admin, "/readyz");
-    assert_eq!(code, 200, "{body}");
+    let status = ["status", "--wait-ready=30", "--page=readyz", &admin.to_string()].map(str::to_owned);
+    let ready = Command::new(env!("CARGO_BIN_EXE_oncecast")).args(status).output().unwrap();
+    assert!(ready.status.success(), "{ready:?}");
     assert_eq!(get(admin, "/healthz").0, 200);
     let page = service::exposition::parse(&get(admin, "/metrics").1).unwrap();
     assert!(page.keys().any(|id| id.starts_with(metric_prefix)), "no {metric_prefix} in {page:?}");

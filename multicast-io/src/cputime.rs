@@ -33,3 +33,15 @@ pub fn thread_time() -> io::Result<ThreadTime> {
     };
     Ok(ThreadTime { user: duration(usage.ru_utime), system: duration(usage.ru_stime) })
 }
+
+/// The clock that all processes of this host share (CLOCK_MONOTONIC), since an arbitrary moment: for times that one
+/// process writes and another reads.
+pub fn host_clock() -> io::Result<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives through the call.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+        + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0)))
+}

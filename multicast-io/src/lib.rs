@@ -43,7 +43,7 @@ mod sysctl;
 pub use affinity::pin_current_thread;
 pub use burst::{Arrival, Burst, Span};
 pub use control::control_socket;
-pub use cputime::{ThreadTime, thread_time};
+pub use cputime::{ThreadTime, host_clock, thread_time};
 pub use interface::Interface;
 pub use loss::Loss;
 pub use netns::enter_private_network;

@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "a binary has no outside: pub marks what a module offers to its siblings")]
 
+mod bench;
 mod consumer;
 mod demo;
 mod endpoint;
@@ -49,6 +50,8 @@ enum Command {
     Recv(recv::Args),
     Nack(nack::Args),
     Status(status::Args),
+    #[command(subcommand_value_name = "PART")]
+    Bench(bench::Args),
     /// Print a completion script for a shell to stdout
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -96,6 +99,7 @@ fn run(command: Command, role: Option<config::RoleLoaded>) -> anyhow::Result<Exi
         (Command::Recv(args), _) => recv::run(args)?,
         (Command::Nack(args), _) => nack::run(args)?,
         (Command::Status(args), _) => status::run(args)?,
+        (Command::Bench(args), _) => bench::run(args)?,
         (Command::Completions { shell }, _) => pages::completions(command_line(), shell)?,
         (Command::Man { dir }, _) => pages::man(command_line(), dir.as_deref())?,
     })

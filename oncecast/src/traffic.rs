@@ -67,7 +67,7 @@ impl Traffic {
 }
 
 /// Adds `round` to the lock time, the last four bytes of a transaction, so that its id changes.
-fn add_to_lock_time(tx: &mut [u8], round: usize) {
+pub fn add_to_lock_time(tx: &mut [u8], round: usize) {
     let Some(at) = tx.len().checked_sub(4) else { return };
     let old = u32::from_le_bytes([tx[at], tx[at + 1], tx[at + 2], tx[at + 3]]);
     #[allow(clippy::cast_possible_truncation, reason = "the lock time wraps on purpose")]

@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
         None => Load::to_groups(&recipe, args.groups.bits()?, |group| args.groups.destination(group))?,
     };
     let mut senders = (0..args.ports.max(1)).map(|_| open(args)).collect::<anyhow::Result<Vec<_>>>()?;
+    eprintln!("ready");
     let (cpu, start) = (thread_time()?, Instant::now());
     let sent = send(args, &mut load, &mut senders)?;
     let seconds = start.elapsed().as_secs_f64();

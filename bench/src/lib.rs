@@ -1,1 +1,0 @@
-//! Micro benchmarks and the end-to-end pipeline benchmark.

@@ -1,0 +1,94 @@
+//! `make bench`: every figure as a ratio inside one run, with the bar it has to reach.
+//!
+//! Order: what needs no network first (tier 1, frame store, allocations), then the pipeline as processes in network
+//! namespaces. Micro benchmarks are apart: `cargo bench -p bench`. How to read it: `docs/performance.md`.
+
+#![allow(unreachable_pub, reason = "a binary has no outside: pub marks what a module offers to its siblings")]
+
+mod allocations;
+mod machine;
+mod net;
+mod pipeline;
+mod process;
+mod reference;
+mod row;
+mod sets;
+mod store;
+mod traffic;
+
+use anyhow::Context;
+use clap::Parser;
+use row::Row;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures Oncecast against the floor of its machine
+#[derive(Parser, Debug)]
+struct Args {
+    /// Fewer and shorter runs: within a minute
+    #[arg(long)]
+    quick: bool,
+    /// Also write the figures to this file, as one JSON object
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only these parts: sets, store, allocations, pipeline
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<String>,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Part {
+    /// The plain loop of floor_vs_reference, as a process of its own
+    Reference(reference::Args),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if let Some(Part::Reference(args)) = &args.part {
+        println!("{}", reference::run(args)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let machine = machine::describe();
+    println!("machine: {machine}");
+    println!("{}", row::heading());
+    let mut rows = Vec::new();
+    let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|only| only == part);
+    if wanted("sets") {
+        show(&mut rows, sets::rows(args.quick));
+    }
+    if wanted("store") {
+        show(&mut rows, store::rows(args.quick)?);
+    }
+    if wanted("allocations") {
+        show(&mut rows, allocations::rows(args.quick)?);
+    }
+    if wanted("pipeline") {
+        show(&mut rows, pipeline::Pipeline::new(oncecast()?, args.quick)?.rows()?);
+    }
+    let missed = rows.iter().filter(|row| !row.met()).count();
+    println!("{} rows, {missed} below their bar", rows.len());
+    if let Some(path) = &args.json {
+        let report = serde_json::json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
+        std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(rows: &mut Vec<Row>, more: Vec<Row>) {
+    for row in more {
+        println!("{}", row.line());
+        rows.push(row);
+    }
+}
+
+/// The release binary beside this one, or `ONCECAST_BIN`.
+fn oncecast() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ONCECAST_BIN") {
+        return Ok(path.into());
+    }
+    let beside = std::env::current_exe()?.parent().context("no folder")?.join("oncecast");
+    anyhow::ensure!(beside.exists(), "{} is missing: run `make bench`", beside.display());
+    Ok(beside)
+}

@@ -129,7 +129,8 @@ pub fn rows(quick: bool) -> anyhow::Result<Vec<Row>> {
             steady.chunks(ROUND).for_each(|frames| pipeline.round(frames));
         });
         let forwarded = pipeline.handed_over() - before;
-        anyhow::ensure!(forwarded == steady.len() as u64, "{forwarded} of {} frames left", steady.len());
+        // A flow digest may leave as well.
+        anyhow::ensure!(forwarded >= steady.len() as u64, "{forwarded} of {} frames left", steady.len());
         let each = found.count_total as f64 / forwarded as f64;
         worst = worst.max(each);
         notes.push(format!("{name}: {} in {forwarded} frames", found.count_total));

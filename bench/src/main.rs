@@ -70,7 +70,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let missed = rows.iter().filter(|row| !row.met()).count();
     println!("{} rows, {missed} below their bar", rows.len());
     if let Some(path) = &args.json {
-        let report = serde_json::json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
+        let report =
+            serde_json::json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
         std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("{}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -98,7 +98,8 @@ fn sweep() {
 }
 
 fn ip(args: &str) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(args.split_whitespace()).output().context("running ip (iproute2)")?;
+    let output =
+        Command::new("ip").args(args.split_whitespace()).output().context("running ip (iproute2)")?;
     if !output.status.success() {
         bail!("ip {args}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -8,14 +8,13 @@ use crate::net::{Host, INGRESS, MIDDLE, Net};
 use crate::process::Process;
 use crate::row::{Bar, Row, median};
 use crate::traffic;
-use anyhow::Context;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Admin address of a role, in its own namespace.
 const ADMIN: &str = "127.0.0.1:9150";
-const PLAIN: &str = "--gso false --gro false --train-padding 0";
+const PLAIN: &str = "--gso=false --gro=false --train-padding 0";
 /// Frames of one ingress train: several clients' worth, far below what the proxy makes of them.
 const TRAIN: usize = 32;
 
@@ -134,7 +133,10 @@ impl Pipeline {
                 ratio(&proxy, &plain),
                 "x",
                 Bar::Least(5.0),
-                format!("{proxy_rate:.2} M frames/s ({gigabits:.1} Gbit/s), without trains {:.3} M", rate(&plain)),
+                format!(
+                    "{proxy_rate:.2} M frames/s ({gigabits:.1} Gbit/s), without trains {:.3} M",
+                    rate(&plain)
+                ),
             ),
             Row::new(
                 "proxy_vs_floor",
@@ -259,7 +261,8 @@ impl Pipeline {
 
     fn run(&self, forwarder: Forwarder, pace: Pace) -> anyhow::Result<Run> {
         let latency = if matches!(pace, Pace::Rate(_)) { "--latency" } else { "" };
-        let mut sink = self.start(Host::Sink, &[self.places.sink], &format!("bench sink --iface eth0 {latency}"))?;
+        let mut sink =
+            self.start(Host::Sink, &[self.places.sink], &format!("bench sink --iface eth0 {latency}"))?;
         sink.wait_ready()?;
         let core = &self.places.middle[..1];
         let middle = match forwarder {
@@ -319,8 +322,10 @@ impl Pipeline {
              --txid-dedup-local-cap 4194304 {extra}",
             MIDDLE[1]
         );
-        let proxy = self.start(Host::Middle, cores, &args)?;
-        self.page("readyz --wait-ready 10").with_context(|| format!("oncecast {args}"))?;
+        let mut proxy = self.start(Host::Middle, cores, &args)?;
+        if let Err(error) = self.page("readyz --wait-ready 10") {
+            return Err(error.context(format!("oncecast {args}: {}", proxy.complaint())));
+        }
         Ok(proxy)
     }
 
@@ -361,8 +366,7 @@ impl Pipeline {
                 }
             };
             first += self.frames;
-            let args =
-                format!("bench generate {} --to {INGRESS} --first {first} {paced}", printed(&block));
+            let args = format!("bench generate {} --to {INGRESS} --first {first} {paced}", printed(&block));
             self.start(Host::Generator, std::slice::from_ref(core), &args)
         };
         cores.iter().map(&mut start).collect()

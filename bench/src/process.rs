@@ -82,7 +82,8 @@ impl Process {
         serde_json::from_str(text.trim()).with_context(|| format!("{} printed {text:?}", self.name))
     }
 
-    fn complaint(&mut self) -> String {
+    /// What it printed on standard error, if it has ended.
+    pub fn complaint(&mut self) -> String {
         let mut text = String::new();
         // What cannot be read adds nothing to the error that is about to be told.
         if let Some(mut stderr) = self.child.stderr.take()

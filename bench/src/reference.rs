@@ -65,11 +65,16 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
                 .chunks_mut(SLOT)
                 .map(|slot| [IoSliceMut::new(slot)])
                 .collect();
-            let got: Vec<(usize, usize)> =
-                match recvmmsg(input.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-                    Err(Errno::EAGAIN) => break,
-                    got => got?.map(|message| (message.bytes, segment(&message))).collect(),
-                };
+            let got: Vec<(usize, usize)> = match recvmmsg(
+                input.as_raw_fd(),
+                &mut headers,
+                slices.iter_mut(),
+                MsgFlags::MSG_DONTWAIT,
+                None,
+            ) {
+                Err(Errno::EAGAIN) => break,
+                got => got?.map(|message| (message.bytes, segment(&message))).collect(),
+            };
             for (slot, (bytes, segment)) in got.iter().enumerate() {
                 let start = (used + slot) * SLOT;
                 for at in (start..start + bytes).step_by((*segment).max(1)) {

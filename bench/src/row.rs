@@ -46,11 +46,6 @@ impl Row {
         Row { name, value: value.is_finite().then_some(value), unit, bar, also: true, note: note.into() }
     }
 
-    /// A row that could not be measured.
-    pub fn missing(name: &'static str, unit: &'static str, bar: Bar, why: impl Into<String>) -> Row {
-        Row { name, value: None, unit, bar, also: true, note: why.into() }
-    }
-
     /// The bar is met only where `also` holds too.
     pub fn and(self, also: bool) -> Row {
         Row { also, ..self }
@@ -112,7 +107,6 @@ mod tests {
         let row = Row::new("x", 0.7, "x", Bar::Least(0.65), "");
         assert!(row.met() && !row.clone().and(false).met());
         assert!(!Row::new("x", f64::NAN, "x", Bar::Most(1.0), "").met());
-        assert!(!Row::missing("x", "x", Bar::Most(1.0), "no namespaces").met());
     }
 
     #[test]

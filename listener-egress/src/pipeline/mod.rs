@@ -12,7 +12,7 @@
 //! number stays missing. A frame that the filters refuse is not verified; it moves its flow without opening gaps that
 //! nobody wants. A repaired frame closes its gap before the gate can swallow it.
 
-mod counts;
+pub mod counts;
 mod deliver;
 mod filter;
 mod gate;
@@ -22,7 +22,7 @@ mod request;
 mod slots;
 #[cfg(test)]
 mod tests;
-mod track;
+pub mod track;
 mod verify;
 
 pub use counts::{Counts, DropReason, Loss};

@@ -90,7 +90,11 @@ struct End {
 impl End {
     fn new(ending: &Ending) -> End {
         let idle = Duration::from_millis(ending.idle_ms);
-        End { last: None, idle, at: Instant::now() + Duration::from_secs_f64(ending.seconds.clamp(0.0, 3600.0)) }
+        End {
+            last: None,
+            idle,
+            at: Instant::now() + Duration::from_secs_f64(ending.seconds.clamp(0.0, 3600.0)),
+        }
     }
 
     /// Something came.

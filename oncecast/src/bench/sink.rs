@@ -86,7 +86,7 @@ async fn count(args: &Args) -> anyhow::Result<serde_json::Value> {
         end.moved(now);
         count.take(&burst, now.saturating_duration_since(*first.get_or_insert(now)))?;
     }
-    Ok(count.report(receiver.get_ref(), began)?)
+    count.report(receiver.get_ref(), began)
 }
 
 impl Count {
@@ -126,7 +126,11 @@ impl Count {
         })
     }
 
-    fn report(&self, receiver: &Receiver, began: multicast_io::ThreadTime) -> anyhow::Result<serde_json::Value> {
+    fn report(
+        &self,
+        receiver: &Receiver,
+        began: multicast_io::ThreadTime,
+    ) -> anyhow::Result<serde_json::Value> {
         let mut report = serde_json::json!({
             "part": "sink", "frames": self.frames, "bytes": self.bytes,
             "rate": self.steady_rate(), "seconds": self.bins.len() as f64 * BIN.as_secs_f64(),

@@ -30,6 +30,9 @@ use worker::Start;
 /// How long after the drain timeout a worker may take to close its sockets.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What a claim takes in the memory store: key, value, its index.
+const MEMORY_RECORD: usize = 128;
+
 /// What the proxy is given.
 pub struct Deps {
     /// Readiness and drain.
@@ -245,14 +248,21 @@ async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result
         (cache_backend::Settings::Memory { .. } | cache_backend::Settings::None, Some(memory)) => {
             Ok(Some(Arc::new(memory)))
         }
+        // A store that no other role shares knows nothing that tier 1 does not know, and ends with it.
+        (cache_backend::Settings::Memory { .. }, None) => Ok(None),
         (settings, _) => Ok(cache_backend::open(settings).await?),
     }
 }
 
+/// Tier 1. Where it is the only tier it also gets the room of the memory store.
 fn local_set(config: &Config) -> Arc<LocalSet> {
+    let store = match config.backend_settings() {
+        Ok(cache_backend::Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
+        _ => 0,
+    };
     let capacity = match config.dedup_memory {
         Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
-        None => config.txid_dedup_local_cap,
+        None => config.txid_dedup_local_cap.max(store),
     };
     Arc::new(LocalSet::new(capacity.max(1), config.txid_dedup_ttl, rand::random()))
 }

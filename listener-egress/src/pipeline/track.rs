@@ -468,6 +468,17 @@ impl Tracker {
     /// asked for when there is room (`Requester::set_room`).
     pub fn defer(&mut self, now: Instant, key: HashKey, seq: SeqNum, counts: &mut Counts) {
         let Some(slot) = self.arrived_before(key, seq) else { return };
+        // Those before it found no room either, as a rule: one range.
+        if let Some(before) = self.gap_at(slot, seq.0 - 1)
+            && let Some(gap) = self.gaps.get_mut(before)
+            && gap.deferred
+            && gap.phase == Phase::Waiting
+        {
+            gap.last = seq.0;
+            self.missing += 1;
+            counts.gaps_detected += 1;
+            return;
+        }
         let Some(name) = self.open(now, slot, seq.0, seq.0, DEFERRED_DELAY, counts) else { return };
         if let Some(gap) = self.gaps.get_mut(name) {
             gap.deferred = true;

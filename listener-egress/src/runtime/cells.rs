@@ -120,7 +120,10 @@ static RECOVERY: Metric = Metric {
 type Read = fn(&Shown) -> u64;
 
 /// Counters with no label but the worker.
-static COUNTERS: [(Metric, Read); 40] = [
+static COUNTERS: [(Metric, Read); 41] = [
+    (counter("bsl_inbox_dropped_total", W, "Control messages that found the worker's inbox full"), |s| {
+        s.inbox_dropped
+    }),
     (counter("bsl_frames_forwarded_total", W, "Frames handed to the consumer"), |s| s.counts.delivered),
     (counter("bsl_bytes_forwarded_total", W, "Their bytes on the fabric"), |s| s.counts.delivered_bytes),
     (counter("bsl_frames_invalid_payload_total", W, "Frames whose payload is not that of their id"), |s| {
@@ -199,14 +202,13 @@ static COUNTERS: [(Metric, Read); 40] = [
 ];
 
 /// Gauges.
-static GAUGES: [(Metric, Read); 7] = [
+static GAUGES: [(Metric, Read); 6] = [
     (gauge("bsl_gaps_open", "Numbers missing now"), |s| s.counts.open_gaps),
     (gauge("bsl_flows", "Flows tracked now"), |s| s.counts.flows),
     (gauge("bsl_beacon_registry_endpoints", "Endpoints known now"), |s| s.counts.endpoints),
     (gauge("bsl_reassembly_bytes", "Bytes held for incomplete objects"), |s| s.counts.reassembly_bytes),
     (gauge("bsl_claim_waiting_bytes", "Bytes of frames that wait for a claim"), |s| s.counts.waiting_bytes),
     (gauge("bsl_egress_queue_bytes", "Bytes that wait for the consumer"), |s| s.queue_bytes),
-    (gauge("bsl_inbox_dropped", "Control messages that found the worker's inbox full"), |s| s.inbox_dropped),
 ];
 
 /// The metrics of the role, for the documentation and its check.
@@ -238,5 +240,16 @@ impl Source for Cells {
             sink.gauge(metric, &[worker], read(&shown) as f64);
         }
         sink.histogram(&RECOVERY, &[worker], &self.recovery);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_metric_table_is_sound() {
+        for metric in super::super::metrics() {
+            assert_eq!(metric.fault(), None);
+            assert!(metric.name.starts_with("bsl_"));
+        }
     }
 }

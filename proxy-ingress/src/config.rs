@@ -3,15 +3,16 @@
 use crate::pipeline::number::MIN_FLOWS;
 use crate::pipeline::train::Order;
 use clap::{Args, FromArgMatches, ValueEnum};
-use frame::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
+use frame::{Fabric, GroupIndex, ShardBits, SourceMode};
 use service::config::{
-    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, HostPort, Invalid, Role,
-    ScopeArg, SourceModeArg, duration,
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, Invalid, Purpose, Role,
+    duration,
 };
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use txidset::KeyStyle;
 
 /// Largest frame taken from a stream: payload and header.
 pub const MAX_STREAM_FRAME: u64 = (64 << 20) + 92;
@@ -113,6 +114,10 @@ pub struct Config {
     /// settled: no claim outlives a crash between claim and send; simple: as the Go stack
     #[arg(long, value_name = "MODE", default_value = "settled")]
     pub claim_mode: ClaimModeArg,
+    /// Keys in the shared store. go: as the Go stack writes them, so that both race; compact: half the memory, for
+    /// fleets without Go nodes. The same on all nodes that share a store
+    #[arg(long, value_name = "STYLE", default_value = "go")]
+    pub claim_keys: ClaimKeysArg,
     /// How often a worker with new claims closes an epoch
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
     pub claim_epoch: Duration,
@@ -122,7 +127,8 @@ pub struct Config {
     /// Copies that wait for other proxies, bytes a worker; when full the oldest is sent
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub claim_park_bytes: ByteSize,
-    /// Frames that wait for the shared store, bytes a worker; when full frames are sent undecided
+    /// Frames that wait for the shared store, bytes a worker. At half of it TCP is not read; when full, the oldest that
+    /// was not asked about is sent undecided
     #[arg(long, value_name = "SIZE", default_value = "32MiB")]
     pub slab_bytes: ByteSize,
 
@@ -215,6 +221,24 @@ pub enum ClaimModeArg {
     Settled,
     /// One create-only write.
     Simple,
+}
+
+/// `--claim-keys`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClaimKeysArg {
+    /// Prefix and 64 hex digits.
+    Go,
+    /// Base of the prefix, a byte of class, 32 raw bytes.
+    Compact,
+}
+
+impl From<ClaimKeysArg> for KeyStyle {
+    fn from(style: ClaimKeysArg) -> KeyStyle {
+        match style {
+            ClaimKeysArg::Go => KeyStyle::Hex,
+            ClaimKeysArg::Compact => KeyStyle::Compact,
+        }
+    }
 }
 
 /// `--train-order`.
@@ -372,23 +396,7 @@ impl Config {
     /// # Errors
     /// A scope that does not exist in the mode.
     pub fn fabric(&self) -> Result<Fabric, Invalid> {
-        let args = &self.fabric;
-        let mode = match args.source_mode {
-            SourceModeArg::Asm => SourceMode::Asm,
-            SourceModeArg::Ssm => SourceMode::Ssm,
-        };
-        let scope = match args.scope {
-            ScopeArg::Link => Scope::Link,
-            ScopeArg::Site => Scope::Site,
-            ScopeArg::Org => Scope::Organisation,
-            ScopeArg::Global => Scope::Global,
-        };
-        match args.fabric {
-            Family::Ipv4 => Ok(Fabric::V4 { net: args.mc_ipv4_net }),
-            Family::Ipv6 => Fabric::v6(mode, scope, args.mc_group_id).ok_or_else(|| {
-                Invalid::new("scope", format!("{scope:?} with --source-mode=ssm; want site or global"))
-            }),
-        }
+        self.fabric.plan()
     }
 
     /// Shards.
@@ -396,8 +404,7 @@ impl Config {
     /// # Errors
     /// More than 15 bits.
     pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
-        let bits = self.fabric.shard_bits;
-        ShardBits::new(bits).ok_or_else(|| Invalid::new("shard-bits", format!("{bits}; want 0 to 15")))
+        self.fabric.bits()
     }
 
     /// How long a flow may be idle.
@@ -421,19 +428,14 @@ impl Config {
     /// # Errors
     /// As [`Config::backend_kind`].
     pub fn backend_settings(&self) -> Result<cache_backend::Settings, Invalid> {
-        crate::store::settings(&self.backend, self.backend_kind()?)
+        self.backend.settings(self.backend_kind()?, Purpose::Claims)
     }
-}
-
-/// `host:port` of a seed.
-pub(crate) fn seed(host: &HostPort, default_port: u16) -> String {
-    let port = host.port_or(default_port);
-    if host.host.contains(':') { format!("[{}]:{port}", host.host) } else { format!("{}:{port}", host.host) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use service::config::{ScopeArg, SourceModeArg};
 
     #[test]
     fn the_defaults_are_those_of_the_go_stack_and_work() {

@@ -7,7 +7,6 @@ pub mod config;
 pub mod metrics;
 pub mod pipeline;
 pub mod runtime;
-mod store;
 pub mod tally;
 
 pub use config::{Config, ROLE};

@@ -28,8 +28,12 @@ table! {
     ACCEPTED = counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
     DROPPED = counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.");
     DEDUPED = counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
+    CLAIM_LOCAL_HIT = counter("bsp_txid_claim_local_hit_total", ["prefix"], "Frames suppressed because this process had seen their id.");
+    CLAIM_WON = counter("bsp_txid_claim_won_total", ["prefix"], "Frames let through because their id was free, or taken over.");
+    CLAIM_LOST = counter("bsp_txid_claim_lost_total", ["prefix"], "Frames suppressed because another node had claimed their id.");
+    CLAIM_ERRORS = counter("bsp_txid_claim_errors_total", ["prefix"], "Frames let through undecided: no answer in time, breaker open, or too many waiting.");
     CLAIM_LOCAL = counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
-    CLAIM_DECIDED = counter("bsp_txid_claim_decisions_total", ["worker", "why"], "Decisions about frames that waited for the shared store.");
+    CLAIM_DECIDED = counter("bsp_txid_claim_decisions_total", ["worker", "why"], "Decisions about frames whose id this process had not seen.");
     CLAIM_RELEASED = counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
     CLAIM_REQUESTS = counter("bsp_txid_claim_requests_total", ["worker", "what"], "Requests to the shared store: claims (keys), claim_requests, records_read, records_written, released (keys).");
     CLAIM_FENCED = counter("bsp_txid_claim_fenced_total", ["worker"], "Own claims found late, and claimed again before the frame was sent.");
@@ -86,6 +90,8 @@ pub struct Proxy {
     pub workers: Vec<WorkerCells>,
     /// Tier 1; `None` where nothing is claimed.
     pub local: Option<Arc<LocalSet>>,
+    /// `--txid-dedup-prefix`.
+    pub prefix: String,
 }
 
 impl Source for Proxy {
@@ -95,6 +101,7 @@ impl Source for Proxy {
             receiving(sink, &label, worker);
             claiming(sink, &label, &worker.tally);
             protocol(sink, &label, &worker.claims);
+            as_the_go_stack_counts(sink, &self.prefix, &worker.claims);
             sending(sink, &label, &worker.tally);
             ended(sink, &label, &worker.tally);
         }
@@ -131,9 +138,6 @@ fn receiving(sink: &mut Sink<'_>, worker: &str, cells: &WorkerCells) {
 fn claiming(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {
     sink.counter(&CLAIM_LOCAL, &[worker, "seen"], tally.seen_locally.get());
     sink.counter(&CLAIM_LOCAL, &[worker, "new"], tally.new_locally.get());
-    for why in Why::ALL {
-        sink.counter(&CLAIM_DECIDED, &[worker, why.label()], tally.decided(why).get());
-    }
     sink.counter(&CLAIM_RELEASED, &[worker], tally.released.get());
     sink.histogram(&CLAIM_WAIT, &[], &tally.wait_time);
     sink.gauge(&SLAB_BYTES, &[worker], tally.slab_bytes.get() as f64);
@@ -152,10 +156,21 @@ fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
     for (what, count) in requests {
         sink.counter(&CLAIM_REQUESTS, &[worker, what], count.value());
     }
+    for why in Why::ALL {
+        sink.counter(&CLAIM_DECIDED, &[worker, why.label()], stats.by(why).value());
+    }
     sink.counter(&CLAIM_FENCED, &[worker], stats.fenced.value());
     sink.counter(&CLAIM_SLIPPED, &[worker], stats.slipped.value());
     sink.gauge(&CLAIM_PARKED, &[worker], stats.parked.value() as f64);
     sink.gauge(&CLAIM_PARKED_BYTES, &[worker], stats.parked_bytes.value() as f64);
+}
+
+fn as_the_go_stack_counts(sink: &mut Sink<'_>, prefix: &str, stats: &ClaimStats) {
+    let won = [Why::Won, Why::TakenOver].iter().map(|why| stats.by(*why).value()).sum();
+    sink.counter(&CLAIM_LOCAL_HIT, &[prefix], stats.seen.value());
+    sink.counter(&CLAIM_WON, &[prefix], won);
+    sink.counter(&CLAIM_LOST, &[prefix], stats.suppressed());
+    sink.counter(&CLAIM_ERRORS, &[prefix], stats.won() - won);
 }
 
 fn sending(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {

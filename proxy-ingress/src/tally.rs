@@ -3,7 +3,6 @@
 use crate::pipeline::DropReason;
 use frame::{GroupIndex, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
-use txidset::Why;
 
 /// Kinds that ingress accepts, in the order of their counters.
 pub const KINDS: [Kind; 6] =
@@ -39,7 +38,6 @@ pub struct Tally {
     /// Frames suppressed, by kind.
     deduped: [Counter; KINDS.len()],
     dropped: [Counter; DropReason::ALL.len()],
-    decisions: [Counter; Why::ALL.len()],
     /// Tier 1 said "seen".
     pub seen_locally: Counter,
     /// Tier 1 said "new".
@@ -108,7 +106,6 @@ impl Tally {
             accepted: Default::default(),
             deduped: Default::default(),
             dropped: Default::default(),
-            decisions: Default::default(),
             seen_locally: Counter::default(),
             new_locally: Counter::default(),
             slab_overflow: Counter::default(),
@@ -155,11 +152,6 @@ impl Tally {
     /// Cell of suppressed frames of a kind.
     pub fn deduped(&self, kind: Kind) -> &Counter {
         &self.deduped[kind_index(kind)]
-    }
-
-    /// Cell of decisions of the shared store.
-    pub fn decided(&self, why: Why) -> &Counter {
-        &self.decisions[why.index()]
     }
 
     /// Cells of a destination group; all control groups share one.

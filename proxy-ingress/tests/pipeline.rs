@@ -1,7 +1,8 @@
 //! The pipeline of a worker in virtual time, in front of a model of the kernel that can refuse.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use cache_backend::Memory;
+use bytes::Bytes;
+use cache_backend::{Answers, Backend, Claimed, KeyValues, Memory, OpError, OpenError, Session};
 use frame::data::{DataFrame, HEADER, HeaderFields, encode_header};
 use frame::{Datagram, Fabric, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block, tx};
 use multicast_io::{Burst, Progress, Span, Train};
@@ -10,14 +11,16 @@ use proxy_ingress::pipeline::number::{Directory, FlowLimits, Identity, MIN_FLOWS
 use proxy_ingress::pipeline::train::Order;
 use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Policy, Transmit, Via, admit};
 use proxy_ingress::tally::Tally;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use txidset::driver::Driver;
-use txidset::{Claims, ClaimsConfig, LocalSet};
+use txidset::{Claims, ClaimsConfig, LocalSet, Why};
+
+type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 const ENOBUFS: i32 = 105;
 const EMSGSIZE: i32 = 90;
@@ -100,16 +103,19 @@ impl World {
     }
 
     fn with_store(config: IngressConfig, memory: Option<Memory>) -> World {
+        World::with_backend(config, memory.map(|memory| Arc::new(memory) as Arc<dyn Backend>))
+    }
+
+    fn with_backend(config: IngressConfig, backend: Option<Arc<dyn Backend>>) -> World {
         let now = Instant::now();
         let local = Arc::new(LocalSet::starting_at(1 << 14, Duration::from_secs(600), 1, now));
-        let tier2 = memory.is_some();
+        let tier2 = backend.is_some();
         static SEED: AtomicU64 = AtomicU64::new(1);
         let seed = SEED.fetch_add(1, Ordering::Relaxed);
         let claims = Claims::new(ClaimsConfig { tier2, ..ClaimsConfig::default() }, local, seed);
         let tally = Arc::new(Tally::new(config.shard_bits));
         let kernels = (0..config.outlets).map(|_| Kernel::default()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let backend = memory.map(|memory| Arc::new(memory) as Arc<dyn cache_backend::Backend>);
         let driver = runtime.block_on(Driver::open(backend)).unwrap();
         let ingress = Ingress::new(now, config, claims, Arc::clone(&tally));
         World { now, ingress, burst: Burst::new(0, 16 << 20), kernels, tally, driver }
@@ -556,4 +562,71 @@ fn a_flood_of_subtrees_stays_within_the_flow_table() {
     assert_eq!(odd, [] as [u64; 0]);
     let keys: std::collections::HashSet<_> = numbered.iter().map(|(key, ..)| key).collect();
     assert_eq!(keys.len(), numbered.len());
+}
+
+/// A store that takes every request and answers none.
+struct Silent;
+
+impl Backend for Silent {
+    fn name(&self) -> &'static str {
+        "silent"
+    }
+    fn session(&self) -> BoxFuture<'_, Result<Box<dyn Session>, OpenError>> {
+        Box::pin(async { Ok(Box::new(Silent) as Box<dyn Session>) })
+    }
+    fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Session for Silent {
+    fn claim(&self, _: KeyValues, _: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
+        Box::pin(std::future::pending())
+    }
+    fn set(&self, _: KeyValues, _: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
+        Box::pin(std::future::pending())
+    }
+    fn get(&self, _: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+        Box::pin(std::future::pending())
+    }
+    fn del(&self, _: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn when_the_store_falls_behind_streams_stop_first_and_then_the_oldest_that_was_not_asked_about_is_sent() {
+    // Requests under way, and keys of each.
+    const BATCH: usize = 256;
+    const ASKED: usize = 16 * BATCH;
+    const WAITING: usize = 6_000;
+    const FRAMES: usize = 7_000;
+    let frames: Vec<Vec<u8>> = (0..FRAMES).map(|n| tx_frame(u32::try_from(n).unwrap(), 200)).collect();
+    let charge = frames[0].len().div_ceil(256) * 256;
+    let small = IngressConfig { slab_bytes: WAITING * charge, slab_entries: 1 << 16, ..config(1) };
+    let mut world = World::with_backend(small, Some(Arc::new(Silent)));
+    let mut stopped_at = None;
+    for (round, batch) in frames.chunks(BATCH).enumerate() {
+        world.round(batch);
+        if !world.ingress.may_read_streams() && stopped_at.is_none() {
+            stopped_at = Some((round + 1) * BATCH);
+            assert_eq!(world.stamps().len(), 0, "streams stop before anything is bypassed");
+        }
+    }
+    assert!(stopped_at.is_some_and(|at| at <= WAITING / 2 + BATCH), "{stopped_at:?}");
+    let stats = world.ingress.claims().stats();
+    let bypassed = FRAMES - WAITING;
+    assert_eq!(stats.by(Why::Bypassed).value(), bypassed as u64);
+    assert_eq!(stats.waiting.value(), WAITING as u64);
+    assert_eq!(world.tally.slab_overflow.get(), 0);
+    let ids = |frames: &[Vec<u8>]| frames.iter().map(|frame| id_of(frame)).collect::<HashSet<Id>>();
+    let sent: HashSet<Id> = world.stamps().into_iter().map(|(_, _, id)| id).collect();
+    assert!(sent == ids(&frames[ASKED..ASKED + bypassed]), "the oldest of those not asked about");
+    let now = world.now;
+    world.ingress.claims().drain(now);
+    world.pass(Duration::ZERO);
+    assert_eq!(world.stamps().len(), FRAMES, "and none is lost");
 }

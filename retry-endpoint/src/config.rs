@@ -10,13 +10,13 @@ use crate::pipeline::answer::{Policy, Ways};
 use crate::pipeline::limit::{Network, Rate, RepairRates, RequestRates};
 use crate::pipeline::numbers::MAX_RANGE;
 use crate::pipeline::store::Lifetimes;
-use cache_backend::{AerospikeSettings, BootPolicy, RedisSettings, RedisTopology, RemoteSettings, Settings};
+use cache_backend::Settings;
 use clap::ArgAction::Set;
 use clap::ValueEnum;
-use frame::{Fabric, Scope, ShardBits, SourceMode};
+use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    Alias, BackendArgs, BackendKind, BootMode, ByteSize, FabricArgs, Family, HostPorts, Invalid, Names,
-    Percent, Role, ScopeArg, SourceModeArg, TopologyArg, duration,
+    Alias, BackendArgs, BackendKind, ByteSize, FabricArgs, Family, HostPorts, Invalid, Names, Percent,
+    Purpose, Role, ScopeArg, SourceModeArg, duration,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -257,15 +257,6 @@ fn beacon_scope(text: &str) -> Result<BeaconScope, String> {
     }
 }
 
-fn scope(scope: ScopeArg) -> Scope {
-    match scope {
-        ScopeArg::Link => Scope::Link,
-        ScopeArg::Site => Scope::Site,
-        ScopeArg::Org => Scope::Organisation,
-        ScopeArg::Global => Scope::Global,
-    }
-}
-
 impl Default for Config {
     /// The defaults of the command line; the environment is not looked at.
     fn default() -> Config {
@@ -354,30 +345,20 @@ impl Config {
     /// # Errors
     /// Scope and mode that do not go together.
     pub fn data_fabric(&self) -> Result<Fabric, Invalid> {
-        let args = &self.fabric;
-        match args.fabric {
-            Family::Ipv4 => Ok(Fabric::V4 { net: args.mc_ipv4_net }),
-            Family::Ipv6 => Fabric::v6(self.source_mode(), scope(args.scope), args.mc_group_id)
-                .ok_or_else(|| Invalid::new("source-mode", "ssm exists at --scope site and global only")),
-        }
+        self.fabric.plan()
     }
 
     pub(crate) fn source_mode(&self) -> SourceMode {
-        match self.fabric.source_mode {
-            SourceModeArg::Asm => SourceMode::Asm,
-            SourceModeArg::Ssm => SourceMode::Ssm,
-        }
+        self.fabric.source_mode.into()
     }
 
     /// Fabrics that carry the beacon group: one a scope.
     pub(crate) fn beacon_fabrics(&self) -> Vec<Fabric> {
-        match self.fabric.fabric {
-            Family::Ipv4 => vec![Fabric::V4 { net: self.fabric.mc_ipv4_net }],
-            Family::Ipv6 => {
-                let scopes = self.beacon_scope.scopes().into_iter().map(scope);
-                scopes.filter_map(|s| Fabric::v6(self.source_mode(), s, self.fabric.mc_group_id)).collect()
-            }
-        }
+        let scopes = match self.fabric.fabric {
+            Family::Ipv4 => vec![self.fabric.scope],
+            Family::Ipv6 => self.beacon_scope.scopes(),
+        };
+        scopes.into_iter().filter_map(|scope| self.fabric.plan_at(scope, "beacon-scope").ok()).collect()
     }
 
     /// Shard bits.
@@ -385,8 +366,7 @@ impl Config {
     /// # Errors
     /// More than 15.
     pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
-        let bits = self.fabric.shard_bits;
-        ShardBits::new(bits).ok_or_else(|| Invalid::new("shard-bits", format!("{bits}; want 0 to 15")))
+        self.fabric.bits()
     }
 
     /// Interfaces that repairs leave by.
@@ -428,7 +408,7 @@ impl Config {
 
     /// Longest wait for the shared tier.
     pub(crate) fn op_timeout(&self) -> Duration {
-        self.backend.cache_op_timeout.unwrap_or(Duration::from_secs(1))
+        self.backend.op_timeout(Purpose::Frames)
     }
 
     /// The shared tier, `Settings::None` without one.
@@ -436,47 +416,14 @@ impl Config {
     /// # Errors
     /// `none` (a frame store keeps frames), or a kind without its address.
     pub fn shared_tier(&self) -> Result<Settings, Invalid> {
-        let args = &self.backend;
-        let mut remote = RemoteSettings { op_timeout: self.op_timeout(), ..RemoteSettings::for_frames() };
-        remote.dial_timeout = args.cache_dial_timeout.unwrap_or(remote.dial_timeout);
-        if args.backend_boot == BootMode::Degraded {
-            remote.boot = BootPolicy::Degraded;
+        match self.backend.kind_or(BackendKind::Memory)? {
+            BackendKind::Memory => Ok(Settings::None),
+            BackendKind::None => Err(Invalid::new(
+                "cache-backend",
+                "none; a frame store keeps frames: want memory, redis or aerospike",
+            )),
+            kind => self.backend.settings(kind, Purpose::Frames),
         }
-        Ok(match args.kind_or(BackendKind::Memory)? {
-            BackendKind::Memory => Settings::None,
-            BackendKind::None => {
-                return Err(Invalid::new(
-                    "cache-backend",
-                    "none; a frame store keeps frames: want memory, redis or aerospike",
-                ));
-            }
-            BackendKind::Redis => {
-                let addresses = args.redis_addr.as_ref().map(|names| names.0.clone()).unwrap_or_default();
-                let topology = match args.redis_topology {
-                    TopologyArg::Single => RedisTopology::Single,
-                    TopologyArg::Cluster => RedisTopology::Cluster,
-                    _ => RedisTopology::Auto,
-                };
-                let first = RedisSettings::new(String::new());
-                Settings::Redis(Box::new(RedisSettings {
-                    addresses,
-                    topology,
-                    db: args.redis_db,
-                    remote,
-                    ..first
-                }))
-            }
-            BackendKind::Aerospike => {
-                let hosts = args.aerospike_hosts.as_ref().map(|hosts| hosts.0.as_slice()).unwrap_or_default();
-                let first = AerospikeSettings::new(String::new(), args.aerospike_namespace.clone());
-                Settings::Aerospike(Box::new(AerospikeSettings {
-                    hosts: hosts.iter().map(ToString::to_string).collect(),
-                    set: args.aerospike_set.clone().unwrap_or_else(|| "bre".to_owned()),
-                    remote,
-                    ..first
-                }))
-            }
-        })
     }
 
     pub(crate) fn policy(&self) -> Policy {

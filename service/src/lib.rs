@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod notify;
 pub mod process;
 pub mod run;
+pub mod store;
 
 pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};

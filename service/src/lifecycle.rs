@@ -35,6 +35,8 @@ struct Shared {
 struct ConditionState {
     name: &'static str,
     met: bool,
+    /// Met, but something helps less than it should.
+    degraded: bool,
     detail: String,
 }
 
@@ -73,7 +75,7 @@ impl Lifecycle {
     /// worker can hold its own of the same name. Ready = all conditions met and not draining.
     pub fn condition(&self, name: &'static str) -> Condition {
         let mut conditions = self.shared.conditions();
-        conditions.push(ConditionState { name, met: false, detail: "starting".to_owned() });
+        conditions.push(ConditionState { name, met: false, degraded: false, detail: "starting".to_owned() });
         Condition { shared: self.shared.clone(), index: conditions.len() - 1 }
     }
 
@@ -95,19 +97,24 @@ impl Lifecycle {
         self.shared.drain.send_replace(true);
     }
 
-    /// Whether the role is ready, whether it drains, and every condition with its detail: the body of `/readyz`.
+    /// Whether the role is ready, whether it drains, and every condition with its detail: the body of `/readyz`. A
+    /// degraded role is ready.
     pub fn readiness(&self) -> serde_json::Value {
         let draining = self.is_draining();
         let conditions = self.shared.conditions();
-        let unmet = conditions.iter().filter(|condition| !condition.met);
-        let mut reasons: Vec<_> =
-            unmet.map(|condition| format!("{}: {}", condition.name, condition.detail)).collect();
+        let which = |wanted: fn(&ConditionState) -> bool| -> Vec<String> {
+            let those = conditions.iter().filter(|condition| wanted(condition));
+            those.map(|condition| format!("{}: {}", condition.name, condition.detail)).collect()
+        };
+        let mut reasons = which(|condition| !condition.met);
+        let degraded = which(|condition| condition.met && condition.degraded);
         if draining {
             reasons.insert(0, "draining".to_owned());
         }
         let status = match (draining, reasons.is_empty()) {
             (true, _) => "draining",
-            (false, true) => "ready",
+            (false, true) if degraded.is_empty() => "ready",
+            (false, true) => "degraded",
             (false, false) => "starting",
         };
         let conditions: Vec<_> =
@@ -118,6 +125,7 @@ impl Lifecycle {
             "draining": draining,
             "role": self.shared.role,
             "reasons": reasons,
+            "degraded": degraded,
             "conditions": conditions,
         })
     }
@@ -138,19 +146,24 @@ pub struct Condition {
 impl Condition {
     /// The condition holds; `detail` is shown to operators.
     pub fn met(&self, detail: &str) {
-        self.set(true, detail);
+        self.set(true, false, detail);
+    }
+
+    /// The condition holds and the role is ready, but `reason` makes it serve less well: said in `/readyz`, not logged.
+    pub fn degraded(&self, reason: &str) {
+        self.set(true, true, reason);
     }
 
     /// The condition does not hold; `reason` is shown to operators.
     pub fn not_met(&self, reason: &str) {
-        self.set(false, reason);
+        self.set(false, false, reason);
     }
 
-    fn set(&self, met: bool, detail: &str) {
+    fn set(&self, met: bool, degraded: bool, detail: &str) {
         let mut conditions = self.shared.conditions();
         // Conditions are never removed, so the index always exists.
         if let Some(state) = conditions.get_mut(self.index)
-            && (state.met != met || state.detail != detail)
+            && (state.met != met || state.degraded != degraded || state.detail != detail)
         {
             let (role, name) = (self.shared.role, state.name);
             let draining = self.shared.draining.load(Ordering::Relaxed);
@@ -162,7 +175,7 @@ impl Condition {
                 }
                 _ => {}
             }
-            state.met = met;
+            (state.met, state.degraded) = (met, degraded);
             detail.clone_into(&mut state.detail);
         }
     }
@@ -257,6 +270,10 @@ mod tests {
         let body = lifecycle.readiness();
         assert_eq!(body["ready"], false);
         assert_eq!(body["reasons"], json!(["backend: breaker open"]));
+        backend.degraded("redis is slow");
+        let body = lifecycle.readiness();
+        assert_eq!((&body["ready"], &body["status"]), (&json!(true), &json!("degraded")));
+        assert_eq!(body["degraded"], json!(["backend: redis is slow"]));
         backend.met("redis");
         lifecycle.begin_drain();
         assert!(!lifecycle.is_ready());

@@ -79,7 +79,7 @@ impl Histogram {
 
     /// Counts `n` observations of one value (the frames of one batch).
     pub fn observe_many(&self, value: Duration, n: u64) {
-        let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = nanos(value);
         if let Some(bucket) = self.buckets.get(bucket_of(nanos)) {
             bucket.store(bucket.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
         }
@@ -94,6 +94,10 @@ impl Histogram {
             sum_nanos: self.sum.load(Ordering::Relaxed),
         }
     }
+}
+
+fn nanos(value: Duration) -> u64 {
+    u64::try_from(value.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Index of the bucket for a value: the smallest `i` with `nanos <= 2^i`, at most the last one.
@@ -113,6 +117,17 @@ impl Buckets {
     /// Buckets shown to Prometheus: `le` from 2^10 ns (1 µs) to 2^34 ns (17 s). What lies below is in the first, what lies
     /// above in `+Inf`.
     const SHOWN: std::ops::RangeInclusive<usize> = 10..=34;
+
+    /// Observations counted elsewhere, by the upper bound of their bucket.
+    pub fn of(counts: impl IntoIterator<Item = (Duration, u64)>, sum: Duration) -> Buckets {
+        let mut buckets = Buckets { counts: [0; Histogram::BUCKETS], sum_nanos: nanos(sum) };
+        for (bound, n) in counts {
+            if let Some(count) = buckets.counts.get_mut(bucket_of(nanos(bound))) {
+                *count = count.wrapping_add(n);
+            }
+        }
+        buckets
+    }
 
     fn add(&mut self, other: &Buckets) {
         for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
@@ -282,7 +297,12 @@ impl Sink<'_> {
 
     /// A histogram's counts.
     pub fn histogram(&mut self, metric: &'static Metric, labels: &[&str], value: &Histogram) {
-        self.put(metric, labels, Value::Histogram(Box::new(value.snapshot())));
+        self.buckets(metric, labels, value.snapshot());
+    }
+
+    /// The same for counts that a source has folded already.
+    pub fn buckets(&mut self, metric: &'static Metric, labels: &[&str], value: Buckets) {
+        self.put(metric, labels, Value::Histogram(Box::new(value)));
     }
 
     /// Adds to what other sources reported for the same series. A report that contradicts its table (kind, labels, or

@@ -5,7 +5,7 @@
 //! [`slab`](super::slab), and goes on when its decision comes.
 
 use super::admit::Admitted;
-use super::slab::{Held, Key, Slab};
+use super::slab::{BLOCK, Held, Key, Slab};
 use crate::tally::Tally;
 use multicast_io::{Burst, Span};
 use std::collections::VecDeque;
@@ -58,12 +58,14 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate in front of `claims` with room for `bytes` of waiting frames. Not `claiming`: everything passes.
+    /// A gate in front of `claims` with room for `entries` frames, `bytes` of them, that wait for the store, besides those
+    /// that are parked. Not `claiming`: everything passes.
     pub fn new(claims: Claims, claiming: bool, entries: usize, bytes: usize) -> Gate {
+        let parked = claims.config().park_bytes;
         Gate {
-            claims,
+            claims: claims.limit_waiting(entries, bytes),
             claiming,
-            slab: Slab::new(entries, bytes),
+            slab: Slab::new(entries.saturating_add(parked / BLOCK), bytes.saturating_add(parked)),
             batch: Vec::new(),
             asked: Vec::new(),
             asked_at: Vec::new(),
@@ -83,7 +85,7 @@ impl Gate {
     pub fn offer(&mut self, candidate: Candidate, held: Held, tally: &Tally) {
         let at = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         let key = candidate.frame.claim_key().filter(|_| self.claiming);
-        let bytes = candidate.frame.len;
+        let bytes = u32::try_from(held.charge(candidate.frame.len as usize)).unwrap_or(u32::MAX);
         self.batch.push((candidate, held));
         let Some(key) = key else { return self.clear(at, None) };
         match self.slab.reserve() {
@@ -161,14 +163,13 @@ impl Gate {
         }
         loop {
             match self.claims.next_decision()? {
-                Decision::Suppress { token, why } => {
-                    tally.decided(why).add(1);
+                Decision::Suppress { token, .. } => {
                     if let Some((candidate, _)) = self.slab.release(Key::from_token(token)) {
                         tally.deduped(candidate.frame.kind).add(1);
                         tally.wait_time.observe(now.saturating_duration_since(candidate.since));
                     }
                 }
-                Decision::Send { token, ticket, why } => {
+                Decision::Send { token, ticket, .. } => {
                     let gone = self
                         .slab
                         .find(Key::from_token(token))
@@ -177,7 +178,6 @@ impl Gate {
                     if !gone && !self.claims.may_send(now, ticket, token) {
                         continue;
                     }
-                    tally.decided(why).add(1);
                     match self.slab.release(Key::from_token(token)) {
                         None | Some((_, Held::Gone)) => self.claims.sent(now, ticket),
                         Some((candidate, held)) => {
@@ -223,8 +223,8 @@ impl Gate {
         !(self.cleared.is_empty() && self.present.is_empty())
     }
 
-    /// Waiting bytes and frames, and the room for bytes.
-    pub fn load(&self) -> (usize, usize, usize) {
-        (self.slab.used_bytes(), self.slab.len(), self.slab.capacity())
+    /// Waiting bytes and frames, parked ones included.
+    pub fn load(&self) -> (usize, usize) {
+        (self.slab.used_bytes(), self.slab.len())
     }
 }

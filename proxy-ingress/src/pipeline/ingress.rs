@@ -68,9 +68,9 @@ pub struct IngressConfig {
     pub outlet: OutletLimits,
     /// Whether ids are claimed at all.
     pub claims: bool,
-    /// Bytes of waiting frames.
+    /// Bytes of frames that wait for the store; parked copies have room of their own.
     pub slab_bytes: usize,
-    /// Waiting frames.
+    /// Frames that wait for the store.
     pub slab_entries: usize,
 }
 
@@ -544,8 +544,10 @@ impl Ingress {
 
     /// TCP stops being read first: when an interface has a backlog, half of the slab is taken, or large frames wait.
     pub fn may_read_streams(&self) -> bool {
-        let (bytes, _, capacity) = self.gate.load();
-        !self.outlets.iter().any(Outlet::is_blocked) && bytes <= capacity / 2 && self.objects.len() < 64
+        let (bytes, _) = self.gate.load();
+        !self.outlets.iter().any(Outlet::is_blocked)
+            && bytes <= self.config.slab_bytes / 2
+            && self.objects.len() < 64
     }
 
     /// As many frames are judged as one emission should hold.
@@ -560,7 +562,7 @@ impl Ingress {
 
     /// Nothing waits: no frame, no backlog, no open claim, and the store knows what was settled.
     pub fn is_drained(&mut self) -> bool {
-        let (_, frames, _) = self.gate.load();
+        let (_, frames) = self.gate.load();
         !self.is_busy()
             && frames == 0
             && self.gate.claims().is_idle()
@@ -594,7 +596,7 @@ impl Ingress {
 
     /// Copies levels to their gauges.
     fn report(&self) {
-        let (bytes, frames, _) = self.gate.load();
+        let (bytes, frames) = self.gate.load();
         let tally = &self.tally;
         tally.slab_bytes.set(bytes as u64);
         tally.slab_frames.set(frames as u64);

@@ -4,9 +4,11 @@
 //! here while the worker goes on; most wait for one round trip, a parked copy for a lease.
 //!
 //! Limits: a fixed number of entries and a fixed number of bytes, in blocks of [`BLOCK`] bytes, taken once (untouched
-//! pages cost nothing). Large stream frames stay in the buffer that they came in and count by their length.
-//! Overflow rule: when it is full the frame is sent at once, undecided (fail open), and counted; before that, TCP
-//! ingress stops reading.
+//! pages cost nothing). Stream frames stay in the buffer that they came in, which `--tcp-buffer-bytes` bounds, and count
+//! as one block.
+//! Overflow rule: at half of `--slab-bytes` TCP ingress stops reading; at all of it the claims, which are told the same
+//! charges, let the oldest frame go that was not asked about (`bypassed`). Behind that stands the memory itself: a frame
+//! that finds no block is sent at once, undecided, and counted as overflow.
 //!
 //! Cost: one copy in, one copy out, no allocation in steady state.
 
@@ -72,6 +74,16 @@ pub struct Slab<T> {
     capacity: usize,
 }
 
+impl Held {
+    /// What a frame of `len` bytes will take while it waits.
+    pub fn charge(&self, len: usize) -> usize {
+        match self {
+            Held::Owned(_) => BLOCK,
+            _ => rounded(len),
+        }
+    }
+}
+
 impl<T> Slab<T> {
     /// Room for `entries` waiting frames and `bytes` of their bytes.
     pub fn new(entries: usize, bytes: usize) -> Slab<T> {
@@ -97,8 +109,8 @@ impl<T> Slab<T> {
 
     /// Puts a frame under a reserved name.
     pub fn fill(&mut self, key: Key, value: T, held: Held) {
-        if let Held::Owned(bytes) = &held {
-            self.used_bytes += bytes.len();
+        if let Held::Owned(_) = &held {
+            self.used_bytes += BLOCK;
         }
         if let Some(entry) = self.entries.get_mut(key.index as usize) {
             entry.value = Some((value, held));
@@ -130,7 +142,7 @@ impl<T> Slab<T> {
         self.free_entries.push(key.index);
         match &value.1 {
             Held::Copied { first, len } => self.free_chain(*first, *len as usize),
-            Held::Owned(bytes) => self.used_bytes -= bytes.len(),
+            Held::Owned(_) => self.used_bytes -= BLOCK,
             Held::InBurst(_) | Held::Gone => {}
         }
         Some(value)

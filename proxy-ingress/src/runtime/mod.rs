@@ -17,6 +17,7 @@ use crate::pipeline::{DropReason, IngressConfig, Policy};
 use crate::tally::{KINDS, Tally};
 use anyhow::Context;
 use cache_backend::{Backend, Memory};
+use service::config::Purpose;
 use service::{Lifecycle, Registry};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -155,6 +156,9 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let opened = sockets::open(&config, count)?;
     let (udp, tcp) = (opened.udp, opened.tcp);
     let backend = open_backend(&config, deps.memory).await?;
+    if let Some(backend) = &backend {
+        service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
+    }
     let local = local_set(&config);
     let limits = StreamLimits::new(
         config.tcp_read_timeout,
@@ -175,7 +179,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let streams = Arc::new(StreamTally::default());
         let claims =
             Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random())
-                .limit_waiting(ingress.slab_entries, ingress.slab_bytes);
+                .with_key_style(config.claim_keys.into());
         cells.push(WorkerCells {
             tally: Arc::clone(&tally),
             streams: Arc::clone(&streams),
@@ -189,7 +193,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
             ingress,
             claims,
             backend: backend.clone(),
-            op_timeout: config.backend.cache_op_timeout,
+            op_timeout: config.backend.op_timeout(Purpose::Claims),
             tally,
             streams,
             stream_limits: limits.clone(),
@@ -216,7 +220,11 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         lifecycle.drain_began().await;
         of_drain.send_replace(true);
     });
-    deps.registry.add(Arc::new(Proxy { workers: cells.clone(), local: config.claims().then_some(local) }));
+    deps.registry.add(Arc::new(Proxy {
+        workers: cells.clone(),
+        local: config.claims().then_some(local),
+        prefix: config.txid_dedup_prefix.clone(),
+    }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
     Ok(Running {

@@ -38,7 +38,7 @@ pub(super) struct Start {
     pub(super) ingress: IngressConfig,
     pub(super) claims: Claims,
     pub(super) backend: Option<Arc<dyn Backend>>,
-    pub(super) op_timeout: Option<Duration>,
+    pub(super) op_timeout: Duration,
     pub(super) tally: Arc<Tally>,
     pub(super) streams: Arc<StreamTally>,
     pub(super) stream_limits: StreamLimits,
@@ -97,10 +97,7 @@ enum Woken {
 impl Worker {
     async fn open(start: Start) -> anyhow::Result<Worker> {
         let Sockets { receiver, listener, senders } = start.sockets;
-        let mut driver = Driver::open(start.backend).await?;
-        if let Some(timeout) = start.op_timeout {
-            driver = driver.with_op_timeout(timeout);
-        }
+        let driver = Driver::open(start.backend).await?.with_op_timeout(start.op_timeout);
         let now = Instant::now();
         let messages = match listener {
             None => None,

@@ -25,6 +25,7 @@ use emit::{Link, open_sender, wildcard};
 use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
 use multicast_io::{Interface, Receiver, SocketOptions};
 use post::{Post, queue};
+use service::config::Purpose;
 use service::{Lifecycle, Registry};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -86,6 +87,9 @@ pub async fn start_with(
     shared: Option<Arc<dyn Backend>>,
 ) -> anyhow::Result<Running> {
     config.validate()?;
+    if let Some(shared) = &shared {
+        service::store::watch(Purpose::Frames, shared, &deps.lifecycle, &deps.registry);
+    }
     let plan = Layout::new(config)?;
     let Layout { config, fabric, shard_bits, egress, .. } = &plan;
     let seed: u64 = rand::random();

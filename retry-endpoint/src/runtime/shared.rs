@@ -128,19 +128,12 @@ pub(crate) struct Shared {
 impl Shared {
     /// Runs until the workers have ended and what they wrote is stored, at the latest `GRACE` after `stop` completes.
     pub(crate) async fn run(self, inlets: SharedInlets, stop: impl Future<Output = ()>) {
-        let session = match self.backend.session().await {
-            Ok(session) => session,
-            Err(error) => {
-                tracing::error!("shared tier {}: {error}", self.backend.name());
-                return;
-            }
-        };
         let late = async {
             stop.await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            () = self.serve(session.as_ref(), inlets) => {}
+            () = async { self.serve(self.session().await.as_ref(), inlets).await } => {}
             () = late => tracing::warn!("shared tier {}: frames that waited at the end were not written", self.backend.name()),
         }
     }
@@ -155,6 +148,17 @@ impl Shared {
                     None => break,
                 },
             }
+        }
+    }
+
+    /// The tier was there when it was opened; should it have gone meanwhile, it is waited for.
+    async fn session(&self) -> Box<dyn Session> {
+        loop {
+            match self.backend.session().await {
+                Ok(session) => return session,
+                Err(error) => service::limited!(warn, 1, "shared tier: {error}; trying on"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -177,9 +181,6 @@ impl Shared {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         self.cells.shared_stored.add((answers.len() - failed) as u64);
         self.cells.shared_errors.add(failed as u64);
-        if let Some(Err(error)) = answers.iter().find(|answer| answer.is_err()) {
-            service::limited!(warn, 1, "shared tier: write: {error}");
-        }
     }
 
     /// One lookup, beside the others; the request goes back to its worker in any case.

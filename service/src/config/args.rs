@@ -136,7 +136,7 @@ pub enum SourceModeArg {
     Ssm,
 }
 
-/// Which shared store, and how to reach it. Plain data: the role turns it into settings of its backend.
+/// Which shared store, and how to reach it.
 #[derive(Args, Clone, Debug)]
 pub struct BackendArgs {
     /// Kind of store [default: redis if --redis-addr is given, aerospike if --aerospike-hosts is, else the role's own]
@@ -145,7 +145,7 @@ pub struct BackendArgs {
     /// What to do when the store cannot be reached at start: strict is an error, degraded starts and keeps trying
     #[arg(long, value_name = "MODE", default_value = "strict", help_heading = "Shared store")]
     pub backend_boot: BootMode,
-    /// Time for one dial, its handshake and probe [default: 1s]
+    /// Time for one dial, its handshake and probe; a strict start gives up after twice this [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Shared store")]
     pub cache_dial_timeout: Option<Duration>,
     /// Longest wait for one operation [default: 50ms for claims, 1s for the frame store]
@@ -166,7 +166,7 @@ pub struct BackendArgs {
     /// ACL user
     #[arg(long, value_name = "NAME", help_heading = "Shared store")]
     pub redis_user: Option<String>,
-    /// File whose first line is the password; read anew at every dial
+    /// File whose first line is the password; read anew at every dial [default: what REDIS_PASSWORD holds, if set]
     #[arg(long, value_name = "FILE", help_heading = "Shared store")]
     pub redis_password_file: Option<PathBuf>,
     /// Database number
@@ -196,7 +196,7 @@ pub struct BackendArgs {
     /// User, where the cluster asks for one
     #[arg(long, value_name = "NAME", help_heading = "Shared store")]
     pub aerospike_user: Option<String>,
-    /// File whose first line is the password; read anew at every dial
+    /// File whose first line is the password; read anew at every dial [default: what AEROSPIKE_PASSWORD holds, if set]
     #[arg(long, value_name = "FILE", help_heading = "Shared store")]
     pub aerospike_password_file: Option<PathBuf>,
 }

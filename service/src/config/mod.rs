@@ -5,12 +5,15 @@
 //! same words wherever it came from, and nothing is parsed twice.
 //!
 //! Order of the modules: [`values`] are the types options have, [`args`] the groups that roles share, [`layers`] puts flags,
-//! environment and file together, [`go`] knows the flags of the Go stack, [`print`] shows the result.
+//! environment and file together, [`go`] knows the flags of the Go stack, [`print`] shows the result. [`fabric`] and
+//! [`store`] turn the shared groups into the types of `frame` and `cache-backend`, once for all roles.
 
 pub mod args;
+pub mod fabric;
 pub mod go;
 pub mod layers;
 pub mod print;
+pub mod store;
 pub mod values;
 
 pub use args::{
@@ -19,6 +22,7 @@ pub use args::{
 };
 pub use go::{GO_FLAGS_IGNORED, GoFlag};
 pub use layers::{Alias, Environment, Exit, Loaded, Origin, Role, RoleLoaded, load};
+pub use store::Purpose;
 pub use values::{
     ByteSize, GroupRanges, HexIds, HostPort, HostPorts, ListenAddr, LogLevel, Names, Percent, Unacceptable,
     duration, group_id,

@@ -11,14 +11,14 @@ use crate::pipeline::{
 use clap::ArgAction::Set;
 use clap::ValueEnum;
 use frame::flow::Origin;
-use frame::{Fabric, Scope, ShardBits, SourceMode};
+use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    BackendArgs, ByteSize, FabricArgs, Family, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent,
-    ScopeArg, SourceModeArg, duration,
+    BackendArgs, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent, ScopeArg,
+    SourceModeArg, duration,
 };
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use txidset::{ClaimsConfig, Mode};
+use txidset::{ClaimsConfig, KeyStyle, Mode};
 
 /// Options of one listener.
 #[derive(Clone, Debug, clap::Args)]
@@ -145,6 +145,10 @@ pub struct Config {
     /// How claims of listeners that share a consumer work; simple is the Go stack's way
     #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Gate")]
     pub claim_mode: ClaimModeArg,
+    /// Keys in the shared store: as the Go stack writes them, or compact in half the memory; the same on the whole
+    /// deployment
+    #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Gate")]
+    pub claim_keys: ClaimKeysArg,
     /// How often claims are closed into an epoch
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Gate")]
     pub claim_epoch: Duration,
@@ -205,6 +209,15 @@ pub enum ClaimModeArg {
     Settled,
     /// Set if absent.
     Simple,
+}
+
+/// `--claim-keys`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClaimKeysArg {
+    /// Prefix, consumer and 64 hex digits.
+    Go,
+    /// Base of the prefix, a byte of class, 32 raw bytes.
+    Compact,
 }
 
 impl Default for Config {
@@ -295,18 +308,11 @@ impl Config {
     /// # Errors
     /// Scope and mode that do not go together.
     pub(crate) fn fabric_at(&self, at: ScopeArg, option: &'static str) -> Result<Fabric, Invalid> {
-        match self.fabric.fabric {
-            Family::Ipv4 => Ok(Fabric::V4 { net: self.fabric.mc_ipv4_net }),
-            Family::Ipv6 => Fabric::v6(self.source_mode(), scope(at), self.fabric.mc_group_id)
-                .ok_or_else(|| Invalid::new(option, "ssm exists at the scopes site and global only")),
-        }
+        self.fabric.plan_at(at, option)
     }
 
     pub(crate) fn source_mode(&self) -> SourceMode {
-        match self.fabric.source_mode {
-            SourceModeArg::Asm => SourceMode::Asm,
-            SourceModeArg::Ssm => SourceMode::Ssm,
-        }
+        self.fabric.source_mode.into()
     }
 
     /// Shard bits.
@@ -314,8 +320,7 @@ impl Config {
     /// # Errors
     /// More than 15.
     pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
-        let bits = self.fabric.shard_bits;
-        ShardBits::new(bits).ok_or_else(|| Invalid::new("shard-bits", format!("{bits}; want 0 to 15")))
+        self.fabric.bits()
     }
 
     /// Sources of a list under ssm: the list itself, or the publishers where it is empty; never our own.
@@ -339,6 +344,10 @@ impl Config {
             mode: match self.claim_mode {
                 ClaimModeArg::Settled => Mode::Settled,
                 ClaimModeArg::Simple => Mode::Simple,
+            },
+            keys: match self.claim_keys {
+                ClaimKeysArg::Go => KeyStyle::Hex,
+                ClaimKeysArg::Compact => KeyStyle::Compact,
             },
             epoch: self.claim_epoch,
             lease: self.claim_lease,
@@ -402,15 +411,6 @@ impl Config {
             single_rate,
             header_origin,
         })
-    }
-}
-
-fn scope(scope: ScopeArg) -> Scope {
-    match scope {
-        ScopeArg::Link => Scope::Link,
-        ScopeArg::Site => Scope::Site,
-        ScopeArg::Org => Scope::Organisation,
-        ScopeArg::Global => Scope::Global,
     }
 }
 

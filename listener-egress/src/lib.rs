@@ -5,7 +5,6 @@
 pub mod config;
 pub mod pipeline;
 mod runtime;
-mod store;
 
 pub use config::Config;
 pub use runtime::{Counters, Deps, Running, metrics, start};

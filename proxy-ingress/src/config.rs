@@ -315,7 +315,9 @@ impl Config {
         self.shard_bits()?;
         self.check_source(&fabric)?;
         self.check_sizes()?;
-        self.backend_kind()?;
+        self.backend_settings()?;
+        let claims = crate::runtime::claims_config(self, self.backend_kind()? != BackendKind::None);
+        claims.check().map_err(|problem| Invalid::new("claim-lease", problem))?;
         if self.fabric.iface.0.is_empty() {
             return Err(Invalid::new(
                 "iface",

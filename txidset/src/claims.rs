@@ -162,6 +162,8 @@ pub struct ClaimsConfig {
     pub max_batch: usize,
     /// Prefix of the keys (`Names`).
     pub prefix: Vec<u8>,
+    /// `--claim-keys`: how ids appear in them.
+    pub keys: KeyStyle,
     /// Whether there is a tier 2.
     pub tier2: bool,
 }
@@ -176,6 +178,7 @@ impl Default for ClaimsConfig {
             park_bytes: 16 << 20,
             max_batch: 256,
             prefix: b"bsp:tx:".to_vec(),
+            keys: KeyStyle::Hex,
             tier2: false,
         }
     }
@@ -333,7 +336,7 @@ impl Claims {
     pub fn new(config: ClaimsConfig, local: Arc<LocalSet>, seed: u64) -> Claims {
         let mut random = seed;
         Claims {
-            names: Names::new(&config.prefix, KeyStyle::Hex),
+            names: Names::new(&config.prefix, config.keys),
             ledger: Ledger::new(config.epoch, split_mix(&mut random)),
             wait_limit: Load { frames: WAIT_FRAMES, bytes: config.park_bytes },
             parked: Parked::default(),
@@ -355,12 +358,6 @@ impl Claims {
             spare: Vec::new(),
             mutation: None,
         }
-    }
-
-    /// Keys in another style than the Go nodes'.
-    pub fn with_key_style(mut self, style: KeyStyle) -> Claims {
-        self.names = Names::new(&self.config.prefix, style);
-        self
     }
 
     /// Most frames and bytes that wait for an answer; beyond it the oldest not yet asked about are sent.

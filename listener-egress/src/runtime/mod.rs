@@ -13,7 +13,6 @@ pub use cells::Counters;
 
 use crate::config::{Config, Proto, resolve};
 use crate::pipeline::Pipeline;
-use crate::store;
 use anyhow::Context;
 use cache_backend::{Backend, Memory};
 use cells::Cells;
@@ -23,7 +22,7 @@ use frame::GroupIndex;
 use frame::flow::Origin;
 use layout::{Layout, owner};
 use multicast_io::Loss;
-use service::config::BackendKind;
+use service::config::{BackendKind, Purpose};
 use service::{Lifecycle, Metric, Registry};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -98,8 +97,14 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         (BackendKind::None | BackendKind::Memory, Some(memory)) => {
             Some(Arc::new(memory.clone()) as Arc<dyn Backend>)
         }
-        _ => cache_backend::open(store::settings(&config.backend, kind)?).await.context("--cache-backend")?,
+        _ => {
+            let settings = config.backend.settings(kind, Purpose::Claims)?;
+            cache_backend::open(settings).await.context("--cache-backend")?
+        }
     };
+    if let Some(backend) = &backend {
+        service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
+    }
     Starting::new(config, deps, backend)?.start().await
 }
 
@@ -200,7 +205,7 @@ impl Starting {
             strip_header: config.strip_header,
             loss: self.loss(index as u64),
             backend: self.backend.clone(),
-            op_timeout: config.backend.cache_op_timeout,
+            op_timeout: config.backend.op_timeout(Purpose::Claims),
             inbox,
             cells,
             lifecycle: self.deps.lifecycle.clone(),

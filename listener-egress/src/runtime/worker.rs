@@ -53,7 +53,7 @@ pub(super) struct Start {
     pub(super) strip_header: bool,
     pub(super) loss: Loss,
     pub(super) backend: Option<Arc<dyn Backend>>,
-    pub(super) op_timeout: Option<Duration>,
+    pub(super) op_timeout: Duration,
     pub(super) inbox: mpsc::Receiver<News>,
     pub(super) cells: Arc<Cells>,
     pub(super) lifecycle: Lifecycle,
@@ -136,12 +136,8 @@ impl Worker {
     async fn open(start: Start) -> Result<(Worker, Opened, mpsc::Receiver<News>), (anyhow::Error, Opened)> {
         let (opened, inbox, backend) = (start.opened, start.inbox, start.backend);
         let driver = match Driver::open(backend).await {
-            Ok(driver) => driver,
+            Ok(driver) => driver.with_op_timeout(start.op_timeout),
             Err(error) => return Err((anyhow::Error::from(error).context("--cache-backend"), opened)),
-        };
-        let driver = match start.op_timeout {
-            Some(timeout) => driver.with_op_timeout(timeout),
-            None => driver,
         };
         let data = start.data.into_iter().map(|j| (j.receiver, Door::Groups, j.memberships));
         let replies = start.requests.into_iter().map(|receiver| (receiver, Door::Replies, Vec::new()));

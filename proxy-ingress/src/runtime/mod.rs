@@ -178,8 +178,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         let streams = Arc::new(StreamTally::default());
         let claims =
-            Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random())
-                .with_key_style(config.claim_keys.into());
+            Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random());
         cells.push(WorkerCells {
             tally: Arc::clone(&tally),
             streams: Arc::clone(&streams),
@@ -285,7 +284,7 @@ fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, sta
     Ok(Some((Arc::new(directory), file)))
 }
 
-fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
+pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
     ClaimsConfig {
         mode: match config.claim_mode {
             crate::config::ClaimModeArg::Settled => txidset::Mode::Settled,
@@ -297,6 +296,7 @@ fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
         park_bytes: config.claim_park_bytes.as_usize(),
         max_batch: 256,
         prefix: config.txid_dedup_prefix.clone().into_bytes(),
+        keys: config.claim_keys.into(),
         tier2,
     }
 }

@@ -714,12 +714,11 @@ impl World {
             park_bytes: self.park_bytes,
             max_batch: if self.random.percent(20) { 3 } else { 64 },
             prefix: PREFIX.to_vec(),
+            keys: KeyStyle::Compact,
             tier2: true,
             ..ClaimsConfig::default()
         };
-        let mut claims = Claims::new(config, Arc::clone(local), seed)
-            .with_key_style(KeyStyle::Compact)
-            .limit_waiting(30, 1 << 20);
+        let mut claims = Claims::new(config, Arc::clone(local), seed).limit_waiting(30, 1 << 20);
         if let Some(mutation) = self.options.mutation {
             claims.mutate(mutation);
         }

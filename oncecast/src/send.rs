@@ -51,6 +51,11 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Format::Framed)]
     format: Format,
 
+    /// Go on when a target goes away: what it cannot be given is counted, and a tcp target is connected again as soon
+    /// as it is back. Without this, the first failure ends the command.
+    #[arg(long)]
+    keep_going: bool,
+
     /// Seed of the random choice of duplicates.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -81,6 +86,8 @@ struct Totals {
     frames: u64,
     duplicates: u64,
     bytes: u64,
+    /// Messages that a target could not be given (`--keep-going`).
+    refused: u64,
 }
 
 /// Runs the command.
@@ -89,11 +96,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Format::Framed | Format::Bare => Traffic::new(read_inputs(&args)?, args.count)?,
         Format::Raw => Traffic::raw(&args.inputs)?,
     };
-    let mut targets = args.to.iter().map(|to| Target::connect(*to)).collect::<anyhow::Result<Vec<_>>>()?;
+    let connect = |to: &Endpoint| Target::connect(*to, args.keep_going);
+    let mut targets = args.to.iter().map(connect).collect::<anyhow::Result<Vec<_>>>()?;
     let began = Instant::now();
-    let totals = send_all(&args, &traffic, &mut targets)?;
+    let mut totals = send_all(&args, &traffic, &mut targets)?;
     for target in targets {
-        target.finish()?;
+        totals.refused += target.finish()?;
     }
     report(&args, &traffic, &totals, began.elapsed());
     Ok(ExitCode::SUCCESS)
@@ -159,6 +167,7 @@ fn report(args: &Args, traffic: &Traffic, totals: &Totals, took: Duration) {
                 "frames_sent": totals.frames + totals.duplicates,
                 "duplicates_sent": totals.duplicates,
                 "bytes": totals.bytes,
+                "refused": totals.refused,
                 "seconds": seconds,
                 "targets": targets,
             })
@@ -171,6 +180,9 @@ fn report(args: &Args, traffic: &Traffic, totals: &Totals, took: Duration) {
             totals.bytes,
             totals.frames as f64 / seconds.max(1e-9),
         );
+        if totals.refused > 0 {
+            println!("{} messages could not be given to their target", totals.refused);
+        }
     }
 }
 
@@ -210,69 +222,175 @@ impl Pace {
     }
 }
 
-/// A connected proxy.
+/// A proxy.
 enum Target {
-    Udp { socket: UdpSocket, to: SocketAddr },
-    Tcp { stream: TcpStream, to: SocketAddr, buffer: Vec<u8> },
+    Udp(Datagrams),
+    Tcp(Stream),
 }
 
 impl Target {
-    fn connect(to: Endpoint) -> anyhow::Result<Target> {
-        match to.transport {
-            Transport::Udp => {
-                let any = if to.address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-                let socket = UdpSocket::bind(any).context("a UDP socket")?;
-                Ok(Target::Udp { socket, to: to.address })
-            }
-            Transport::Tcp => {
-                let stream = TcpStream::connect_timeout(&to.address, Duration::from_secs(5))
-                    .with_context(|| format!("{to}: is a proxy listening there (--tcp-listen-port)?"))?;
-                stream.set_nodelay(true).context("TCP_NODELAY")?;
-                stream.set_write_timeout(Some(Duration::from_secs(60))).context("write timeout")?;
-                Ok(Target::Tcp { stream, to: to.address, buffer: Vec::with_capacity(1 << 17) })
-            }
-        }
+    fn connect(to: Endpoint, keep_going: bool) -> anyhow::Result<Target> {
+        Ok(match to.transport {
+            Transport::Udp => Target::Udp(Datagrams::open(to.address, keep_going)?),
+            Transport::Tcp => Target::Tcp(Stream::connect(to, keep_going)?),
+        })
     }
 
     fn send(&mut self, message: &[u8]) -> anyhow::Result<()> {
         match self {
-            Target::Udp { socket, to } => {
-                anyhow::ensure!(
-                    message.len() <= UDP_MAX,
-                    "a message of {} bytes does not fit a UDP datagram ({UDP_MAX} at most): send it to a tcp:// target",
-                    message.len()
-                );
-                socket.send_to(message, *to).with_context(|| format!("udp://{to}"))?;
-            }
-            Target::Tcp { buffer, .. } => {
-                buffer.extend_from_slice(message);
-                if buffer.len() >= 1 << 16 {
-                    self.flush()?;
-                }
-            }
+            Target::Udp(datagrams) => datagrams.send(message),
+            Target::Tcp(stream) => stream.send(message),
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {
-        if let Target::Tcp { stream, to, buffer } = self {
-            stream
-                .write_all(buffer)
-                .with_context(|| format!("tcp://{to}: the proxy closed or stopped reading"))?;
-            buffer.clear();
+        match self {
+            Target::Udp(_) => Ok(()),
+            Target::Tcp(stream) => stream.flush(),
         }
+    }
+
+    /// Ends; returns how many messages the target could not be given.
+    fn finish(self) -> anyhow::Result<u64> {
+        match self {
+            Target::Udp(datagrams) => Ok(datagrams.refused),
+            Target::Tcp(stream) => stream.finish(),
+        }
+    }
+}
+
+struct Datagrams {
+    socket: UdpSocket,
+    to: SocketAddr,
+    keep_going: bool,
+    refused: u64,
+}
+
+impl Datagrams {
+    fn open(to: SocketAddr, keep_going: bool) -> anyhow::Result<Datagrams> {
+        let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any).context("a UDP socket")?;
+        Ok(Datagrams { socket, to, keep_going, refused: 0 })
+    }
+
+    fn send(&mut self, message: &[u8]) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            message.len() <= UDP_MAX,
+            "a message of {} bytes does not fit a UDP datagram ({UDP_MAX} at most): send it to a tcp:// target",
+            message.len()
+        );
+        match self.socket.send_to(message, self.to) {
+            Ok(_) => Ok(()),
+            Err(_) if self.keep_going => {
+                self.refused += 1;
+                Ok(())
+            }
+            Err(error) => Err(error).with_context(|| format!("udp://{}", self.to)),
+        }
+    }
+}
+
+/// A TCP connection and the messages that it will be given together.
+struct Stream {
+    to: Endpoint,
+    keep_going: bool,
+    /// `None` while the target is away.
+    connection: Option<TcpStream>,
+    try_again: Instant,
+    backoff: Duration,
+    buffer: Vec<u8>,
+    buffered: u64,
+    refused: u64,
+}
+
+impl Stream {
+    const BUFFER: usize = 1 << 16;
+    const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+    const BACKOFF_CAP: Duration = Duration::from_millis(200);
+
+    fn connect(to: Endpoint, keep_going: bool) -> anyhow::Result<Stream> {
+        let connection = Stream::dial(to, Duration::from_secs(5))?;
+        Ok(Stream {
+            to,
+            keep_going,
+            connection: Some(connection),
+            try_again: Instant::now(),
+            backoff: Self::BACKOFF_FIRST,
+            buffer: Vec::with_capacity(2 * Self::BUFFER),
+            buffered: 0,
+            refused: 0,
+        })
+    }
+
+    fn dial(to: Endpoint, patience: Duration) -> anyhow::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&to.address, patience)
+            .with_context(|| format!("{to}: is a proxy listening there (--tcp-listen-port)?"))?;
+        stream.set_nodelay(true).context("TCP_NODELAY")?;
+        stream.set_write_timeout(Some(Duration::from_secs(60))).context("write timeout")?;
+        Ok(stream)
+    }
+
+    fn send(&mut self, message: &[u8]) -> anyhow::Result<()> {
+        if self.connection.is_none() && !self.reconnect() {
+            self.refused += 1;
+            return Ok(());
+        }
+        self.buffer.extend_from_slice(message);
+        self.buffered += 1;
+        if self.buffer.len() >= Self::BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn reconnect(&mut self) -> bool {
+        if Instant::now() < self.try_again {
+            return false;
+        }
+        self.connection = Stream::dial(self.to, Self::BACKOFF_CAP).ok();
+        match self.connection {
+            Some(_) => self.backoff = Self::BACKOFF_FIRST,
+            None => self.wait_longer(),
+        }
+        self.connection.is_some()
+    }
+
+    fn wait_longer(&mut self) {
+        self.try_again = Instant::now() + self.backoff;
+        self.backoff = (self.backoff * 2).min(Self::BACKOFF_CAP);
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let written = connection.write_all(&self.buffer);
+        if let Err(error) = written {
+            if !self.keep_going {
+                return Err(error)
+                    .with_context(|| format!("{}: the proxy closed or stopped reading", self.to));
+            }
+            // The next connection begins with a whole message.
+            self.refused += self.buffered;
+            self.connection = None;
+            self.wait_longer();
+        }
+        self.buffer.clear();
+        self.buffered = 0;
         Ok(())
     }
 
     /// Closes the sending side and waits until the proxy has read everything and closed too.
-    fn finish(self) -> anyhow::Result<()> {
-        let Target::Tcp { mut stream, to, .. } = self else { return Ok(()) };
-        stream.shutdown(Shutdown::Write).with_context(|| format!("tcp://{to}"))?;
+    fn finish(mut self) -> anyhow::Result<u64> {
+        let Some(connection) = self.connection.take() else { return Ok(self.refused) };
+        match Stream::close(connection, self.to) {
+            Err(error) if !self.keep_going => Err(error),
+            _ => Ok(self.refused),
+        }
+    }
+
+    fn close(mut stream: TcpStream, to: Endpoint) -> anyhow::Result<()> {
+        stream.shutdown(Shutdown::Write).with_context(|| to.to_string())?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).context("read timeout")?;
         let mut rest = [0; 64];
         stream
             .read(&mut rest)
-            .with_context(|| format!("tcp://{to}: the proxy did not confirm that it read everything"))?;
+            .with_context(|| format!("{to}: the proxy did not confirm that it read everything"))?;
         Ok(())
     }
 }

@@ -77,6 +77,16 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Tells whether the process runs, also while it is borrowed.
+    pub fn watch(&self) -> impl FnMut() -> bool + use<> {
+        let stat = format!("/proc/{}/stat", self.id());
+        // What follows the name in parentheses is the state; a zombie has ended.
+        move || {
+            let text = std::fs::read_to_string(&stat).unwrap_or_default();
+            text.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+        }
+    }
+
     pub fn stdout(&self) -> String {
         contents(&self.stdout)
     }

@@ -1,49 +1,13 @@
 //! The main job on real input: the block through two proxies, a lossy listener and a retry endpoint, each in a host of
 //! its own.
 
-use tests::process::{metric, role, run};
-use tests::{Host, Net, Process, block_file, eventually};
+use tests::fleet::{PROXY_ADMIN, RETRY_ADMIN};
+use tests::process::{metric, run};
+use tests::{Fleet, Host, Setup, block_file, eventually};
 
-struct Fleet {
-    _net: Net,
-    proxies: [Host; 2],
-    listener: Host,
-    retry: Host,
-    sender: Host,
-    roles: Vec<Process>,
-}
-
-const PROXY: &str = "proxy --iface eth0 --udp-listen-port 8725 --tcp-listen-port 8726 --workers 1";
-const RETRY: &str = "retry --mc-iface eth0 --egress-iface eth0 --workers 1";
-
-impl Fleet {
-    /// Two proxies, one retry endpoint, one listener that loses `percent` of what arrives and delivers by TCP to
-    /// `oncecast recv` with `receive`; that must run first, as the listener is ready only with its consumer.
-    fn start(percent: u32, receive: &str, listener_extra: &str) -> Option<(Fleet, Process)> {
-        let net = Net::new()?;
-        let proxies = [net.host("proxy1"), net.host("proxy2")];
-        let (listener, retry, sender) = (net.host("listener"), net.host("retry"), net.host("sender"));
-        if percent > 0 {
-            listener.lose(percent);
-        }
-        let consumer = Process::start(&listener, &format!("recv --listen tcp://127.0.0.1:9100 {receive}"));
-        let mut roles = vec![role(&retry, 9400, RETRY)];
-        let listen = format!(
-            "listener --iface eth0 --workers 2 --egress-proto tcp --egress-addr 127.0.0.1:9100 {listener_extra}"
-        );
-        roles.push(role(&listener, 9200, &listen));
-        roles.push(role(&proxies[0], 9150, PROXY));
-        roles.push(role(&proxies[1], 9150, PROXY));
-        Some((Fleet { _net: net, proxies, listener, retry, sender, roles }, consumer))
-    }
-
-    fn targets(&self) -> String {
-        format!("udp://[{}]:8725,tcp://[{}]:8726", self.proxies[0].v6(), self.proxies[1].v6())
-    }
-
-    fn all_run(&mut self) -> bool {
-        self.roles.iter_mut().all(Process::is_running)
-    }
+fn fleet(loss: u32, receive: &str, listener: &str) -> Option<Fleet> {
+    let setup = Setup { loss, receive: receive.into(), listener: listener.into(), ..Setup::default() };
+    Fleet::start(&setup)
 }
 
 fn verify_block() -> String {
@@ -52,30 +16,30 @@ fn verify_block() -> String {
 
 #[test]
 fn the_block_arrives_once_through_udp_and_tcp_despite_loss() {
-    let Some((mut fleet, mut consumer)) = Fleet::start(5, &verify_block(), "") else { return };
+    let Some(mut fleet) = fleet(5, &verify_block(), "") else { return };
     let send = format!("send {} --to {} --duplicates 100 --json", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 60.0);
     assert!(sent, "{error}");
-    let report: serde_json::Value = serde_json::from_str(&consumer.succeed(90.0)).expect("JSON");
+    let report: serde_json::Value = serde_json::from_str(&fleet.consumer.succeed(90.0)).expect("JSON");
     assert_eq!(report["merkle_root_ok"], true, "{report}");
     assert_eq!((&report["missing"], &report["duplicates"]), (&0.into(), &0.into()), "{report}");
-    let deduplicated = metric(&fleet.listener, 9200, "bsl_frames_tx_deduped_total");
+    let deduplicated = fleet.listeners[0].metric("bsl_frames_tx_deduped_total");
     assert!(deduplicated >= 1500.0, "both copies cross the fabric, the gate removes one: {deduplicated}");
-    assert!(metric(&fleet.listener, 9200, "bsl_gaps_detected_total") > 0.0, "5 % loss leaves gaps");
+    assert!(fleet.listeners[0].metric("bsl_gaps_detected_total") > 0.0, "5 % loss leaves gaps");
     assert!(fleet.all_run());
 }
 
 #[test]
 fn a_nack_shows_the_very_frame_and_a_number_never_sent_is_a_miss() {
     let receive = "--count 20 --frames --timeout 30";
-    let Some((mut fleet, mut consumer)) = Fleet::start(0, receive, "--strip-header=false") else { return };
+    let Some(mut fleet) = fleet(0, receive, "--strip-header=false") else { return };
     let send = format!("send {} --to {} --count 20", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 30.0);
     assert!(sent, "{error}");
-    let frames = consumer.succeed(40.0);
+    let frames = fleet.consumer.succeed(40.0);
     let frame = frames.lines().next().expect("a frame");
     let (key, seq) = (&frame[80..96], u64::from_str_radix(&frame[96..112], 16).expect("a number"));
-    let endpoint = format!("[{}]:9300", fleet.retry.v6());
+    let endpoint = format!("[{}]:9300", fleet.retry.host.v6());
     let ask = |seq: u64| format!("nack --to {endpoint} --hash-key {key} --seq {seq} --iface eth0 --json");
     let (found, reply, error) = run(&fleet.sender, &ask(seq), 20.0);
     assert!(found, "{reply}{error}");
@@ -87,32 +51,32 @@ fn a_nack_shows_the_very_frame_and_a_number_never_sent_is_a_miss() {
 
 #[test]
 fn a_listener_that_loses_a_fifth_still_delivers_everything_once() {
-    let Some((mut fleet, mut consumer)) = Fleet::start(20, "--count 5000 --json --timeout 60", "") else {
+    let Some(mut fleet) = fleet(20, "--count 5000 --json --timeout 60", "") else {
         return;
     };
     let send = format!("send {} --to {} --count 5000 --rate 4000", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 60.0);
     assert!(sent, "{error}");
-    let report: serde_json::Value = serde_json::from_str(&consumer.succeed(90.0)).expect("JSON");
+    let report: serde_json::Value = serde_json::from_str(&fleet.consumer.succeed(90.0)).expect("JSON");
     assert_eq!((&report["unique"], &report["duplicates"]), (&5000.into(), &0.into()), "{report}");
     assert!(fleet.all_run());
 }
 
 #[test]
 fn garbage_on_every_socket_is_counted_and_changes_nothing() {
-    let Some((mut fleet, mut consumer)) = Fleet::start(0, &verify_block(), "") else { return };
-    for host in [&fleet.proxies[0], &fleet.listener, &fleet.retry] {
+    let Some(mut fleet) = fleet(0, &verify_block(), "") else { return };
+    for host in [&fleet.proxies[0].host, &fleet.listeners[0].host, &fleet.retry.host] {
         for port in [8725, 9001, 9300] {
             tests::process::garbage(&fleet.sender, &host.v6(), port);
         }
     }
     let dropped = |host: &Host, port, name: &str| metric(host, port, name) > 0.0;
-    assert!(eventually(10.0, || dropped(&fleet.proxies[0], 9150, "bsp_packets_dropped_total")));
-    assert!(eventually(10.0, || dropped(&fleet.retry, 9400, "bre_frames_dropped_total")));
+    assert!(eventually(10.0, || dropped(&fleet.proxies[0].host, PROXY_ADMIN, "bsp_packets_dropped_total")));
+    assert!(eventually(10.0, || dropped(&fleet.retry.host, RETRY_ADMIN, "bre_frames_dropped_total")));
     assert!(fleet.all_run());
     let send = format!("send {} --to {}", block_file().display(), fleet.targets());
     let (sent, _, error) = run(&fleet.sender, &send, 60.0);
     assert!(sent, "{error}");
-    consumer.succeed(90.0);
+    fleet.consumer.succeed(90.0);
     assert!(fleet.all_run());
 }

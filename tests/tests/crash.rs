@@ -1,0 +1,192 @@
+//! Crashes of real processes: what dies costs nothing that a sibling also received.
+//!
+//! Short forms run always; `ONCECAST_SOAK=1` runs the long ones (60 s, 200,000 frames). `ONCECAST_SEED` repeats the choice of
+//! victims.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tests::redis::{Redis, Sentinels};
+use tests::{Fleet, Net, Process, Setup, block_file, eventually};
+
+/// Frames of a run and how long they take to pass.
+struct Load {
+    frames: u64,
+    seconds: u64,
+}
+
+impl Load {
+    fn of_this_run() -> Load {
+        match std::env::var_os("ONCECAST_SOAK") {
+            Some(_) => Load { frames: 200_000, seconds: 60 },
+            None => Load { frames: 30_000, seconds: 10 },
+        }
+    }
+
+    fn receive(&self) -> String {
+        format!("--count {} --json --timeout {} --linger 3", self.frames, self.seconds + 60)
+    }
+
+    /// Starts sending every frame to both proxies.
+    fn send(&self, fleet: &Fleet, targets: &str) -> Process {
+        let rate = self.frames / self.seconds;
+        let block = block_file();
+        let args = format!(
+            "send {} --to {targets} --count {} --rate {rate} --duplicates 100 --keep-going --json",
+            block.display(),
+            self.frames
+        );
+        Process::start(&fleet.sender, &args)
+    }
+}
+
+fn random() -> StdRng {
+    let seed = std::env::var("ONCECAST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(4);
+    eprintln!("ONCECAST_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// Harm done to one of a pair, named by its index, that is over when the closure returns.
+type Harm<'a> = &'a mut dyn FnMut(&mut Fleet, usize);
+
+/// While the sender runs: harm once a second to one of the two, chosen at random. Returns how often.
+fn every_second(fleet: &mut Fleet, sender: &mut Process, harm: Harm<'_>) -> u32 {
+    let mut random = random();
+    let mut times = 0;
+    loop {
+        let next = Instant::now() + Duration::from_secs(1);
+        if eventually(1.0, || !sender.is_running() || Instant::now() >= next) && !sender.is_running() {
+            return times;
+        }
+        harm(fleet, random.random_range(0..2));
+        times += 1;
+    }
+}
+
+/// The same for proxies: the next victim may be the sibling, so that this one has to take frames again first.
+fn to_proxies_every_second(fleet: &mut Fleet, sender: &mut Process, harm: Harm<'_>) -> u32 {
+    let mut watch = sender.watch();
+    every_second(fleet, sender, &mut |fleet, victim| {
+        harm(fleet, victim);
+        let taken = |fleet: &Fleet| {
+            let proxy = &fleet.proxies[victim];
+            proxy.metric("bsp_packets_received_total") + proxy.metric("bsp_tcp_messages_total")
+        };
+        let before = taken(fleet);
+        assert!(eventually(15.0, || taken(fleet) > before || !watch()), "proxy {victim} takes no frames");
+    })
+}
+
+fn report(fleet: &mut Fleet) -> Value {
+    fleet.consumer.wait(240.0);
+    serde_json::from_str(&fleet.consumer.stdout()).expect("JSON")
+}
+
+/// Every frame once at the consumer, every role alive.
+fn assert_each_once(fleet: &mut Fleet, load: &Load, what: &str) {
+    let report = report(fleet);
+    eprintln!("{what}: {report}");
+    assert_eq!((&report["unique"], &report["duplicates"]), (&load.frames.into(), &0.into()), "{report}");
+    assert!(fleet.all_run());
+}
+
+/// Two proxies on one Redis, everything sent to both.
+fn two_proxies(load: &Load) -> Option<(Fleet, Redis)> {
+    let net = Net::new()?;
+    let redis = Redis::start(&net, "redis");
+    let proxy = format!("--redis-addr {}", redis.address());
+    let setup = Setup { receive: load.receive(), proxy, ..Setup::default() };
+    Some((Fleet::on(net, &setup), redis))
+}
+
+#[test]
+fn a_proxy_killed_every_second_costs_no_frame() {
+    let load = Load::of_this_run();
+    let Some((mut fleet, _redis)) = two_proxies(&load) else { return };
+    let mut sender = load.send(&fleet, &fleet.targets());
+    let kill = &mut |fleet: &mut Fleet, victim: usize| fleet.proxies[victim].kill_and_restart();
+    let kills = to_proxies_every_second(&mut fleet, &mut sender, kill);
+    let sent = sender.succeed(120.0);
+    assert_each_once(&mut fleet, &load, &format!("{kills} kills, {}", sent.trim()));
+}
+
+#[test]
+fn a_proxy_stopped_for_two_seconds_again_and_again_costs_no_frame() {
+    let load = Load::of_this_run();
+    let Some((mut fleet, _redis)) = two_proxies(&load) else { return };
+    let mut sender = load.send(&fleet, &fleet.udp_targets());
+    let stops = to_proxies_every_second(&mut fleet, &mut sender, &mut |fleet, victim| {
+        fleet.proxies[victim].process.signal("STOP");
+        std::thread::sleep(Duration::from_secs(2));
+        fleet.proxies[victim].process.signal("CONT");
+    });
+    let sent = sender.succeed(120.0);
+    assert_each_once(&mut fleet, &load, &format!("{stops} stops, {}", sent.trim()));
+}
+
+#[test]
+fn redis_failing_over_between_kills_costs_no_frame() {
+    let load = Load::of_this_run();
+    let Some(net) = Net::new() else { return };
+    let mut sentinels = Sentinels::start(&net);
+    let setup = Setup { receive: load.receive(), proxy: sentinels.options(), ..Setup::default() };
+    let mut fleet = Fleet::on(net, &setup);
+    let mut sender = load.send(&fleet, &fleet.targets());
+    let mut times = 0;
+    let kills = to_proxies_every_second(&mut fleet, &mut sender, &mut |fleet, victim| {
+        times += 1;
+        if times == 3 {
+            sentinels.fail_over();
+        }
+        fleet.proxies[victim].kill_and_restart();
+    });
+    assert!(times >= 3, "the failover came: {times}");
+    let sent = sender.succeed(120.0);
+    assert_each_once(&mut fleet, &load, &format!("{kills} kills, one failover, {}", sent.trim()));
+}
+
+#[test]
+fn a_listener_killed_every_second_costs_its_consumer_no_frame() {
+    let load = Load::of_this_run();
+    let Some(net) = Net::new() else { return };
+    let redis = Redis::start(&net, "redis");
+    let listener = format!("--redis-addr {} --deployment-id pair", redis.address());
+    let setup = Setup { receive: load.receive(), listener, listeners: 2, ..Setup::default() };
+    let mut fleet = Fleet::on(net, &setup);
+    let mut sender = load.send(&fleet, &fleet.targets());
+    let kills = every_second(&mut fleet, &mut sender, &mut |fleet, victim| {
+        fleet.listeners[victim].kill_and_restart();
+    });
+    let sent = sender.succeed(120.0);
+    let report = report(&mut fleet);
+    eprintln!("{kills} kills, {}: {report}", sent.trim());
+    assert_eq!(report["unique"], load.frames, "{report}");
+    // What a killed listener handed over within its lease (2 s) comes again at most once for each kill.
+    let bound = u64::from(kills) * 2 * load.frames / load.seconds;
+    assert!(report["duplicates"].as_u64().is_some_and(|twice| twice <= bound), "at most {bound}: {report}");
+}
+
+#[test]
+fn a_proxy_restarted_under_loss_never_lends_its_numbers_to_other_frames() {
+    let load = Load::of_this_run();
+    let Some(net) = Net::new() else { return };
+    let redis = Redis::start(&net, "redis");
+    let proxy = format!("--redis-addr {}", redis.address());
+    let setup = Setup { loss: 10, receive: load.receive(), proxy, ..Setup::default() };
+    let mut fleet = Fleet::on(net, &setup);
+    let mut sender = load.send(&fleet, &fleet.udp_targets());
+    let restarts = to_proxies_every_second(&mut fleet, &mut sender, &mut |fleet, victim| {
+        fleet.proxies[victim].process.signal("TERM");
+        fleet.proxies[victim].process.succeed(10.0);
+        fleet.proxies[victim].restart();
+    });
+    let sent = sender.succeed(120.0);
+    assert_each_once(&mut fleet, &load, &format!("{restarts} restarts, {}", sent.trim()));
+    let listener = &fleet.listeners[0];
+    assert!(listener.metric("bsl_gaps_recovered_total") > 0.0, "10 % loss leaves gaps");
+    assert_eq!(listener.metric("bsl_gaps_unrecovered_total"), 0.0);
+    for name in ["bsl_frames_invalid_payload_total", "bsl_flow_mismatch_total", "bsl_sequence_collisions_total"] {
+        assert_eq!(listener.metric(name), 0.0, "{name}");
+    }
+}

@@ -126,7 +126,7 @@ impl Fleet {
 
     /// True while every role runs.
     pub fn all_run(&mut self) -> bool {
-        let roles = self.proxies.iter_mut().chain(&mut self.listeners).chain([&mut self.retry]);
-        roles.map(|role| role.process.is_running()).all(|runs| runs)
+        let mut roles = self.proxies.iter_mut().chain(&mut self.listeners).chain([&mut self.retry]);
+        roles.all(|role| role.process.is_running())
     }
 }

@@ -75,10 +75,7 @@ impl Sentinels {
     pub fn options(&self) -> String {
         let address = |port: &u16| format!("10.10.0.{}:{port}", self.host.number);
         let addresses: Vec<String> = SENTINEL_PORTS.iter().map(address).collect();
-        format!(
-            "--redis-addr {} --redis-topology sentinel --redis-sentinel-master main",
-            addresses.join(",")
-        )
+        format!("--redis-addr {} --redis-topology sentinel --redis-sentinel-master main", addresses.join(","))
     }
 
     /// `kill -9` of the master; returns once the replica was made master.

@@ -186,7 +186,9 @@ fn a_proxy_restarted_under_loss_never_lends_its_numbers_to_other_frames() {
     let listener = &fleet.listeners[0];
     assert!(listener.metric("bsl_gaps_recovered_total") > 0.0, "10 % loss leaves gaps");
     assert_eq!(listener.metric("bsl_gaps_unrecovered_total"), 0.0);
-    for name in ["bsl_frames_invalid_payload_total", "bsl_flow_mismatch_total", "bsl_sequence_collisions_total"] {
+    for name in
+        ["bsl_frames_invalid_payload_total", "bsl_flow_mismatch_total", "bsl_sequence_collisions_total"]
+    {
         assert_eq!(listener.metric(name), 0.0, "{name}");
     }
 }

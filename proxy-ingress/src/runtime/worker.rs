@@ -28,8 +28,10 @@ const ROUND: usize = 1024;
 const HEAP: usize = SLOTS * (80 << 10) + (8 << 20);
 /// A full socket is waited for this long before its frames are moved to the backlog.
 const FULL_PATIENCE: Duration = Duration::from_millis(5);
-/// A draining worker stops reading UDP when its queue was empty for this long.
+/// A draining worker stops reading UDP when its queue was empty for this long,
 const DRAIN_QUIET: Duration = Duration::from_millis(50);
+/// or when it is empty after this long, as senders that do not hear of the stop never fall silent.
+const DRAIN_ACCEPT: Duration = Duration::from_millis(250);
 
 /// What a worker is born with.
 pub(super) struct Start {
@@ -153,10 +155,8 @@ impl Worker {
         loop {
             self.round(None).await;
             let now = Instant::now();
-            if self.receiver.is_some()
-                && !self.more
-                && now.duration_since(self.last_input.max(began)) >= DRAIN_QUIET
-            {
+            let quiet = now.duration_since(self.last_input.max(began)) >= DRAIN_QUIET;
+            if !self.more && (quiet || now.duration_since(began) >= DRAIN_ACCEPT) {
                 self.receiver = None;
             }
             let input_ended = self.receiver.is_none() && self.messages.is_none();

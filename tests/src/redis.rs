@@ -32,6 +32,11 @@ impl Redis {
         format!("10.10.0.{}:6379", self.host.number)
     }
 
+    /// Sends a signal to the server (`STOP`: it hangs).
+    pub fn signal(&self, signal: &str) {
+        self.process.signal(signal);
+    }
+
     /// The server's answer to a command.
     pub fn ask(&self, command: &str) -> String {
         ask(&self.host, 6379, command)

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use tests::process::run;
 use tests::redis::{Redis, Sentinels};
 use tests::{Fleet, Net, Process, Setup, block_file, eventually};
 
@@ -191,4 +192,61 @@ fn a_proxy_restarted_under_loss_never_lends_its_numbers_to_other_frames() {
     {
         assert_eq!(listener.metric(name), 0.0, "{name}");
     }
+}
+
+#[test]
+fn an_orderly_stop_under_load_loses_nothing_that_the_kernel_delivered() {
+    let Some(net) = Net::new() else { return };
+    let redis = Redis::start(&net, "redis");
+    // Without receive offload the kernel's count of datagrams is the number of frames.
+    let proxy = format!("--redis-addr {} --gro=false", redis.address());
+    let receive = "--json --timeout 30".into();
+    let mut fleet = Fleet::on(net, &Setup { receive, proxy, ..Setup::default() });
+    let target = fleet.udp_targets().split(',').next().map(str::to_owned).unwrap_or_default();
+    let args =
+        format!("send {} --to {target} --count 50000 --rate 5000 --keep-going", block_file().display());
+    let mut sender = Process::start(&fleet.sender, &args);
+    let proxy = &mut fleet.proxies[0];
+    assert!(eventually(10.0, || proxy.metric("bsp_packets_received_total") > 5000.0));
+    proxy.process.signal("TERM");
+    let began = Instant::now();
+    proxy.process.succeed(10.0);
+    eprintln!("stopped in {:?}", began.elapsed());
+    assert!(sender.is_running(), "the stop was under load");
+    let delivered = delivered_datagrams(&proxy.host);
+    assert!(eventually(10.0, || fleet.listeners[0].metric("bsl_frames_forwarded_total") >= delivered));
+    fleet.consumer.signal("INT");
+    let report = report(&mut fleet);
+    assert_eq!(report["unique"].as_f64(), Some(delivered), "{report}");
+    assert_eq!(report["duplicates"], 0, "{report}");
+}
+
+/// Datagrams that the kernel gave to sockets of a host.
+fn delivered_datagrams(host: &tests::Host) -> f64 {
+    let output = host.command("cat").arg("/proc/net/snmp6").output().expect("snmp6");
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = page.lines().find(|line| line.starts_with("Udp6InDatagrams")).expect("a counter");
+    line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).expect("a number")
+}
+
+#[test]
+fn a_draining_proxy_says_so_and_a_second_signal_ends_it_at_once() {
+    let Some(net) = Net::new() else { return };
+    let redis = Redis::start(&net, "redis");
+    let proxy = format!("--redis-addr {} --cache-op-timeout 20s --drain-timeout 30s", redis.address());
+    let mut fleet = Fleet::on(net, &Setup { proxy, ..Setup::default() });
+    // A store that hangs keeps frames undecided: the drain waits for it.
+    redis.signal("STOP");
+    let args = format!("send {} --to {} --count 100", block_file().display(), fleet.udp_targets());
+    Process::start(&fleet.sender, &args).succeed(20.0);
+    let proxy = &mut fleet.proxies[0];
+    assert!(eventually(10.0, || proxy.metric("bsp_slab_frames") > 0.0));
+    proxy.process.signal("TERM");
+    let page = || run(&proxy.host, &format!("status 127.0.0.1:{} --page readyz", proxy.admin), 10.0);
+    assert!(eventually(10.0, || page().1.contains("draining")), "{:?}", page());
+    assert!(proxy.process.is_running());
+    proxy.process.signal("TERM");
+    let status = proxy.process.wait(5.0);
+    redis.signal("CONT");
+    assert_eq!(status.code(), Some(143), "{status}");
 }

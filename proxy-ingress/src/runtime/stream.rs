@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// Bytes of one permit of the budget.
 const PERMIT: usize = 1024;
@@ -34,6 +34,8 @@ const LARGE: usize = 1 << 20;
 pub const QUEUE: usize = 64;
 /// While draining, a connection that is silent for this long between frames is closed.
 const DRAIN_IDLE: Duration = Duration::from_millis(100);
+/// or, after this long, as soon as everything that came was read and ends with a whole frame.
+const DRAIN_ACCEPT: Duration = Duration::from_millis(250);
 
 /// Why the proxy closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,6 +245,8 @@ struct Connection<'a> {
     /// When the message at the front must be complete, or the next one must begin.
     deadline: Instant,
     in_frame: bool,
+    /// While draining: when to stop accepting.
+    accept_until: Option<Instant>,
 }
 
 impl Connection<'_> {
@@ -257,6 +261,7 @@ impl Connection<'_> {
             bounded: false,
             deadline: Instant::now() + streams.limits.idle_timeout,
             in_frame: false,
+            accept_until: None,
             streams,
         }
     }
@@ -298,7 +303,9 @@ impl Connection<'_> {
             biased;
             ready = timeout_at(self.deadline, self.stream.readable()) => ready,
             _ = draining.wait_for(|draining| *draining), if idle => {
-                let rest = timeout(DRAIN_IDLE, self.stream.readable()).await;
+                let now = Instant::now();
+                let until = *self.accept_until.get_or_insert(now + DRAIN_ACCEPT);
+                let rest = timeout_at(until.min(now + DRAIN_IDLE), self.stream.readable()).await;
                 return match rest {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(CloseReason::Error),

@@ -16,8 +16,10 @@ const WINDOW_FRAMES: u64 = 96;
 const WINDOW_BYTES: u64 = 64 << 10;
 /// Datagrams that a retry endpoint may lag behind the proxies.
 const LAG: u64 = 256;
-/// Longest wait for a window to open; what does not arrive by then was lost on the way and is not waited for again.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// Longest wait without any progress; what does not arrive by then was lost on the way and is not waited for again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest frame that a UDP datagram can carry on either family; longer ones go by TCP.
+const UDP_MAX: usize = 65_507;
 /// Pause between two looks at a full window.
 const POLL: Duration = Duration::from_micros(500);
 
@@ -82,7 +84,7 @@ impl Sender {
     }
 
     async fn send(&mut self, proxy: usize, frame: &[u8], fleet: &Fleet) -> anyhow::Result<()> {
-        let by_udp = self.random.random_range(0..2) == 0;
+        let by_udp = self.random.random_range(0..2) == 0 && frame.len() <= UDP_MAX;
         let door = &mut self.doors[proxy];
         door.wait_for_room(frame.len() as u64, proxy, fleet).await?;
         if by_udp {
@@ -125,9 +127,16 @@ impl Door {
     }
 
     async fn wait_until_taken(&mut self, index: usize, fleet: &Fleet) {
-        let began = Instant::now();
-        while self.on_the_way(index, fleet) > 0 || fleet.endpoints_lag() >= LAG {
-            if began.elapsed() > PATIENCE {
+        let mut behind = (u64::MAX, u64::MAX);
+        let mut changed = Instant::now();
+        loop {
+            let now = (self.on_the_way(index, fleet), fleet.endpoints_lag());
+            if now.0 == 0 && now.1 < LAG {
+                return;
+            }
+            if now != behind {
+                (behind, changed) = (now, Instant::now());
+            } else if changed.elapsed() > PATIENCE {
                 self.forgiven += self.on_the_way(index, fleet);
                 fleet.forgive_lag();
                 return;

@@ -22,15 +22,15 @@ impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Endpoint, String> {
-        const ACCEPTED: &str = "udp://HOST:PORT or tcp://HOST:PORT, IPv6 addresses in brackets";
+        const ACCEPTED: &str = "want udp://HOST:PORT or tcp://HOST:PORT, IPv6 addresses in brackets";
         let (transport, rest) = match text.split_once("://") {
             Some(("udp", rest)) => (Transport::Udp, rest),
             Some(("tcp", rest)) => (Transport::Tcp, rest),
-            _ => return Err(format!("accepted: {ACCEPTED}")),
+            _ => return Err(ACCEPTED.to_owned()),
         };
         let mut addresses =
-            rest.to_socket_addrs().map_err(|error| format!("{error}; accepted: {ACCEPTED}"))?;
-        let address = addresses.next().ok_or_else(|| format!("{rest} has no address"))?;
+            rest.to_socket_addrs().map_err(|error| format!("{error}; {ACCEPTED}"))?;
+        let address = addresses.next().ok_or_else(|| format!("{rest} has no address; {ACCEPTED}"))?;
         Ok(Endpoint { transport, address })
     }
 }

@@ -17,6 +17,7 @@ mod roles;
 mod send;
 mod status;
 mod traffic;
+mod values;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::config;
@@ -39,11 +40,11 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Ingress: accept frames over UDP and TCP, claim each id, number and multicast them
+    /// Run an ingress proxy: accept frames over UDP and TCP, claim each id, number and multicast them
     Proxy(Box<roles::ProxyConfig>),
-    /// Egress: join groups, repair what was lost, deliver each frame once to a consumer
+    /// Run an egress listener: join groups, repair what was lost, deliver each frame once to a consumer
     Listener(Box<roles::ListenerConfig>),
-    /// Retry endpoint: keep recent frames and send them again on request
+    /// Run a retry endpoint: keep recent frames and send them again on request
     Retry(Box<roles::RetryConfig>),
     Demo(demo::Args),
     Send(send::Args),

@@ -1,10 +1,11 @@
 //! `oncecast nack`: asks a retry endpoint for one number or a range of a flow, and shows what comes back.
 
+use crate::values;
 use anyhow::Context;
 use frame::{Ack, Datagram, HashKey, Nack, Response, SeqNum};
 use multicast_io::{Burst, Interface, Ready, Receiver, SocketOptions};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 /// padded: every server ignores what follows the 64 bytes.
 const PADDED: usize = 1400;
 
-/// Sends one NACK and prints replies and frames.
+/// Send one NACK to a retry endpoint, print its replies and the frames that come.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Retry endpoint, HOST:PORT (its --nack-port, 9300 by default).
-    #[arg(long, value_name = "HOST:PORT")]
-    to: String,
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::host_port)]
+    to: SocketAddr,
 
     /// Flow to ask about: the HashKey, 16 hexadecimal digits as in bytes 40-47 of its frames.
     #[arg(long, value_name = "HEX", value_parser = hash_key)]
@@ -39,8 +40,8 @@ pub struct Args {
     #[command(flatten)]
     groups: Groups,
 
-    /// How long to wait for answers, seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    /// How long to wait for answers.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = values::seconds, allow_negative_numbers = true)]
     timeout: f64,
 
     /// One JSON object per reply and frame, one a line.
@@ -78,16 +79,16 @@ fn hash_key(text: &str) -> Result<HashKey, String> {
     let digits = text.trim_start_matches("0x");
     match (digits.len(), u64::from_str_radix(digits, 16)) {
         (16, Ok(key)) => Ok(HashKey(key)),
-        _ => Err("accepted: 16 hexadecimal digits".into()),
+        _ => Err("want 16 hexadecimal digits".into()),
     }
 }
 
 fn id(text: &str) -> Result<[u8; 32], String> {
-    hex::FromHex::from_hex(text).map_err(|_| "accepted: 64 hexadecimal digits".into())
+    hex::FromHex::from_hex(text).map_err(|_| "want 64 hexadecimal digits".into())
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
-    const ACCEPTED: &str = "accepted: a number from 1, or FIRST-LAST with at most 256 numbers";
+    const ACCEPTED: &str = "want a number from 1, or FIRST-LAST with at most 256 numbers";
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.parse::<u64>(), last.parse::<u64>()) {
         (Ok(first), Ok(last)) if first >= 1 && last >= first && last - first < 256 => Ok((first, last)),
@@ -101,7 +102,7 @@ fn scope(text: &str) -> Result<frame::Scope, String> {
         "site" => Ok(frame::Scope::Site),
         "org" => Ok(frame::Scope::Organisation),
         "global" => Ok(frame::Scope::Global),
-        _ => Err("accepted: link, site, org, global".into()),
+        _ => Err("want link, site, org, global".into()),
     }
 }
 
@@ -110,7 +111,7 @@ fn group_id(text: &str) -> Result<u16, String> {
         Some(digits) => u16::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| "accepted: 0 to 65535, or 0x0000 to 0xFFFF".into())
+    parsed.map_err(|_| "want 0 to 65535, or 0x0000 to 0xFFFF".into())
 }
 
 /// Runs the command. Exit status 0: every number came; 1: at least one did not.
@@ -120,12 +121,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(args: Args) -> anyhow::Result<ExitCode> {
-    let to = args
-        .to
-        .to_socket_addrs()
-        .with_context(|| format!("--to {}: accepted: HOST:PORT", args.to))?
-        .next()
-        .with_context(|| format!("--to {} has no address", args.to))?;
+    let to = args.to;
     let mut search = Search::new(&args);
     let mut group_socket = args.iface.as_deref().map(|name| join_all(name, &args.groups)).transpose()?;
     let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };

@@ -3,6 +3,7 @@
 use crate::consumer::{Checklist, RecordReader};
 use crate::endpoint::{Endpoint, Transport};
 use crate::progress;
+use crate::values;
 use anyhow::Context;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 
-/// Receives what a listener delivers.
+/// Receive what a listener delivers, count it, print it or verify it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Where to take deliveries: udp://HOST:PORT or tcp://HOST:PORT (a listener connects there); repeat or separate by
@@ -26,16 +27,16 @@ pub struct Args {
     verify_block: Option<String>,
 
     /// Stop after N different transactions.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     count: Option<usize>,
 
     /// Give up after this many seconds without being complete, 0 = never [default: 60 with --verify-block or --count,
     /// else 0].
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, allow_negative_numbers = true)]
     timeout: Option<f64>,
 
     /// Once complete, go on this many seconds to see whether anything comes twice.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = values::seconds)]
     linger: f64,
 
     /// Print each transaction in hexadecimal on standard output as it comes.

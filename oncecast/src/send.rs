@@ -3,6 +3,7 @@
 use crate::endpoint::{Endpoint, Transport};
 use crate::progress;
 use crate::traffic::{self, Traffic};
+use crate::values;
 use anyhow::Context;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Longest UDP payload over IPv4 (over IPv6 it is 20 bytes more).
 const UDP_MAX: usize = 65_507;
 
-/// Sends transactions to one proxy or several.
+/// Send transactions to one proxy or several.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Raw block file, file of hexadecimal transactions (one a line), a transaction in hexadecimal, or - for
@@ -38,12 +39,12 @@ pub struct Args {
 
     /// Share of the transactions that is sent to every target and not only to the one whose turn it is (with one
     /// target: sent to it twice).
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = values::percent)]
     duplicates: f64,
 
     /// Stop after N transactions; past the end of the input go on with transactions derived from it by changing the
     /// lock time.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     count: Option<usize>,
 
     /// framed: BRC-124 frames; bare: transactions as they are; raw: the bytes of each input line as they are, whatever
@@ -71,14 +72,6 @@ enum Format {
     Framed,
     Bare,
     Raw,
-}
-
-/// Parses a share between 0 and 100.
-pub fn percent(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
-        _ => Err("accepted: a number from 0 to 100".into()),
-    }
 }
 
 #[derive(Default)]

@@ -1,38 +1,34 @@
 //! `oncecast status`: what a running role says of itself, for people and scripts without curl.
 
+use crate::values;
 use anyhow::{Context, bail};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Longest answer read, bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// Asks the admin address of a role.
+/// Show what a running role says of itself.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Admin address (--metrics-addr of the role), HOST:PORT.
-    #[arg(value_name = "HOST:PORT")]
-    address: String,
+    #[arg(value_name = "HOST:PORT", value_parser = values::host_port)]
+    address: SocketAddr,
 
     /// Page to fetch: status, readyz, healthz or metrics.
     #[arg(long, value_name = "PAGE", default_value = "status", value_parser = ["status", "readyz", "healthz", "metrics"])]
     page: String,
 
     /// Ask again until the role is ready, this many seconds at most; exit status 1 if it is not by then.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, allow_negative_numbers = true)]
     wait_ready: Option<f64>,
 }
 
 /// Runs the command. Exit status 0 if the answer was HTTP 200.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let address = args
-        .address
-        .to_socket_addrs()
-        .with_context(|| format!("{}: accepted: HOST:PORT", args.address))?
-        .next()
-        .with_context(|| format!("{} has no address", args.address))?;
+    let address = args.address;
     if let Some(seconds) = args.wait_ready {
         let limit = Duration::try_from_secs_f64(seconds.max(0.0)).context("--wait-ready")?;
         wait_ready(address, limit)?;

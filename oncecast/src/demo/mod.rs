@@ -28,10 +28,10 @@ const STALL: Duration = Duration::from_secs(20);
 /// How long to listen on after everything came, to see whether anything comes twice.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// Runs a whole fabric on this machine and proves that every transaction arrived once.
+/// Run a whole fabric on this machine and prove that every transaction arrived once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Raw block whose transactions are sent [default: the real block 413567, built in].
+    /// Raw block (80-byte header, count, transactions) whose transactions are sent [default: the real block 413567, built in].
     #[arg(long, value_name = "FILE")]
     block: Option<String>,
 
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Use this network and no other: ipv6 or ipv4.
+    /// Address family of the loopback network that carries the demo.
     #[arg(long, value_name = "FAMILY", value_enum, default_value_t = network::Choice::Auto)]
     network: network::Choice,
 
@@ -59,7 +59,7 @@ pub struct Args {
 fn loss(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=90.0).contains(&value) => Ok(value),
-        _ => Err("accepted: a number from 0 to 90 (percent)".into()),
+        _ => Err("want a number from 0 to 90 (percent)".into()),
     }
 }
 

@@ -44,9 +44,16 @@ impl Network {
         if choice != Choice::Ipv6 && carries(Network::Ipv4Loopback.random_fabric()) {
             return Ok(Network::Ipv4Loopback);
         }
+        let v6 = "FF05::/16 (as root: `ip -6 route add local ff05::/16 dev lo`; or allow user namespaces)";
+        let v4 = "239.0.0.0/8";
+        let (tried, other) = match choice {
+            Choice::Auto => (format!("neither {v6} nor {v4}"), ""),
+            Choice::Ipv6 => (format!("not {v6}"), "; without --network=ipv6 IPv4 is tried too"),
+            Choice::Ipv4 => (format!("not {v4}"), "; without --network=ipv4 IPv6 is tried too"),
+        };
         anyhow::bail!(
-            "the loopback carries no multicast: neither FF05::/16 (as root: `ip -6 route add local ff05::/16 dev lo`) \
-             nor 239.0.0.0/8; a sandbox or a firewall may forbid it"
+            "the loopback carries no multicast: {tried}; lo may be down (as root: `ip link set lo up`), or a sandbox or a \
+             firewall forbids it{other}"
         )
     }
 

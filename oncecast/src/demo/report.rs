@@ -76,7 +76,7 @@ impl Report {
         let [one, two] = self.delivered;
         let rows = [
             ("transactions", self.transactions.to_string()),
-            ("frames sent", format!("{} (of which {} twice)", self.sent.frames, self.sent.duplicates)),
+            ("frames sent", format!("{}, {} of them second copies", self.sent.frames, self.sent.duplicates)),
             ("copies suppressed at ingress", self.totals.duplicates_suppressed.to_string()),
             ("datagrams dropped on purpose", self.totals.dropped_on_purpose.to_string()),
             ("recovered from retry endpoints", self.totals.recovered.to_string()),

@@ -676,7 +676,8 @@ fn accepted(error: &clap::Error) -> String {
         "invalid float literal" => "; want a number".to_owned(),
         "value was not a boolean" => "; want true or false".to_owned(),
         range if range.contains(" is not in ") => {
-            format!("; want {}", range.rsplit(" is not in ").next().unwrap_or_default())
+            let range = range.rsplit(" is not in ").next().unwrap_or_default();
+            format!("; want {}", range.replace("..=", " to "))
         }
         other => format!("; {}", first_line(other)),
     }
@@ -899,7 +900,7 @@ mod tests {
     fn a_wrong_value_names_option_value_origin_and_what_is_accepted() {
         assert_eq!(
             refusal(&["proxy", "--shard-bits=16"], &[]),
-            "oncecast proxy: --shard-bits: \"16\" is not accepted; want 0..=15"
+            "oncecast proxy: --shard-bits: \"16\" is not accepted; want 0 to 15"
         );
         assert_eq!(
             refusal(&["proxy"], &[("NUM_WORKERS", "eight")]),

@@ -28,8 +28,7 @@ impl FromStr for Endpoint {
             Some(("tcp", rest)) => (Transport::Tcp, rest),
             _ => return Err(ACCEPTED.to_owned()),
         };
-        let mut addresses =
-            rest.to_socket_addrs().map_err(|error| format!("{error}; {ACCEPTED}"))?;
+        let mut addresses = rest.to_socket_addrs().map_err(|error| format!("{error}; {ACCEPTED}"))?;
         let address = addresses.next().ok_or_else(|| format!("{rest} has no address; {ACCEPTED}"))?;
         Ok(Endpoint { transport, address })
     }

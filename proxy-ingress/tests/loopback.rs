@@ -287,11 +287,101 @@ async fn a_stream_that_breaks_its_grammar_is_closed_after_its_good_messages() {
     let mut bytes = framed(transactions()[1]);
     bytes.extend_from_slice(b"\xE3\xE1\xF3\xE8\x02\xBF\x03 a fragment is no submission");
     stream.write_all(&bytes).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let closed =
-        tokio::task::spawn_blocking(move || std::io::Read::read(&mut stream, &mut [0; 1])).await.unwrap();
-    assert!(matches!(closed, Ok(0) | Err(_)));
+    closed(stream).await;
     world.listen_until("the good message", |heard| data(heard).count() == 1).await;
+    world.stop().await;
+}
+
+/// Ends when the proxy has closed the connection.
+async fn closed(mut stream: TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let read =
+        tokio::task::spawn_blocking(move || std::io::Read::read(&mut stream, &mut [0; 1])).await.unwrap();
+    let timed_out =
+        |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    assert!(matches!(&read, Ok(0)) || read.as_ref().is_err_and(|error| !timed_out(error)), "{read:?}");
+}
+
+/// A header that announces `payload_len` bytes.
+fn announcing(payload_len: u32) -> Vec<u8> {
+    let mut header = framed(transactions()[1]);
+    header.truncate(HEADER);
+    header[88..92].copy_from_slice(&payload_len.to_be_bytes());
+    header
+}
+
+#[tokio::test]
+async fn a_frame_above_64_mib_closes_the_connection_at_its_header() {
+    let mut world = World::start(|_| {}).await;
+    for announced in [(64 << 20) + 1, u32::MAX] {
+        let mut stream = TcpStream::connect(world.running.tcp.unwrap()).unwrap();
+        stream.write_all(&announcing(announced)).unwrap();
+        closed(stream).await;
+    }
+    let streams = || world.running.closed_streams();
+    assert_eq!(streams()["too_long"], 2);
+    // The next client is served.
+    TcpStream::connect(world.running.tcp.unwrap()).unwrap().write_all(&framed(transactions()[1])).unwrap();
+    world.listen_until("a frame", |heard| data(heard).count() == 1).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn senders_that_dawdle_inside_long_frames_hold_up_nobody() {
+    let mut world = World::start(|config| {
+        config.tcp_read_timeout = Duration::from_secs(3_600);
+        config.tcp_max_connections = 16;
+        config.tcp_buffer_bytes = service::config::ByteSize(72 << 20);
+    })
+    .await;
+    let address = world.running.tcp.unwrap();
+    // More announced bytes than the proxy may buffer.
+    let mut dawdlers: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for stream in &mut dawdlers {
+        stream.write_all(&announcing(60 << 20)).unwrap();
+        stream.write_all(&[0; 1000]).unwrap();
+    }
+    TcpStream::connect(address).unwrap().write_all(&framed(transactions()[1])).unwrap();
+    world.listen_until("the frame of another", |heard| data(heard).count() == 1).await;
+    assert_eq!(world.running.closed_streams().get("read_timeout"), None);
+    drop(dawdlers);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_drips_in_is_closed_although_each_byte_comes_soon() {
+    let world = World::start(|config| config.tcp_read_timeout = Duration::from_millis(300)).await;
+    let stream = TcpStream::connect(world.running.tcp.unwrap()).unwrap();
+    let mut sender = stream.try_clone().unwrap();
+    sender.write_all(&announcing(1_000_000)).unwrap();
+    let drip = tokio::spawn(async move {
+        while sender.write_all(&[0]).is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    closed(stream).await;
+    drip.await.unwrap();
+    assert_eq!(world.running.closed_streams().get("read_timeout"), Some(&1));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn two_thousand_connections_leave_room_for_those_that_came_first() {
+    const MOST: usize = 64;
+    let mut world = World::start(|config| config.tcp_max_connections = MOST).await;
+    let address = world.running.tcp.unwrap();
+    let mut first: Vec<_> = (0..MOST).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for _ in MOST..2_000 {
+        closed(TcpStream::connect(address).unwrap()).await;
+    }
+    let refused = world.running.closed_streams()["limit"];
+    assert_eq!(refused, 2_000 - MOST as u64);
+    for (stream, transaction) in first.iter_mut().zip(transactions().iter().skip(1)) {
+        stream.write_all(&framed(transaction)).unwrap();
+    }
+    let counters = world.running.counters_handle();
+    world.listen_until("the frames of the first", |_| counters().accepted == MOST as u64).await;
+    drop(first);
     world.stop().await;
 }
 

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use stream::{StreamLimits, StreamTally};
+use stream::{CloseReason, StreamLimits, StreamTally};
 use tokio::sync::{oneshot, watch};
 use txidset::{Claims, ClaimsConfig, LocalSet};
 use worker::Start;
@@ -92,6 +92,14 @@ impl Running {
     /// Totals over all workers.
     pub fn counters(&self) -> Counters {
         totals(&self.cells)
+    }
+
+    /// TCP connections that ended, by reason, those that happened.
+    pub fn closed_streams(&self) -> BTreeMap<&'static str, u64> {
+        let count =
+            |reason: CloseReason| self.cells.iter().map(|cells| cells.streams.closed(reason).get()).sum();
+        let all = CloseReason::ALL.into_iter().map(|reason| (reason.name(), count(reason)));
+        all.filter(|(_, count)| *count > 0).collect()
     }
 
     /// A way to read the totals later.

@@ -6,11 +6,12 @@
 //! Limits: connections at once; bytes of all connections that are not forwarded yet (a connection takes its share of
 //! them before it reads, and waits when there is none, so that TCP slows the sender down); 64 MiB a frame, taken only
 //! after the header said so; time for a frame, and between frames. A violation closes the connection, counted by
-//! reason. Overflow rule: stop reading.
+//! reason. Overflow rule: stop reading. Reads of up to 64 KiB and what a long frame needs beyond them have budgets of
+//! their own: senders that announce long frames and then dawdle hold up long frames, never the others.
 //!
 //! Cost: one allocation a read of up to 64 KiB, none a message.
 
-use crate::config::STREAM_BUFFER;
+use crate::config::{MAX_STREAM_FRAME, STREAM_BUFFER};
 use crate::pipeline::{Admitted, DropReason, Policy, Via, admit};
 use bytes::Bytes;
 use frame::stream::{Boundary, Limits, Stream};
@@ -130,8 +131,9 @@ pub struct StreamLimits {
     pub idle_timeout: Duration,
     /// `--tcp-max-connections`.
     pub max_connections: usize,
-    /// `--tcp-buffer-bytes`, in permits.
-    budget: Arc<Semaphore>,
+    /// `--tcp-buffer-bytes`, in permits: the first 64 KiB of each buffer, and what is beyond them.
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
     open: Arc<AtomicUsize>,
 }
 
@@ -143,15 +145,40 @@ impl StreamLimits {
         max_connections: usize,
         bytes: usize,
     ) -> StreamLimits {
-        let permits = (bytes / PERMIT).min(Semaphore::MAX_PERMITS);
-        let (budget, open) = (Arc::new(Semaphore::new(permits)), Arc::default());
-        StreamLimits { read_timeout, idle_timeout, max_connections, budget, open }
+        let longest = usize::try_from(MAX_STREAM_FRAME).unwrap_or(usize::MAX);
+        let long = (bytes / 2).max(longest).min(bytes);
+        let budget = |bytes: usize| Arc::new(Semaphore::new((bytes / PERMIT).min(Semaphore::MAX_PERMITS)));
+        let (short, long) = (budget(bytes - long), budget(long));
+        StreamLimits { read_timeout, idle_timeout, max_connections, short, long, open: Arc::default() }
     }
 
-    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes.div_ceil(PERMIT)).ok()?;
-        Arc::clone(&self.budget).acquire_many_owned(permits).await.ok()
+    /// Waits until a buffer may grow from `from` to `to` bytes. `None`: it never may.
+    async fn grow(&self, share: &mut Share, from: usize, to: usize) -> Option<()> {
+        let short = to.min(STREAM_BUFFER).saturating_sub(from);
+        let long = to.saturating_sub(from.max(STREAM_BUFFER));
+        take(&self.short, short, &mut share.short).await?;
+        take(&self.long, long, &mut share.long).await
     }
+}
+
+async fn take(budget: &Arc<Semaphore>, bytes: usize, held: &mut Option<OwnedSemaphorePermit>) -> Option<()> {
+    if bytes == 0 {
+        return Some(());
+    }
+    let permits = u32::try_from(bytes.div_ceil(PERMIT)).ok()?;
+    let permit = Arc::clone(budget).acquire_many_owned(permits).await.ok()?;
+    match held {
+        Some(mine) => mine.merge(permit),
+        none => *none = Some(permit),
+    }
+    Some(())
+}
+
+/// What a buffer took of the budgets; given back when it is dropped.
+#[derive(Default)]
+struct Share {
+    short: Option<OwnedSemaphorePermit>,
+    long: Option<OwnedSemaphorePermit>,
 }
 
 /// What the connections of one worker share.
@@ -221,7 +248,7 @@ fn admit_connection(stream: TcpStream, peer: SocketAddr, streams: &Streams, open
 /// Bytes and their share of the budget.
 struct Charged {
     bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl AsRef<[u8]> for Charged {
@@ -237,7 +264,7 @@ struct Connection<'a> {
     finder: Stream,
     buffer: Vec<u8>,
     /// Covers the capacity of `buffer`.
-    permit: Option<OwnedSemaphorePermit>,
+    share: Share,
     /// Bytes that the message at the front of the buffer needs, as far as it is known.
     wanted: usize,
     /// The boundary of the message at the front is known to be at `wanted`.
@@ -256,7 +283,7 @@ impl Connection<'_> {
             peer,
             finder: Stream::new(Limits::DEFAULT),
             buffer: Vec::new(),
-            permit: None,
+            share: Share::default(),
             wanted: 0,
             bounded: false,
             deadline: Instant::now() + streams.limits.idle_timeout,
@@ -329,12 +356,8 @@ impl Connection<'_> {
             return Ok(());
         }
         let size = wanted.max(self.buffer.len() + 1);
-        let took = timeout_at(self.deadline, self.streams.limits.take(size - have)).await;
-        let permit = took.map_err(|_| CloseReason::ReadTimeout)?.ok_or(CloseReason::TooLong)?;
-        match &mut self.permit {
-            Some(mine) => mine.merge(permit),
-            none => *none = Some(permit),
-        }
+        let grown = timeout_at(self.deadline, self.streams.limits.grow(&mut self.share, have, size)).await;
+        grown.map_err(|_| CloseReason::ReadTimeout)?.ok_or(CloseReason::TooLong)?;
         self.buffer.reserve_exact(size - self.buffer.len());
         Ok(())
     }
@@ -374,11 +397,11 @@ impl Connection<'_> {
     async fn hand_over(&mut self, ends: Vec<usize>) -> Result<(), CloseReason> {
         let Some(&complete) = ends.last() else { return Ok(()) };
         let rest = self.take_rest(complete).await?;
-        let Some(permit) = self.permit.take() else { return Err(CloseReason::Error) };
+        let share = std::mem::take(&mut self.share);
         let mut whole = std::mem::take(&mut self.buffer);
         whole.truncate(complete);
-        (self.buffer, self.permit) = rest.map_or((Vec::new(), None), |rest| (rest.bytes, Some(rest.permit)));
-        let whole = Bytes::from_owner(Charged { bytes: whole, _permit: permit });
+        (self.buffer, self.share) = rest.map_or_else(Default::default, |rest| (rest.bytes, rest.share));
+        let whole = Bytes::from_owner(Charged { bytes: whole, _share: share });
         let mut messages = Vec::with_capacity(ends.len());
         let mut start = 0;
         for end in ends {
@@ -399,11 +422,12 @@ impl Connection<'_> {
             return Ok(None);
         }
         let size = rest.len().max(STREAM_BUFFER);
-        let took = timeout_at(self.deadline, self.streams.limits.take(size)).await;
-        let permit = took.map_err(|_| CloseReason::ReadTimeout)?.ok_or(CloseReason::TooLong)?;
+        let mut share = Share::default();
+        let grown = timeout_at(self.deadline, self.streams.limits.grow(&mut share, 0, size)).await;
+        grown.map_err(|_| CloseReason::ReadTimeout)?.ok_or(CloseReason::TooLong)?;
         let mut bytes = Vec::with_capacity(size);
         bytes.extend_from_slice(rest);
-        Ok(Some(Rest { bytes, permit }))
+        Ok(Some(Rest { bytes, share }))
     }
 
     /// Large messages are judged on a thread of their own.
@@ -418,5 +442,5 @@ impl Connection<'_> {
 
 struct Rest {
     bytes: Vec<u8>,
-    permit: OwnedSemaphorePermit,
+    share: Share,
 }

@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod net;
 pub mod process;
 pub mod redis;
+pub mod relay;
 
 pub use fleet::{Fleet, Setup};
 pub use net::{Host, Net};

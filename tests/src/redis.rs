@@ -1,30 +1,67 @@
 //! Real Redis servers on hosts of their own.
 
 use crate::{Host, Net, Process, eventually};
+use std::path::PathBuf;
+use std::process::Command;
 use tempfile::TempDir;
 
-/// One server on port 6379.
+/// One server on port 6379, without persistence.
 pub struct Redis {
     pub host: Host,
-    process: Process,
-    _dir: TempDir,
+    arguments: Vec<String>,
+    process: Option<Process>,
+    dir: TempDir,
 }
 
 impl Redis {
+    /// `None`, said loudly, where namespaces or `redis-server` are missing.
+    pub fn world() -> Option<Net> {
+        if Command::new("redis-server").arg("--version").output().is_err() {
+            eprintln!(
+                "\n*** SKIPPED: redis-server is not installed (Debian: apt-get install redis-server) ***\n"
+            );
+            return None;
+        }
+        Net::new()
+    }
+
     /// Starts a server on a new host and waits until it answers.
     pub fn start(net: &Net, name: &str) -> Redis {
         Redis::with(net.host(name), "")
     }
 
-    fn with(host: Host, more: &str) -> Redis {
-        let dir = directory();
-        let mut command = host.command("redis-server");
-        command.args(["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
-        command.arg("--dir").arg(dir.path()).args(more.split_whitespace());
-        let process = Process::spawn("redis-server", command);
-        let redis = Redis { host, process, _dir: dir };
-        assert!(eventually(15.0, || redis.ask("PING").contains("PONG")), "{}", redis.process.output());
+    /// The same on `host`, with further arguments.
+    pub fn with(host: Host, more: &str) -> Redis {
+        let arguments = more.split_whitespace().map(str::to_owned).collect();
+        let mut redis = Redis { host, arguments, process: None, dir: directory() };
+        redis.restart();
         redis
+    }
+
+    /// Starts it again, empty, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.kill();
+        let mut command = self.host.command("redis-server");
+        command.args(["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
+        command.arg("--unixsocket").arg(self.socket());
+        command.arg("--dir").arg(self.dir.path()).args(&self.arguments);
+        let process = self.process.insert(Process::spawn("redis-server", command));
+        let (host, output) = (&self.host, || process.output());
+        let lives = || {
+            let answer = ask(host, 6379, &["PING"]);
+            answer.contains("PONG") || answer.contains("NOAUTH")
+        };
+        assert!(eventually(15.0, lives), "{}", output());
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Its unix socket: reached from every namespace.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
     }
 
     /// Address for `--redis-addr`.
@@ -34,12 +71,17 @@ impl Redis {
 
     /// Sends a signal to the server (`STOP`: it hangs).
     pub fn signal(&self, signal: &str) {
-        self.process.signal(signal);
+        self.process.iter().for_each(|process| process.signal(signal));
     }
 
     /// The server's answer to a command.
     pub fn ask(&self, command: &str) -> String {
-        ask(&self.host, 6379, command)
+        self.ask_words(&command.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// The same for words that contain blanks.
+    pub fn ask_words(&self, words: &[&str]) -> String {
+        ask(&self.host, 6379, words)
     }
 }
 
@@ -69,7 +111,7 @@ impl Sentinels {
     fn is_ready(&self) -> bool {
         let linked = self.replica.ask("INFO replication").contains("master_link_status:up");
         let knows = |port: &u16| {
-            let answer = ask(&self.host, *port, "SENTINEL MASTER main");
+            let answer = ask(&self.host, *port, &["SENTINEL", "MASTER", "main"]);
             let field = |name: &str| answer.lines().skip_while(|line| *line != name).nth(1);
             field("num-slaves") == Some("1") && field("num-other-sentinels") == Some("2")
         };
@@ -85,8 +127,7 @@ impl Sentinels {
 
     /// `kill -9` of the master; returns once the replica was made master.
     pub fn fail_over(&mut self) {
-        self.master.process.signal("KILL");
-        self.master.process.wait(10.0);
+        self.master.kill();
         let promoted = || self.replica.ask("ROLE").starts_with("master");
         assert!(eventually(30.0, promoted), "the replica was never promoted");
     }
@@ -109,8 +150,8 @@ fn directory() -> TempDir {
     tempfile::tempdir().unwrap_or_else(|error| panic!("temporary directory: {error}"))
 }
 
-fn ask(host: &Host, port: u16, command: &str) -> String {
+fn ask(host: &Host, port: u16, words: &[&str]) -> String {
     let mut cli = host.command("redis-cli");
-    let output = cli.args(["-p", &port.to_string()]).args(command.split_whitespace()).output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    let output = cli.args(["-p", &port.to_string()]).args(words).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }

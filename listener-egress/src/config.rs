@@ -20,6 +20,9 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 use txidset::{ClaimsConfig, KeyStyle, Mode};
 
+/// `--catch-up` of a listener with a shared store: a lease of 1,000 frames/s in one flow.
+const CATCH_UP: u64 = 2048;
+
 /// Options of one listener.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -105,6 +108,10 @@ pub struct Config {
     /// Later frames that end the wait for a missing one; 0 is the delay alone
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Repair")]
     pub reorder_frames: u64,
+    /// So many frames from before the start are asked for in each flow; the gate stops what was delivered already
+    /// [default: 2048 with a shared store, as a sibling may have died with frames in hand; else 0]
+    #[arg(long, value_name = "N", help_heading = "Repair")]
+    pub catch_up: Option<u64>,
     /// How long a gap is repaired [default: as long as endpoints hold its class, 60s for transactions]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Repair")]
     pub nack_gap_ttl: Option<Duration>,
@@ -395,6 +402,7 @@ impl Config {
                 max_jump: self.nack_max_forward_jump,
                 reorder_delay: self.reorder_delay,
                 reorder_frames: self.reorder_frames,
+                catch_up: self.catch_up.unwrap_or(if tier2 { CATCH_UP } else { 0 }),
                 gap_ttl: self.nack_gap_ttl,
                 ..TrackLimits::default()
             },

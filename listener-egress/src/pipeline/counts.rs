@@ -115,11 +115,13 @@ pub enum Loss {
     Reassembly,
     /// The process stopped.
     Stop,
+    /// Asked for to catch up after the start, and not held any more (`TrackLimits::catch_up`).
+    BeforeStart,
 }
 
 impl Loss {
     /// All reasons with their label values.
-    pub const ALL: [(Loss, &'static str); 7] = [
+    pub const ALL: [(Loss, &'static str); 8] = [
         (Loss::Horizon, "horizon"),
         (Loss::Jump, "jump"),
         (Loss::Restart, "restart"),
@@ -127,6 +129,7 @@ impl Loss {
         (Loss::FlowEvicted, "flow_evicted"),
         (Loss::Reassembly, "reassembly"),
         (Loss::Stop, "stop"),
+        (Loss::BeforeStart, "before_start"),
     ];
 }
 

@@ -286,6 +286,23 @@ fn lost_frames_in_the_head_and_the_middle_come_back_as_ranges() {
 }
 
 #[test]
+fn a_listener_of_a_pair_asks_for_what_its_dead_sibling_may_have_had_in_hand() {
+    let mut settings = settings();
+    settings.track.catch_up = 300;
+    let mut world = World::with(settings);
+    world.meet();
+    (601..1000).for_each(|seq| world.store(&tx(seq)));
+    world.send(&tx(1000));
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly((700..=1000).map(transaction));
+    // What endpoints no longer hold is no loss of ours.
+    world.send(&frame_of(Kind::Tx, HashKey(9), 5000, &NO_TREE, &transaction(5000)));
+    world.run(Duration::from_secs(90));
+    assert_eq!(world.counts().lost[Loss::Horizon as usize], 0);
+    assert_eq!(world.counts().lost[Loss::BeforeStart as usize], 300);
+}
+
+#[test]
 fn a_digest_brings_back_the_tail_of_a_flow() {
     let mut world = World::settled();
     (1..=10).for_each(|seq| world.send(&tx(seq)));

@@ -43,6 +43,9 @@ pub struct TrackLimits {
     pub settle: Duration,
     /// A flow first seen at or below this number owes its numbers from 1 on at any time.
     pub small_head: u64,
+    /// So many numbers from before its first sight are owed by a flow that is older than this process: what a sibling
+    /// that died had claimed and not delivered comes back that way.
+    pub catch_up: u64,
     /// A flow without traffic and gaps for this long is forgotten.
     pub idle: Duration,
     /// Wait before a gap that frames revealed is requested.
@@ -65,6 +68,7 @@ impl Default for TrackLimits {
             max_jump: 1 << 18,
             settle: Duration::from_secs(2),
             small_head: 64,
+            catch_up: 0,
             idle: Duration::from_secs(600),
             reorder_delay: Duration::from_millis(3),
             reorder_frames: 3,
@@ -242,6 +246,8 @@ pub(crate) struct Flow {
     interval_ns: u64,
     probes: u8,
     probe_due: Option<Instant>,
+    /// Numbers below are from before this process.
+    older_than_us: u64,
 }
 
 /// Numbers that were given up, for the log.
@@ -434,10 +440,14 @@ impl Tracker {
     /// A frame behind the highest number, not missing, had an id that nobody had seen: several in a row, from a
     /// source that repairs nothing, mean that the sender began anew under its old key (wire 9.1).
     pub fn novel_behind(&mut self, now: Instant, key: HashKey, seq: SeqNum, counts: &mut Counts) {
-        counts.collisions += 1;
         let Some(&slot) = self.by_key.get(&key) else { return };
         let Some(flow) = self.flows.get_mut(slot) else { return };
         let seq = seq.0;
+        if seq < flow.older_than_us && now < self.started + flow.class.horizon() {
+            // From before this process: new to us, and probably a repair that a sibling asked for.
+            return;
+        }
+        counts.collisions += 1;
         flow.run = if flow.run.1 > 0 && flow.run.0 == seq { (seq + 1, flow.run.1 + 1) } else { (seq + 1, 1) };
         if flow.run.1 < RESTART_RUN || seq >= flow.next {
             return;
@@ -545,13 +555,25 @@ impl Tracker {
         if let Some(next) = self.departed.pop(&s.key) {
             return next;
         }
-        let settled = now.saturating_duration_since(self.started) >= self.limits.settle;
-        if s.wanted && (settled || seq <= self.limits.small_head) {
+        if s.wanted && (self.is_settled(now) || seq <= self.limits.small_head) {
             // What is older than the longest jump is no loss of ours: it may be from before the flow's last rest.
             seq.saturating_sub(self.limits.max_jump).max(1)
+        } else if s.wanted && self.limits.catch_up > 0 {
+            seq.saturating_sub(self.limits.catch_up.min(self.limits.max_jump)).max(1)
         } else {
             baseline
         }
+    }
+
+    /// Flows that begin now are new, and not only to us.
+    fn is_settled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) >= self.limits.settle
+    }
+
+    /// Where the numbers end that a flow had before this process, if it catches up with them.
+    fn head_before_us(&self, now: Instant, seq: u64) -> u64 {
+        let catches_up = self.limits.catch_up > 0 && seq > self.limits.small_head && !self.is_settled(now);
+        if catches_up { seq } else { 0 }
     }
 
     fn add_flow(&mut self, now: Instant, s: &Sighting<'_>, next: u64, counts: &mut Counts) -> Option<Slot> {
@@ -575,6 +597,7 @@ impl Tracker {
             interval_ns: 0,
             probes: 0,
             probe_due: None,
+            older_than_us: self.head_before_us(now, s.seq.0),
         });
         self.by_key.insert(s.key, slot);
         Some(slot)
@@ -867,7 +890,8 @@ impl Tracker {
         let Some(flow) = self.flows.get_mut(gap.flow) else { return };
         flow.gaps.remove(&gap.first);
         let key = flow.key;
-        self.lose(key, gap.first, gap.last, Loss::Horizon, counts);
+        let why = if gap.last < flow.older_than_us { Loss::BeforeStart } else { Loss::Horizon };
+        self.lose(key, gap.first, gap.last, why, counts);
     }
 }
 

@@ -13,7 +13,7 @@ setup: ## installs what the tests need (or says exactly what to install)
 	@tests/setup.sh
 
 demo: ## a whole fabric on this machine: the real block arrives once, despite loss
-	$(CARGO) build --release --bin oncecast
+	$(CARGO) build --release -p oncecast
 	target/release/oncecast demo
 
 test: setup lint ## lint, unit, property, simulation and end-to-end tests
@@ -28,7 +28,7 @@ fuzz-quick: ## 10 million random and 10 million mutated datagrams through every 
 	$(CARGO) run -p frame --example fuzz_quick
 
 bench: ## benchmarks as ratios inside one run; QUICK=1 for a short one, JSON=file for the figures as JSON
-	$(CARGO) build --release --workspace --bins
+	$(CARGO) build --release -p oncecast
 	$(CARGO) run --release -p bench -- $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 soak: ## the long forms of the simulation and the crash tests

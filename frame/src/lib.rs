@@ -20,6 +20,8 @@ pub mod fragment;
 pub mod group;
 pub mod hash;
 pub mod id;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 pub mod manifest;
 pub mod object;
 pub mod stream;

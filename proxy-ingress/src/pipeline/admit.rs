@@ -10,6 +10,7 @@
 use super::drops::DropReason;
 use frame::data::DataFrame;
 use frame::fragment::Plan;
+use frame::hash::LONGEST_TOGETHER;
 use frame::subtree::{Form, SubtreeData};
 use frame::{DecodeError, HashKey, Id, Kind, SeqNum, TxId, block, tx};
 use txidset::{ClaimKey, Class};
@@ -110,19 +111,44 @@ impl Admitted {
 
 /// Judges one datagram or message.
 pub fn admit(policy: &Policy, bytes: &[u8], via: Via) -> Result<Admitted, DropReason> {
+    admit_hashed(policy, bytes, via, None)
+}
+
+/// The transaction in a datagram whose hash [`admit_hashed`] can be told: raw, whole, and short.
+pub fn transaction_to_hash(bytes: &[u8]) -> Option<&[u8]> {
+    if bytes.len() > LONGEST_TOGETHER || !matches!(Kind::of(bytes), Ok(Kind::Tx | Kind::LegacyTx)) {
+        return None;
+    }
+    let payload = DataFrame::decode(bytes).ok()?.payload;
+    (!tx::is_extended(payload)).then_some(payload)
+}
+
+/// As [`admit`]; `hash` is the double SHA-256 of [`transaction_to_hash`], where it is known.
+pub fn admit_hashed(
+    policy: &Policy,
+    bytes: &[u8],
+    via: Via,
+    hash: Option<TxId>,
+) -> Result<Admitted, DropReason> {
     match Kind::of(bytes) {
-        Ok(kind) => admit_kind(policy, kind, bytes, via),
+        Ok(kind) => admit_kind(policy, kind, bytes, via, hash),
         Err(DecodeError::BadMagic) if !bytes.starts_with(&[0xBE, 0xEF]) => admit_bare(policy, bytes),
         Err(DecodeError::BadMagic) => Err(DropReason::Object),
         Err(_) => Err(DropReason::Decode),
     }
 }
 
-fn admit_kind(policy: &Policy, kind: Kind, bytes: &[u8], via: Via) -> Result<Admitted, DropReason> {
+fn admit_kind(
+    policy: &Policy,
+    kind: Kind,
+    bytes: &[u8],
+    via: Via,
+    hash: Option<TxId>,
+) -> Result<Admitted, DropReason> {
     match kind {
         Kind::LegacyTx | Kind::Tx | Kind::Anchor | Kind::Block | Kind::Subtree => {
             let frame = DataFrame::decode(bytes).map_err(|_| DropReason::Decode)?;
-            admit_data(policy, &frame)
+            admit_data(policy, &frame, hash)
         }
         Kind::SubtreeGroupAnnounce if via == Via::Tcp => admit_announce(bytes),
         Kind::SubtreeGroupAnnounce => Err(DropReason::AnnounceOverUdp),
@@ -154,7 +180,11 @@ fn admit_announce(bytes: &[u8]) -> Result<Admitted, DropReason> {
 }
 
 /// Cheap checks first, then size, then the hash.
-fn admit_data(policy: &Policy, frame: &DataFrame<'_>) -> Result<Admitted, DropReason> {
+fn admit_data(
+    policy: &Policy,
+    frame: &DataFrame<'_>,
+    hash: Option<TxId>,
+) -> Result<Admitted, DropReason> {
     let preset = (frame.hash_key, frame.seq_num);
     if frame.kind == Kind::Tx && preset.1 != SeqNum(0) && !policy.allow_stamped_ingress {
         return Err(DropReason::Stamped);
@@ -164,7 +194,7 @@ fn admit_data(policy: &Policy, frame: &DataFrame<'_>) -> Result<Admitted, DropRe
         return Err(DropReason::NotExtended);
     }
     let shape = shape(policy, frame.kind, frame.wire_len(), frame.payload.len())?;
-    verify(policy, frame)?;
+    verify(policy, frame, hash)?;
     Ok(Admitted {
         kind: frame.kind,
         msg_type: frame.msg_type,
@@ -217,22 +247,22 @@ fn shape(policy: &Policy, kind: Kind, whole: usize, payload: usize) -> Result<Sh
 }
 
 /// Whether the payload is what the id says.
-fn verify(policy: &Policy, frame: &DataFrame<'_>) -> Result<(), DropReason> {
+fn verify(policy: &Policy, frame: &DataFrame<'_>, hash: Option<TxId>) -> Result<(), DropReason> {
     match (frame.kind, frame.msg_type) {
         (Kind::Block, 1) => verify_block(policy, frame),
         (Kind::Subtree, _) if policy.verify_subtree_root => verify_subtree(frame),
         (Kind::Subtree, _) => Ok(()),
-        _ if policy.verify_payload_hash => verify_tx(frame),
+        _ if policy.verify_payload_hash => verify_tx(frame, hash),
         _ => Ok(()),
     }
 }
 
-fn verify_tx(frame: &DataFrame<'_>) -> Result<(), DropReason> {
+fn verify_tx(frame: &DataFrame<'_>, hash: Option<TxId>) -> Result<(), DropReason> {
     match tx::parse(frame.payload) {
         Ok(parsed) if parsed.len == frame.payload.len() => {}
         _ => return Err(DropReason::NotOneTx),
     }
-    match tx::canonical_txid(frame.payload) {
+    match hash.map_or_else(|| tx::canonical_txid(frame.payload), Ok) {
         Ok(id) if id.0 == *frame.id => Ok(()),
         Ok(_) => Err(DropReason::HashMismatch),
         Err(_) => Err(DropReason::NotOneTx),

@@ -4,7 +4,8 @@
 //! [`Ingress::load`]; [`Ingress::plan`]; [`Ingress::emit`]; [`Ingress::finish`]; clear the burst. Everything that waits
 //! (for a decision, for room, for its next chunk) is kept here and goes on in a later round.
 
-use super::admit::{self, Admitted, Policy, Shape, Via, admit};
+use super::admit::{self, Admitted, Policy, Shape, Via, admit, admit_hashed};
+use super::hashes::Hashes;
 use super::claim::{Candidate, Cleared, Gate};
 use super::digest::{self, Schedule};
 use super::drops::DropReason;
@@ -18,7 +19,7 @@ use crate::tally::Tally;
 use bytes::Bytes;
 use frame::data::{HEADER, HeaderFields, encode_header, stamp};
 use frame::digest::Entry;
-use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits};
+use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits, TxId};
 use multicast_io::{Burst, Span, Train};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -96,6 +97,7 @@ struct Object {
 /// See the module text.
 pub struct Ingress {
     config: IngressConfig,
+    hashes: Hashes,
     gate: Gate,
     flows: FlowTable,
     schedule: Schedule,
@@ -120,6 +122,7 @@ impl Ingress {
     /// A pipeline in front of `claims`.
     pub fn new(now: Instant, config: IngressConfig, claims: Claims, tally: Arc<Tally>) -> Ingress {
         Ingress {
+            hashes: Hashes::default(),
             gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes),
             flows: FlowTable::new(config.identity.clone(), config.flows),
             schedule: Schedule::new(),
@@ -150,9 +153,11 @@ impl Ingress {
     pub fn receive(&mut self, now: Instant, burst: &Burst, from: usize) {
         let arrivals = burst.arrivals().get(from..).unwrap_or_default();
         let mut bytes = 0;
-        for arrival in arrivals {
+        self.hashes.take_batch(&self.config.policy, burst, arrivals);
+        for (at, arrival) in arrivals.iter().enumerate() {
             bytes += u64::from(arrival.span.len);
-            self.receive_datagram(now, burst, arrival.span, arrival.source.ip());
+            let hash = self.hashes.of(at);
+            self.receive_hashed(now, burst, arrival.span, arrival.source.ip(), hash);
         }
         self.tally.packets_received.add(arrivals.len() as u64);
         self.tally.bytes_received.add(bytes);
@@ -161,7 +166,18 @@ impl Ingress {
 
     /// Judges one datagram that is in `burst`. [`Ingress::ask`] follows the last one.
     pub fn receive_datagram(&mut self, now: Instant, burst: &Burst, span: Span, sender: IpAddr) {
-        let verdict = admit(&self.config.policy, burst.bytes(span), Via::Udp);
+        self.receive_hashed(now, burst, span, sender, None);
+    }
+
+    fn receive_hashed(
+        &mut self,
+        now: Instant,
+        burst: &Burst,
+        span: Span,
+        sender: IpAddr,
+        hash: Option<TxId>,
+    ) {
+        let verdict = admit_hashed(&self.config.policy, burst.bytes(span), Via::Udp, hash);
         self.take(now, verdict, sender, |frame| Held::InBurst(Span { start: span.start, len: frame.len }));
     }
 

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "a binary has no outside: pub marks what a module offers to its siblings")]
 
 mod allocations;
+mod ingest;
 mod machine;
 mod net;
 mod pipeline;
@@ -42,13 +43,26 @@ struct Args {
 enum Part {
     /// The plain loop of floor_vs_reference, as a process of its own
     Reference(reference::Args),
+    /// A consumer that throws away what it is sent
+    Drain {
+        /// Address to take connections on
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    if let Some(Part::Reference(args)) = &args.part {
-        println!("{}", reference::run(args)?);
-        return Ok(ExitCode::SUCCESS);
+    match &args.part {
+        Some(Part::Reference(args)) => {
+            println!("{}", reference::run(args)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Part::Drain { listen }) => {
+            ingest::drain(*listen)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let machine = machine::describe();
     println!("machine: {machine}");

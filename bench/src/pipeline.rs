@@ -13,25 +13,28 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Admin address of a role, in its own namespace.
-const ADMIN: &str = "127.0.0.1:9150";
+pub const ADMIN: &str = "127.0.0.1:9150";
 const PLAIN: &str = "--gso=false --gro=false --train-padding 0";
 /// Frames of one ingress train: several clients' worth, far below what the proxy makes of them.
 const TRAIN: usize = 32;
 
 /// Which core does what.
-struct Places {
-    generators: Vec<usize>,
-    middle: Vec<usize>,
-    sink: usize,
+pub struct Places {
+    pub generators: Vec<usize>,
+    pub middle: Vec<usize>,
+    pub sink: usize,
 }
 
 /// See the module text.
 pub struct Pipeline {
-    net: Net,
+    pub net: Net,
     oncecast: PathBuf,
-    places: Places,
-    rounds: usize,
-    frames: usize,
+    /// Cores of the processes.
+    pub places: Places,
+    /// Runs of each kind.
+    pub rounds: usize,
+    /// Frames of one generator.
+    pub frames: usize,
     /// CPU nanoseconds of a double SHA-256 of a frame's payload.
     sha: f64,
     few_cores: bool,
@@ -99,6 +102,7 @@ impl Pipeline {
     /// All rows of the proxy.
     pub fn rows(&self) -> anyhow::Result<Vec<Row>> {
         let (mut rows, rate) = self.saturated()?;
+        rows.extend(crate::ingest::rows(self)?);
         rows.extend(self.latency(rate / 2.0)?);
         rows.push(self.workers()?);
         if self.few_cores {
@@ -261,16 +265,21 @@ impl Pipeline {
 
     fn run(&self, forwarder: Forwarder, pace: Pace) -> anyhow::Result<Run> {
         let latency = if matches!(pace, Pace::Rate(_)) { "--latency" } else { "" };
-        let mut sink =
-            self.start(Host::Sink, &[self.places.sink], &format!("bench sink --iface eth0 {latency}"))?;
+        let mut sink = self.start(
+            Host::Sink,
+            &[self.places.sink],
+            &format!("bench sink --iface eth0 --idle-ms 600 {latency}"),
+        )?;
         sink.wait_ready()?;
         let core = &self.places.middle[..1];
         let middle = match forwarder {
             Forwarder::Proxy => self.proxy(core, "--workers 1")?,
             Forwarder::PlainProxy => self.proxy(core, &format!("--workers 1 {PLAIN}"))?,
-            Forwarder::Floor => {
-                self.ready(self.start(Host::Middle, core, &format!("bench floor --iface {}", MIDDLE[1]))?)?
-            }
+            Forwarder::Floor => self.ready(self.start(
+                Host::Middle,
+                core,
+                &format!("bench floor --iface {} --idle-ms 1800", MIDDLE[1]),
+            )?)?,
             Forwarder::Reference => {
                 let myself = std::env::current_exe()?;
                 let args = format!("reference --iface {}", MIDDLE[1]);
@@ -281,11 +290,11 @@ impl Pipeline {
         for generator in self.generators(pace)? {
             generator.finish()?;
         }
-        // The floor ends 300 ms after the last frame: its CPU time must be read while it lives.
-        std::thread::sleep(Duration::from_millis(100));
+        // The sink ends when nothing has come for a while; floor and reference live longer, so that their CPU time can be
+        // read.
+        let sunk = sink.finish()?;
         let cpu = middle.cpu()? - before;
         let memory = middle.peak_memory();
-        let sunk = sink.finish()?;
         let counts = match forwarder {
             Forwarder::Proxy | Forwarder::PlainProxy => self.proxy_counts()?,
             _ => counts_of(&middle.finish()?),
@@ -307,7 +316,8 @@ impl Pipeline {
         })
     }
 
-    fn start(&self, host: Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
+    /// Starts `oncecast args`.
+    pub fn start(&self, host: Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
         Process::start(&self.net, host, Some(cores), &self.oncecast, args)
     }
 
@@ -323,15 +333,15 @@ impl Pipeline {
             MIDDLE[1]
         );
         let mut proxy = self.start(Host::Middle, cores, &args)?;
-        if let Err(error) = self.page("readyz --wait-ready 10") {
+        if let Err(error) = self.page(Host::Middle, "readyz --wait-ready 10") {
             return Err(error.context(format!("oncecast {args}: {}", proxy.complaint())));
         }
         Ok(proxy)
     }
 
-    /// A page of the role that runs on the middle host.
-    fn page(&self, page: &str) -> anyhow::Result<String> {
-        let mut command = self.net.command(Host::Middle, &self.oncecast);
+    /// A page of the role that runs on a host.
+    pub fn page(&self, host: Host, page: &str) -> anyhow::Result<String> {
+        let mut command = self.net.command(host, &self.oncecast);
         let output = command.args(["status", ADMIN, "--page"]).args(page.split_whitespace()).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         anyhow::ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -340,7 +350,7 @@ impl Pipeline {
 
     /// Frames, trains, padding, bytes, drops at the ingress socket.
     fn proxy_counts(&self) -> anyhow::Result<[f64; 5]> {
-        let page = self.page("metrics")?;
+        let page = self.page(Host::Middle, "metrics")?;
         Ok([
             sum(&page, "bsp_packets_handed_over_total"),
             sum(&page, "bsp_trains_total"),
@@ -388,7 +398,7 @@ fn counts_of(report: &Value) -> [f64; 5] {
 }
 
 /// Sum of the samples of a metric over all its labels.
-fn sum(page: &str, name: &str) -> f64 {
+pub fn sum(page: &str, name: &str) -> f64 {
     page.lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.rsplit_once(' '))

@@ -33,7 +33,7 @@ pub struct Args {
     seconds: f64,
 }
 
-/// Forwards from port 8725 to four groups until nothing comes for 300 ms.
+/// Forwards from port 8725 to four groups until nothing comes for a while.
 pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
     let flags = SockFlag::SOCK_NONBLOCK;
     let input = socket(AddressFamily::Inet6, SockType::Datagram, flags, None)?;
@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
     let end = Instant::now() + Duration::from_secs_f64(args.seconds.clamp(0.0, 3600.0));
     eprintln!("ready");
     let mut last: Option<Instant> = None;
-    while Instant::now() < end && last.is_none_or(|last| last.elapsed() < Duration::from_millis(300)) {
+    while Instant::now() < end && last.is_none_or(|last| last.elapsed() < Duration::from_millis(1800)) {
         poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::from(50_u8))?;
         frames.clear();
         let mut used = 0;

@@ -1,0 +1,110 @@
+//! `listener_vs_receiver`, `retry_vs_receiver`: numbered frames straight into the groups, and who takes them.
+//!
+//! The bare receiver has the same sockets and only counts. The listener verifies, tracks and delivers over TCP to a
+//! process that throws everything away; the retry endpoint stores.
+
+use crate::net::{Host, MIDDLE};
+use crate::pipeline::{ADMIN, Pipeline, sum};
+use crate::process::Process;
+use crate::row::{Bar, Row, median};
+use crate::traffic;
+use std::time::Duration;
+
+/// Who takes the frames.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Receiver,
+    Listener,
+    Retry,
+}
+
+const DRAIN: &str = "127.0.0.1:9100";
+
+impl Taker {
+    fn args(self) -> String {
+        match self {
+            Taker::Receiver => "bench sink --iface eth0 --idle-ms 1500".to_owned(),
+            Taker::Listener => format!(
+                "listener --iface eth0 --workers 1 --egress-proto tcp --egress-addr {DRAIN} --metrics-addr {ADMIN} \
+                 --log-level error"
+            ),
+            Taker::Retry => format!(
+                "retry --mc-iface eth0 --egress-iface eth0 --workers 1 --metrics-addr {ADMIN} --log-level error"
+            ),
+        }
+    }
+
+    fn counter(self) -> &'static str {
+        match self {
+            Taker::Receiver => "",
+            Taker::Listener => "bsl_frames_received_total",
+            Taker::Retry => "bre_frames_received_total",
+        }
+    }
+}
+
+/// Measures both rows.
+pub fn rows(pipeline: &Pipeline) -> anyhow::Result<Vec<Row>> {
+    let (mut bare, mut listener, mut retry) = (vec![], vec![], vec![]);
+    for _ in 0..pipeline.rounds {
+        bare.push(cost(pipeline, Taker::Receiver)?);
+        listener.push(cost(pipeline, Taker::Listener)?);
+        retry.push(cost(pipeline, Taker::Retry)?);
+    }
+    let row = |name, bar, costs: &[f64]| {
+        let ratio = median(bare.iter().zip(costs).map(|(bare, cost)| bare / cost));
+        let of = |costs: &[f64]| median(costs.iter().copied());
+        let note = format!("{:.0} ns a frame, bare receiver {:.0} ns (CPU)", of(costs), of(&bare));
+        Row::new(name, ratio, "x", Bar::Least(bar), note)
+    };
+    Ok(vec![row("listener_vs_receiver", 0.5, &listener), row("retry_vs_receiver", 0.6, &retry)])
+}
+
+/// CPU nanoseconds a frame taken.
+fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
+    let places = &pipeline.places;
+    let _drain = if taker == Taker::Listener {
+        let myself = std::env::current_exe()?;
+        let args = format!("drain --listen {DRAIN}");
+        Some(Process::start(&pipeline.net, Host::Sink, Some(&[places.sink]), &myself, &args)?)
+    } else {
+        None
+    };
+    let mut process = pipeline.start(Host::Sink, &places.middle[..1], &taker.args())?;
+    if taker == Taker::Receiver {
+        process.wait_ready()?;
+    } else if let Err(error) = pipeline.page(Host::Sink, "readyz --wait-ready 10") {
+        return Err(error.context(format!("oncecast {}: {}", taker.args(), process.complaint())));
+    }
+    let before = process.cpu()?;
+    let generators = places.generators.iter().enumerate().map(|(index, core)| {
+        let args = format!(
+            "bench generate {} --multicast --iface {} --frames {} --first {} --train 32 --ports 4 --seconds 2",
+            traffic::block_file().display(),
+            MIDDLE[1],
+            pipeline.frames,
+            index * pipeline.frames,
+        );
+        pipeline.start(Host::Middle, std::slice::from_ref(core), &args)
+    });
+    for generator in generators.collect::<anyhow::Result<Vec<_>>>()? {
+        generator.finish()?;
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let cpu = process.cpu()? - before;
+    let frames = match taker {
+        Taker::Receiver => process.finish()?["frames"].as_f64().unwrap_or(f64::NAN),
+        _ => sum(&pipeline.page(Host::Sink, "metrics")?, taker.counter()),
+    };
+    Ok(cpu * 1e9 / frames)
+}
+
+/// Accepts connections and throws away what they carry, until it is killed.
+pub fn drain(listen: std::net::SocketAddr) -> anyhow::Result<()> {
+    let listener = std::net::TcpListener::bind(listen)?;
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+    }
+    Ok(())
+}

@@ -4,7 +4,7 @@
 //! process that throws everything away; the retry endpoint stores.
 
 use crate::net::{Host, MIDDLE};
-use crate::pipeline::{ADMIN, Pipeline, sum};
+use crate::pipeline::{ADMIN, Pipeline, sum, together};
 use crate::process::Process;
 use crate::row::{Bar, Row, median};
 use crate::traffic;
@@ -79,7 +79,7 @@ fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
     let before = process.cpu()?;
     let generators = places.generators.iter().enumerate().map(|(index, core)| {
         let args = format!(
-            "bench generate {} --multicast --iface {} --frames {} --first {} --train 32 --ports 4 --seconds 2",
+            "bench generate {} --multicast --iface {} --frames {} --first {} --train 32 --ports 4 --seconds 2 --wait",
             traffic::block_file().display(),
             MIDDLE[1],
             pipeline.frames,
@@ -87,7 +87,7 @@ fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
         );
         pipeline.start(Host::Middle, std::slice::from_ref(core), &args)
     });
-    for generator in generators.collect::<anyhow::Result<Vec<_>>>()? {
+    for generator in together(generators.collect::<anyhow::Result<Vec<_>>>()?)? {
         generator.finish()?;
     }
     std::thread::sleep(Duration::from_millis(500));

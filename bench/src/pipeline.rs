@@ -245,10 +245,7 @@ impl Pipeline {
     fn interface_rate(&self, workers: usize) -> anyhow::Result<f64> {
         let cores = &self.places.middle[..workers.min(self.places.middle.len())];
         let _proxy = self.proxy(cores, &format!("--workers {workers}"))?;
-        let mut generators = self.generators(Pace::Unpaced)?;
-        for generator in &mut generators {
-            generator.wait_ready()?;
-        }
+        let generators = self.generators(Pace::Unpaced)?;
         std::thread::sleep(Duration::from_millis(100));
         let counter = || -> anyhow::Result<(f64, Instant)> {
             let bytes = self.net.counter(Host::Middle, MIDDLE[1], "tx_bytes")?;
@@ -376,11 +373,20 @@ impl Pipeline {
                 }
             };
             first += self.frames;
-            let args = format!("bench generate {} --to {INGRESS} --first {first} {paced}", printed(&block));
+            let args =
+                format!("bench generate {} --to {INGRESS} --first {first} --wait {paced}", printed(&block));
             self.start(Host::Generator, std::slice::from_ref(core), &args)
         };
-        cores.iter().map(&mut start).collect()
+        let generators = cores.iter().map(&mut start).collect::<anyhow::Result<Vec<_>>>()?;
+        together(generators)
     }
+}
+
+/// Lets generators begin when all of them are ready.
+pub fn together(mut generators: Vec<Process>) -> anyhow::Result<Vec<Process>> {
+    generators.iter_mut().try_for_each(Process::wait_ready)?;
+    generators.iter_mut().for_each(Process::begin);
+    Ok(generators)
 }
 
 fn printed(path: &Path) -> String {

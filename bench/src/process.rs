@@ -40,7 +40,7 @@ impl Process {
 
     /// Starts a command.
     pub fn spawn(name: &str, mut command: Command) -> anyhow::Result<Process> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
         Ok(Process { name: name.to_owned(), child })
     }
@@ -61,6 +61,11 @@ impl Process {
             bail!("{}: {line}{complaint}", self.name);
         }
         Ok(())
+    }
+
+    /// Ends its standard input: what waits for the start begins.
+    pub fn begin(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Waits for the end and returns the JSON line that was printed.

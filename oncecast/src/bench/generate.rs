@@ -44,6 +44,9 @@ pub struct Args {
     /// Write the time of sending into each transaction (lock time, µs), for `bench sink --latency`
     #[arg(long)]
     stamp: bool,
+    /// Once the frames are made, wait until standard input ends: lets several generators begin together
+    #[arg(long)]
+    wait: bool,
 }
 
 /// Sends until the frames or the time end.
@@ -60,6 +63,9 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
     };
     let mut senders = (0..args.ports.max(1)).map(|_| open(args)).collect::<anyhow::Result<Vec<_>>>()?;
     eprintln!("ready");
+    if args.wait {
+        std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("waiting for the start")?;
+    }
     let (cpu, start) = (thread_time()?, Instant::now());
     let sent = send(args, &mut load, &mut senders)?;
     let seconds = start.elapsed().as_secs_f64();

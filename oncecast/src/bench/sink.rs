@@ -110,11 +110,11 @@ impl Count {
         Ok(())
     }
 
-    /// Frames a second while traffic was steady: between a fifth and nine tenths of its time.
+    /// Frames a second while traffic flowed: the middle of the bins that hold any.
     fn steady_rate(&self) -> f64 {
-        let (from, to) = (self.bins.len() / 5, self.bins.len() * 9 / 10);
-        let bins = &self.bins[from..to.max(from)];
-        bins.iter().sum::<u64>() as f64 / (bins.len().max(1) as f64 * BIN.as_secs_f64())
+        let mut bins: Vec<u64> = self.bins.iter().copied().filter(|&frames| frames > 0).collect();
+        bins.sort_unstable();
+        bins.get(bins.len() / 2).map_or(0.0, |&frames| frames as f64 / BIN.as_secs_f64())
     }
 
     fn quantile(&self, share: f64) -> Option<usize> {

@@ -180,11 +180,7 @@ fn admit_announce(bytes: &[u8]) -> Result<Admitted, DropReason> {
 }
 
 /// Cheap checks first, then size, then the hash.
-fn admit_data(
-    policy: &Policy,
-    frame: &DataFrame<'_>,
-    hash: Option<TxId>,
-) -> Result<Admitted, DropReason> {
+fn admit_data(policy: &Policy, frame: &DataFrame<'_>, hash: Option<TxId>) -> Result<Admitted, DropReason> {
     let preset = (frame.hash_key, frame.seq_num);
     if frame.kind == Kind::Tx && preset.1 != SeqNum(0) && !policy.allow_stamped_ingress {
         return Err(DropReason::Stamped);

@@ -5,13 +5,13 @@
 //! (for a decision, for room, for its next chunk) is kept here and goes on in a later round.
 
 use super::admit::{self, Admitted, Policy, Shape, Via, admit, admit_hashed};
-use super::hashes::Hashes;
 use super::claim::{Candidate, Cleared, Gate};
 use super::digest::{self, Schedule};
 use super::drops::DropReason;
 use super::emit::{DebtRef, Emission, Ledger, Offer, Outlet, OutletLimits, Owner, Transmit};
 use super::fragment::cut;
 use super::group::route;
+use super::hashes::Hashes;
 use super::number::{FlowLimits, FlowRef, FlowTable, Identity, Stamp, stamp_of};
 use super::slab::Held;
 use super::train::{Car, Limits, Order, Plan};

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// Fewest flows a table may hold: more than one emit batch can touch.
 pub const MIN_FLOWS: usize = 8_192;
+/// Groups whose last flow is remembered.
+const RECENT: usize = 256;
 /// Slots looked at to find a flow to evict.
 const SAMPLE: usize = 16;
 
@@ -136,6 +138,8 @@ pub struct FlowTable {
     /// Grows with each flow that is forgotten or retired, so that its successor has another key.
     incarnation: u64,
     woken: Vec<FlowRef>,
+    /// Where the last flow of a group was found: most frames of a group belong to one flow.
+    recent: [u32; RECENT],
     totals: FlowTotals,
 }
 
@@ -152,12 +156,31 @@ impl FlowTable {
             hand: 0,
             incarnation: 0,
             woken: Vec::with_capacity(64),
+            recent: [0; RECENT],
             totals: FlowTotals::default(),
         }
     }
 
     /// The flow of a frame; begins it where it is new. `sender` counts in `standard` identity only.
     pub fn flow(&mut self, now: Instant, route: &Route<'_>, sender: IpAddr) -> FlowRef {
+        let recent = usize::from(route.ingredient.0) % RECENT;
+        // Under `instance` the route alone names the flow.
+        if matches!(self.identity, Identity::Instance(_))
+            && let index = self.recent[recent]
+            && let Some(slot) = self.slots.get_mut(index as usize)
+            && slot.live
+            && (slot.route.0, slot.route.1, &slot.route.2)
+                == (route.destination, route.ingredient, route.subtree)
+        {
+            slot.last_used = now;
+            return slot.name(index);
+        }
+        let flow = self.find(now, route, sender);
+        self.recent[recent] = flow.index;
+        flow
+    }
+
+    fn find(&mut self, now: Instant, route: &Route<'_>, sender: IpAddr) -> FlowRef {
         let place = hash_key(self.origin(sender, 0), route.ingredient, route.subtree).0;
         let slots = &self.slots;
         if let Some(&index) = self.places.find(spread(place), |&i| slots[i as usize].place == place) {

@@ -1,7 +1,8 @@
 //! `listener_vs_receiver`, `retry_vs_receiver`: numbered frames straight into the groups, and who takes them.
 //!
 //! The bare receiver has the same sockets and only counts. The listener verifies, tracks and delivers over TCP to a
-//! process that throws everything away; the retry endpoint stores.
+//! process that throws everything away; the retry endpoint stores. Each is warmed with as many frames as its memory holds,
+//! so that the pages of a log that is filled for the first time are not counted.
 
 use crate::net::{Host, MIDDLE};
 use crate::pipeline::{ADMIN, Pipeline, sum, together};
@@ -29,7 +30,8 @@ impl Taker {
                  --log-level error"
             ),
             Taker::Retry => format!(
-                "retry --mc-iface eth0 --egress-iface eth0 --workers 1 --metrics-addr {ADMIN} --log-level error"
+                "retry --mc-iface eth0 --egress-iface eth0 --workers 1 --cache-bytes 128MiB --metrics-addr {ADMIN} \
+                 --log-level error"
             ),
         }
     }
@@ -76,27 +78,40 @@ fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
     } else if let Err(error) = pipeline.page(Host::Sink, "readyz --wait-ready 10") {
         return Err(error.context(format!("oncecast {}: {}", taker.args(), process.complaint())));
     }
-    let before = process.cpu()?;
-    let generators = places.generators.iter().enumerate().map(|(index, core)| {
+    if taker == Taker::Receiver {
+        let cpu = process.cpu()?;
+        send(pipeline)?;
+        let cpu = process.cpu()? - cpu;
+        return Ok(cpu * 1e9 / process.finish()?["frames"].as_f64().unwrap_or(f64::NAN));
+    }
+    send(pipeline)?;
+    let (cpu, frames) = (process.cpu()?, taken(pipeline, taker)?);
+    send(pipeline)?;
+    Ok((process.cpu()? - cpu) * 1e9 / (taken(pipeline, taker)? - frames))
+}
+
+/// Numbered frames from every generator, as fast as they can; returns when they were taken or dropped.
+fn send(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let cores = &pipeline.places.generators;
+    let start = |core: &usize| {
         let args = format!(
-            "bench generate {} --multicast --iface {} --frames {} --first {} --train 32 --ports 4 --seconds 2 --wait",
+            "bench generate {} --multicast --iface {} --frames {} --train 32 --ports 4 --seconds 2 --wait",
             traffic::block_file().display(),
             MIDDLE[1],
-            pipeline.frames,
-            index * pipeline.frames,
+            pipeline.frames / 2,
         );
         pipeline.start(Host::Middle, std::slice::from_ref(core), &args)
-    });
-    for generator in together(generators.collect::<anyhow::Result<Vec<_>>>()?)? {
+    };
+    for generator in together(cores.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?)? {
         generator.finish()?;
     }
-    std::thread::sleep(Duration::from_millis(500));
-    let cpu = process.cpu()? - before;
-    let frames = match taker {
-        Taker::Receiver => process.finish()?["frames"].as_f64().unwrap_or(f64::NAN),
-        _ => sum(&pipeline.page(Host::Sink, "metrics")?, taker.counter()),
-    };
-    Ok(cpu * 1e9 / frames)
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(())
+}
+
+/// Frames that a role has received so far.
+fn taken(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
+    Ok(sum(&pipeline.page(Host::Sink, "metrics")?, taker.counter()))
 }
 
 /// Accepts connections and throws away what they carry, until it is killed.

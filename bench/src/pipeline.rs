@@ -95,7 +95,7 @@ impl Pipeline {
             Places { generators: vec![core(0), core(3)], middle: vec![core(1), core(2)], sink: core(2) }
         };
         anyhow::ensure!(oncecast.exists(), "{} is missing: cargo build --release", oncecast.display());
-        let (rounds, frames) = if quick { (1, 400_000) } else { (5, 1_500_000) };
+        let (rounds, frames) = if quick { (1, 1_000_000) } else { (5, 2_000_000) };
         Ok(Pipeline { net: Net::new()?, oncecast, places, rounds, frames, sha: sha_cost()?, few_cores })
     }
 
@@ -325,8 +325,7 @@ impl Pipeline {
 
     fn proxy(&self, cores: &[usize], extra: &str) -> anyhow::Result<Process> {
         let args = format!(
-            "proxy --iface {} --cache-backend memory --metrics-addr {ADMIN} --log-level error \
-             --txid-dedup-local-cap 4194304 {extra}",
+            "proxy --iface {} --cache-backend memory --metrics-addr {ADMIN} --log-level error {extra}",
             MIDDLE[1]
         );
         let mut proxy = self.start(Host::Middle, cores, &args)?;

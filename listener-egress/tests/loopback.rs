@@ -332,6 +332,101 @@ async fn two_listeners_of_one_deployment_deliver_each_frame_once_between_them() 
     assert_eq!(both().delivered, COUNT * FLOWS);
 }
 
+/// Sum of a metric over the series whose labels hold `label`.
+fn metric(registry: &Registry, name: &str, label: &str) -> f64 {
+    let page = service::exposition::parse(&registry.render()).unwrap();
+    page.iter().filter(|(id, _)| id.starts_with(name) && id.contains(label)).map(|(_, value)| value).sum()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Datagrams that no decoder may take: empty, short, of another protocol, cut, with a length that lies.
+fn garbage() -> Vec<Vec<u8>> {
+    let good = frame_of(0, 1);
+    let mut lying = good.clone();
+    lying[88..92].copy_from_slice(&u32::MAX.to_be_bytes());
+    vec![vec![0], vec![0xE3; 7], vec![0x55; 1_400], good[..91].to_vec(), lying, vec![0xE3; 64]]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_every_socket_is_counted_by_name_and_changes_nothing() {
+    let mut fixture = Fixture::new();
+    // An endpoint of the test's own, which the listener learns from an ADVERT.
+    fixture.stop.store(true, Ordering::Relaxed);
+    fixture.endpoint.take().unwrap().join().unwrap();
+    let endpoint = Endpoint {
+        socket: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+        frames: fixture.frames.clone(),
+        beacon: SocketAddr::new(fixture.fabric.address(GroupIndex::BEACON), fixture.beacon_port),
+        fabric: fixture.fabric,
+        data_port: fixture.data_port,
+    };
+    endpoint.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let consumer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = fixture.config(consumer.local_addr().unwrap(), Proto::Tcp);
+    let (sender, records) = mpsc::channel();
+    accept(consumer, sender);
+    let (running, lifecycle, registry) = listen(config).await;
+    let mut sender = emitter();
+    // Data groups: garbage, and the versions that this release drops by name.
+    let first = frame_of(0, 1);
+    let data = fixture.group(&first);
+    for datagram in garbage() {
+        emit(&mut sender, data, &datagram);
+    }
+    for (version, reason) in [(8, "bundle"), (9, "object"), (0x40, "manifest")] {
+        let mut later = first.clone();
+        later[6] = version;
+        emit(&mut sender, data, &later);
+        until(reason, || metric(&registry, "bsl_frames_dropped_total", reason) > 0.0).await;
+    }
+    // Beacon group.
+    for datagram in garbage() {
+        emit(&mut sender, endpoint.beacon, &datagram);
+    }
+    until("control garbage", || metric(&registry, "bsl_control_datagrams_total", "decode_error") >= 6.0)
+        .await;
+    // Request socket: from the endpoint and from a stranger.
+    emit(&mut sender, endpoint.beacon, &endpoint.advert().encode());
+    until("the endpoint", || running.counters().endpoints == 1).await;
+    for n in 1..=3 {
+        let datagram = frame_of(0, n);
+        fixture.frames.lock().unwrap().insert((0, n), datagram.clone());
+        if n != 2 {
+            emit(&mut sender, data, &datagram);
+        }
+    }
+    let mut request = [0; 2048];
+    let (len, from) = endpoint.socket.recv_from(&mut request).unwrap();
+    let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for datagram in garbage() {
+        endpoint.socket.send_to(&datagram, from).unwrap();
+        stranger.send_to(&datagram, from).unwrap();
+    }
+    stranger.send_to(&frame_of(0, 2), from).unwrap();
+    until("a stranger's frame", || {
+        metric(&registry, "bsl_frames_dropped_total", "reason=\"unknown_repair_source\"") >= 1.0
+    })
+    .await;
+    // After all that the gap is repaired, and each frame came once.
+    endpoint.answer(&mut sender, &Nack::decode(&request[..len]).unwrap(), from);
+    let came: Vec<_> = (0..3).map(|_| records.recv_timeout(PATIENCE).unwrap()).collect();
+    assert!((1..=3).all(|n| came.contains(&payload(0, n))));
+    until("garbage on data and request sockets", || {
+        metric(&registry, "bsl_frames_dropped_total", "decode_error") >= 12.0
+    })
+    .await;
+    lifecycle.begin_drain();
+    running.wait().await;
+    assert!(records.try_recv().is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_udp_consumer_gets_payloads_without_padding() {
     let fixture = Fixture::new();

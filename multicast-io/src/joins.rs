@@ -6,7 +6,7 @@
 //! setting with its present value.
 //!
 //! Linux looks at the interface of a membership only for IPv4. An IPv6 socket that joined a group on one interface also takes
-//! it from another interface on which some other socket of the host joined it.
+//! it from another interface on which some other socket of the host joined it, unless `SocketOptions::only_interface` is set.
 
 use crate::address::storage;
 use crate::{Interface, SocketError, sockopt, sysctl};

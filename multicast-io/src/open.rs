@@ -34,6 +34,7 @@ pub(crate) fn open(options: &SocketOptions) -> Result<Opened, SocketError> {
     joins::only_own_groups(socket.as_fd(), options.bind.is_ipv6()).map_err(about("set MULTICAST_ALL of"))?;
     set_multicast_output(socket.as_fd(), options).map_err(about("set multicast output of"))?;
     allow_fragments(socket.as_fd()).map_err(about("allow fragments of"))?;
+    warnings.extend(stay_on_interface(&socket, options));
     let bind = scoped(options.bind, options.interface.as_ref());
     socket.bind(&bind.into()).map_err(|source| bind_error(bind, options, source))?;
     Ok(Opened { socket, warnings })
@@ -56,6 +57,17 @@ fn set_sharing(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
         socket.set_only_v6(!options.dual_stack)?;
     }
     Ok(())
+}
+
+/// A warning where the kernel does not allow it.
+fn stay_on_interface(socket: &Socket, options: &SocketOptions) -> Option<String> {
+    let interface = options.interface.as_ref().filter(|_| options.only_interface)?;
+    let error = socket.bind_device(Some(interface.name.as_bytes())).err()?;
+    Some(format!(
+        "groups may be taken from other interfaces than {} too, if other processes join them there (SO_BINDTODEVICE: \
+         {error}; CAP_NET_RAW or Linux 5.7 allows it)",
+        interface.name
+    ))
 }
 
 /// Interface, hop limit and loopback of what leaves for a group. An IPv6 socket takes the IPv4 options too (dual stack).

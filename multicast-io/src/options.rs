@@ -16,6 +16,10 @@ pub struct SocketOptions {
     pub bind: SocketAddr,
     /// Multicast leaves by this interface and joins default to it.
     pub interface: Option<Interface>,
+    /// Take only what arrives by `interface` (SO_BINDTODEVICE). Without it an IPv6 socket that joined a group there also takes
+    /// the group from interfaces where another socket of the host joined it. Kernels before 5.7 want CAP_NET_RAW: where
+    /// it is refused the socket says so in its warnings and is otherwise as without.
+    pub only_interface: bool,
     /// SO_REUSEPORT: spreads unicast over the sockets of a port. It does not spread multicast.
     pub reuse_port: bool,
     /// SO_REUSEADDR: several sockets may bind a group's port.
@@ -44,6 +48,7 @@ impl SocketOptions {
         SocketOptions {
             bind,
             interface: None,
+            only_interface: false,
             reuse_port: false,
             reuse_address: false,
             receive_buffer: None,

@@ -170,6 +170,7 @@ fn join_all(iface: &str, groups: &Groups) -> anyhow::Result<Ready<Receiver>> {
     let mut options = SocketOptions::new(SocketAddr::new(any, groups.listen_port));
     options.reuse_address = true;
     options.interface = Some(interface.clone());
+    options.only_interface = true;
     let receiver = Receiver::open(&options)?;
     let control = [frame::GroupIndex::BLOCK_BROADCAST, frame::GroupIndex::SUBTREE_DATA];
     #[allow(clippy::cast_possible_truncation, reason = "at most 2^15 groups")]

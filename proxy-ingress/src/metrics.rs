@@ -69,6 +69,9 @@ table! {
     DIGESTS = counter("bsp_flow_digests_total", ["worker"], "Flow digests sent.");
     DIGEST_ENTRIES = counter("bsp_flow_digest_entries_total", ["worker"], "Flows announced in digests.");
     KERNEL_DROPS = counter("bsp_kernel_receive_drops_total", ["worker"], "Datagrams that the kernel dropped because the receive queue was full.");
+    TRUNCATED = counter("bsp_truncated_total", ["worker"], "Datagrams of the UDP port cut because they did not fit, and dropped.");
+    QUEUED_ERRORS = counter("bsp_socket_errors_total", ["worker"], "Errors that the kernel queued on sockets about earlier datagrams (ICMP).");
+    GSO_REFUSED = gauge("bsp_gso_refused", ["worker"], "Interfaces that refused trains, so that frames leave one by one.");
     BURST_TIME = histogram("bsp_burst_seconds", [], "Time from the end of a receive to the end of the emit that followed.");
     WORKERS = gauge("bsp_workers_active", [], "Workers.");
 }
@@ -116,6 +119,9 @@ fn receiving(sink: &mut Sink<'_>, worker: &str, cells: &WorkerCells) {
     sink.counter(&PACKETS_RECEIVED, &[worker], tally.packets_received.get());
     sink.counter(&BYTES_RECEIVED, &[worker], tally.bytes_received.get());
     sink.counter(&KERNEL_DROPS, &[worker], tally.kernel_drops.get());
+    sink.counter(&TRUNCATED, &[worker], tally.truncated.get());
+    sink.counter(&QUEUED_ERRORS, &[worker], tally.queued_errors.get());
+    sink.gauge(&GSO_REFUSED, &[worker], tally.gso_refused.get() as f64);
     sink.counter(&TCP_MESSAGES, &[worker], tally.tcp_messages.get());
     sink.counter(&TCP_BYTES, &[worker], streams.bytes.get());
     sink.counter(&TCP_CONNECTIONS, &[worker], streams.accepted.get());

@@ -87,6 +87,12 @@ pub struct Tally {
     pub flow_holes: Gauge,
     /// Datagrams the kernel dropped because the receive queue was full.
     pub kernel_drops: Gauge,
+    /// Datagrams cut because they did not fit.
+    pub truncated: Gauge,
+    /// Errors that the kernel queued about earlier datagrams.
+    pub queued_errors: Gauge,
+    /// Interfaces that refused trains.
+    pub gso_refused: Gauge,
     /// From the end of a receive to the end of the emit that followed.
     pub burst_time: Histogram,
     /// From the claim to the decision of frames that waited.
@@ -131,6 +137,9 @@ impl Tally {
             flows_retired: Gauge::default(),
             flow_holes: Gauge::default(),
             kernel_drops: Gauge::default(),
+            truncated: Gauge::default(),
+            queued_errors: Gauge::default(),
+            gso_refused: Gauge::default(),
             burst_time: Histogram::default(),
             wait_time: Histogram::default(),
             groups: (0..bits.groups()).map(|_| GroupTally::default()).collect(),

@@ -35,6 +35,9 @@ pub const ROLE: Role = Role {
     defaults: &[("metrics-addr", ":9400")],
 };
 
+/// Longest `--repair-dedup-window`: below the longest pause of a listener that asks again (2 s).
+const MOST_DEDUP: Duration = Duration::from_secs(1);
+
 /// Options of one retry endpoint.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
@@ -327,6 +330,14 @@ impl Config {
             !self.proxy_enabled || self.upstream.as_ref().is_some_and(|list| !list.0.is_empty()),
             "upstream",
             "required by --proxy-enabled; want address:port".to_owned(),
+        )?;
+        check(
+            self.repair_dedup_window <= MOST_DEDUP,
+            "repair-dedup-window",
+            format!(
+                "{:?}; want at most {MOST_DEDUP:?}: a repair that was lost can be had again only after it",
+                self.repair_dedup_window
+            ),
         )?;
         let rates = [
             ("rl-ip-rate", self.rl_ip_rate),

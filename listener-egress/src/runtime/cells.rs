@@ -19,6 +19,7 @@ pub(super) struct Shown {
     pub(super) dropped_on_purpose: u64,
     pub(super) kernel_drops: u64,
     pub(super) truncated: u64,
+    pub(super) queued_errors: u64,
     pub(super) queue_bytes: u64,
     pub(super) reconnects: u64,
     pub(super) inbox_dropped: u64,
@@ -120,7 +121,7 @@ static RECOVERY: Metric = Metric {
 type Read = fn(&Shown) -> u64;
 
 /// Counters with no label but the worker.
-static COUNTERS: [(Metric, Read); 41] = [
+static COUNTERS: [(Metric, Read); 42] = [
     (counter("bsl_inbox_dropped_total", W, "Control messages that found the worker's inbox full"), |s| {
         s.inbox_dropped
     }),
@@ -193,6 +194,14 @@ static COUNTERS: [(Metric, Read); 41] = [
     }),
     (counter("bsl_kernel_drops_total", W, "Datagrams dropped at a full receive queue"), |s| s.kernel_drops),
     (counter("bsl_truncated_total", W, "Datagrams cut because they did not fit"), |s| s.truncated),
+    (
+        counter(
+            "bsl_socket_errors_total",
+            W,
+            "Errors that the kernel queued on sockets about earlier datagrams (ICMP)",
+        ),
+        |s| s.queued_errors,
+    ),
     (counter("bsl_dropped_on_purpose_total", W, "Datagrams dropped by --inject-loss"), |s| {
         s.dropped_on_purpose
     }),

@@ -7,7 +7,7 @@ use crate::config::Config;
 use anyhow::Context;
 use frame::{Fabric, GroupIndex, SourceMode};
 use multicast_io::{Interface, Receiver, SocketOptions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Joins of one socket: under 2,340 for IPv6 (`net.core.optmem_max`), 20 for IPv4 (`net.ipv4.igmp_max_memberships`).
 const JOINS_V6: usize = 2_000;
@@ -93,13 +93,20 @@ impl Layout {
             .collect();
         let most = if self.is_v4() { JOINS_V4 } else { JOINS_V6 };
         let bind = SocketAddr::new(wildcard(self.is_v4()), config.listen_port);
-        memberships
-            .chunks(most)
+        self.by_interface(&memberships)
+            .iter()
+            .flat_map(|mine| mine.chunks(most))
             .map(|some| self.join(bind, some, config.recv_buf_bytes.as_usize()).context("--listen-port"))
             .collect()
     }
 
-    /// A socket that takes nothing but one control group.
+    /// What each interface has to join: a socket stays on one interface.
+    fn by_interface(&self, memberships: &[Membership]) -> Vec<Vec<Membership>> {
+        let on = |interface| memberships.iter().filter(move |one| one.interface == interface).copied();
+        (0..self.interfaces.len()).map(|interface| on(interface).collect()).collect()
+    }
+
+    /// Sockets that take nothing but one control group, one for each interface.
     pub(super) fn open_control(
         &self,
         config: &Config,
@@ -107,11 +114,12 @@ impl Layout {
         group: GroupIndex,
         port: u16,
         sources: &[IpAddr],
-    ) -> anyhow::Result<Joined> {
+    ) -> anyhow::Result<Vec<Joined>> {
         let group = fabric.address(group);
         let memberships: Vec<_> = self.memberships(config, group, sources).collect();
-        self.join(self.scoped(group, port), &memberships, CONTROL_BUFFER)
-            .with_context(|| format!("control group {group} port {port}"))
+        let join = |mine: &Vec<Membership>| self.join(SocketAddr::new(group, port), mine, CONTROL_BUFFER);
+        let joined: anyhow::Result<_> = self.by_interface(&memberships).iter().map(join).collect();
+        joined.with_context(|| format!("control group {group} port {port}"))
     }
 
     /// The socket that requests leave from, for endpoints of one family.
@@ -121,18 +129,6 @@ impl Layout {
             ..SocketOptions::new(SocketAddr::new(wildcard(v4), 0))
         };
         Receiver::open(&options).context("request socket")
-    }
-
-    /// An address with the interface's index where its scope needs one.
-    pub(super) fn scoped(&self, address: IpAddr, port: u16) -> SocketAddr {
-        let link = |v6: &Ipv6Addr| v6.is_unicast_link_local() || v6.segments()[0] & 0xff0f == 0xff02;
-        match address {
-            IpAddr::V6(v6) if link(&v6) => {
-                let index = self.interfaces.first().map_or(0, |interface| interface.index);
-                SocketAddr::V6(SocketAddrV6::new(v6, port, 0, index))
-            }
-            address => SocketAddr::new(address, port),
-        }
     }
 
     fn memberships<'a>(
@@ -152,9 +148,12 @@ impl Layout {
         })
     }
 
+    /// A socket with memberships of one interface.
     fn join(&self, bind: SocketAddr, memberships: &[Membership], buffer: usize) -> anyhow::Result<Joined> {
+        let interface = memberships.first().and_then(|first| self.interfaces.get(first.interface));
         let receiver = Receiver::open(&SocketOptions {
-            interface: self.interfaces.first().cloned(),
+            interface: interface.cloned(),
+            only_interface: true,
             reuse_address: true,
             receive_buffer: Some(buffer),
             ..SocketOptions::new(bind)

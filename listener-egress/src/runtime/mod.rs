@@ -178,8 +178,9 @@ impl Starting {
         let now = Instant::now();
         let seed = self.seed.wrapping_add((index as u64) << 32);
         let data = layout.open_data(config, index)?;
-        for warning in data.iter().flat_map(|joined| joined.receiver.warnings()) {
-            tracing::warn!("{warning}");
+        // What holds for the sockets of one worker holds for all.
+        if let Some(joined) = data.first().filter(|_| index == 0) {
+            joined.receiver.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         }
         // Endpoints of the other family are asked too where the host has it.
         let requests: Vec<_> = [layout.open_requests(layout.is_v4())?]
@@ -225,13 +226,13 @@ impl Starting {
         if config.beacon_enabled {
             let fabric = config.fabric_at(config.beacon_scope, "beacon-scope")?;
             let (port, sources) = (config.beacon_port, &config.ssm_bootstrap_beacon);
-            sockets.push(layout.open_control(config, fabric, GroupIndex::BEACON, port, sources)?);
+            sockets.extend(layout.open_control(config, fabric, GroupIndex::BEACON, port, sources)?);
         }
         if !config.subtree_groups.0.is_empty() {
             let fabric = config.fabric_at(config.announce_scope, "announce-scope")?;
             let (port, sources) = (config.listen_port, &config.ssm_bootstrap_subtree_announce);
             let group = GroupIndex::SUBTREE_GROUP_ANNOUNCE;
-            sockets.push(layout.open_control(config, fabric, group, port, sources)?);
+            sockets.extend(layout.open_control(config, fabric, group, port, sources)?);
         }
         let interfaces = layout.interfaces.clone().into();
         let lifecycle = self.deps.lifecycle.clone();

@@ -448,8 +448,10 @@ impl Worker {
         self.shown_at = now;
         let data = || self.inlets.iter().map(|inlet| inlet.socket.get_ref());
         // After the sockets are gone their last counts stay.
-        let sockets = (!self.inlets.is_empty())
-            .then(|| (data().map(Receiver::kernel_drops).sum(), data().map(Receiver::truncated).sum()));
+        let sockets = (!self.inlets.is_empty()).then(|| {
+            let sum = |of: fn(&Receiver) -> u64| data().map(of).sum();
+            (sum(Receiver::kernel_drops), sum(Receiver::truncated), sum(Receiver::queued_errors))
+        });
         let counts: Counts = self.pipeline.counts().clone();
         let (dropped, bytes) = (self.loss.dropped(), self.consumer.bytes() as u64);
         let reconnects = self.consumer.reconnects();
@@ -458,9 +460,10 @@ impl Worker {
             shown.dropped_on_purpose = dropped;
             shown.queue_bytes = bytes;
             shown.reconnects = reconnects;
-            if let Some((kernel_drops, truncated)) = sockets {
+            if let Some((kernel_drops, truncated, queued_errors)) = sockets {
                 shown.kernel_drops = kernel_drops;
                 shown.truncated = truncated;
+                shown.queued_errors = queued_errors;
             }
         });
     }

@@ -259,9 +259,17 @@ impl Worker {
                 }
             }
         }
-        if let Some(receiver) = &self.receiver {
-            self.tally.kernel_drops.set(receiver.get_ref().kernel_drops());
-        }
+        self.show_sockets();
+    }
+
+    fn show_sockets(&self) {
+        let Some(receiver) = self.receiver.as_ref().map(Ready::get_ref) else { return };
+        let senders = || self.senders.iter().map(Ready::get_ref);
+        let queued: u64 = senders().map(Sender::queued_errors).sum();
+        self.tally.kernel_drops.set(receiver.kernel_drops());
+        self.tally.truncated.set(receiver.truncated());
+        self.tally.queued_errors.set(receiver.queued_errors() + queued);
+        self.tally.gso_refused.set(senders().map(|sender| u64::from(sender.gso_refused())).sum());
     }
 
     /// `--emit-delay`: waits for more frames after the first. `false`: the time is up.

@@ -22,6 +22,8 @@ table! {
     DROPPED = counter("bre_frames_dropped_total", ["worker", "reason"], "Datagrams not kept, by reason.");
     KERNEL_DROPS = counter("bre_kernel_drops_total", ["socket"], "Datagrams the kernel dropped because a socket's queue was full.");
     TRUNCATED = counter("bre_truncated_total", ["worker"], "Datagrams cut by the receive buffer and dropped.");
+    QUEUED_ERRORS = counter("bre_socket_errors_total", ["worker"], "Errors that the kernel queued on data and repair sockets about earlier datagrams (ICMP).");
+    GSO_REFUSED = gauge("bre_gso_refused", ["worker"], "Interfaces that refused trains, so that repairs leave one by one.");
     INJECTED = counter("bre_injected_loss_total", ["socket"], "Datagrams dropped on purpose (--inject-loss).");
     HITS = counter("bre_cache_hits_total", ["worker"], "Numbers asked for that were here.");
     MISSES = counter("bre_cache_misses_total", ["worker"], "Numbers asked for that were not here.");
@@ -74,6 +76,8 @@ pub(crate) struct WorkerCells {
     pub(crate) foreign: Counter,
     pub(crate) kernel_drops: Gauge,
     pub(crate) truncated: Gauge,
+    pub(crate) queued_errors: Gauge,
+    pub(crate) gso_refused: Gauge,
     pub(crate) injected: Gauge,
     pub(crate) hits: Counter,
     pub(crate) misses: Counter,
@@ -123,6 +127,8 @@ impl Source for WorkerCells {
         }
         sink.counter(&KERNEL_DROPS, &["data"], self.kernel_drops.get());
         sink.counter(&TRUNCATED, &[worker], self.truncated.get());
+        sink.counter(&QUEUED_ERRORS, &[worker], self.queued_errors.get());
+        sink.gauge(&GSO_REFUSED, &[worker], real(self.gso_refused.get()));
         sink.counter(&INJECTED, &["data"], self.injected.get());
         sink.counter(&HITS, &[worker], self.hits.get());
         sink.counter(&MISSES, &[worker], self.misses.get());

@@ -85,6 +85,16 @@ impl Emitter {
         })
     }
 
+    /// Errors that the kernel queued about earlier datagrams, since open.
+    pub(crate) fn queued_errors(&self) -> u64 {
+        self.ports.iter().map(|port| port.sender.get_ref().queued_errors()).sum()
+    }
+
+    /// Interfaces that refused trains, so that frames leave one by one.
+    pub(crate) fn gso_refused(&self) -> u64 {
+        self.ports.iter().map(|port| u64::from(port.sender.get_ref().gso_refused())).sum()
+    }
+
     /// Sends `repairs` to their groups; returns how many of them, from the first, every interface took.
     pub(crate) async fn multicast(&mut self, store: &Store, repairs: &[Repair]) -> usize {
         let mut sent = repairs.len();

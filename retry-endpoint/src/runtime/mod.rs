@@ -97,6 +97,7 @@ pub async fn start_with(
 
     let request_socket = plan.open_request_socket()?;
     let nack = request_socket.local_addr().context("request socket")?;
+    request_socket.warnings().iter().for_each(|warning| tracing::warn!("--nack-port: {warning}"));
     let (outlets, inlets): (Vec<_>, Vec<_>) = (0..count).map(|_| queue(Post::MESSAGES, Post::BYTES)).unzip();
     let post = Post { workers: outlets.into(), directory: Arc::new(directory::Directory::new(seed)) };
     let (door_out, door_in) = queue(Post::MESSAGES, Post::BYTES);
@@ -114,14 +115,18 @@ pub async fn start_with(
 
     for (index, inlet) in inlets.into_iter().enumerate() {
         let cells = Arc::new(WorkerCells { name: index.to_string(), ..WorkerCells::default() });
+        let (sockets, links) = (plan.open_data_sockets(index)?, plan.open_links(fabric)?);
+        if index == 0 {
+            warn(&sockets, &links);
+        }
         let setup = worker::Setup {
             index,
             count,
             config: config.clone(),
             fabric: *fabric,
             shard_bits: *shard_bits,
-            sockets: plan.open_data_sockets(index)?,
-            links: plan.open_links(fabric)?,
+            sockets,
+            links,
             post: post.clone(),
             inlet,
             door: door_out.clone(),
@@ -217,6 +222,13 @@ pub async fn start_with(
     let ways: Vec<&str> = egress.iter().map(|interface| interface.name.as_str()).collect();
     tracing::info!(%nack, workers = count, groups = plan.groups.len(), egress = ?ways, "retry endpoint serves");
     Ok(Running { nack, workers: worker_cells, door: door_cells, control, threads })
+}
+
+/// Says once what holds for the sockets of every worker.
+fn warn(sockets: &[Receiver], links: &[Link]) {
+    let receiving = sockets.first().into_iter().flat_map(Receiver::warnings);
+    let sending = links.iter().flat_map(|link| link.sender.warnings());
+    receiving.chain(sending).for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// Completes when drain began and nobody asked for a while, at the latest after `timeout`.
@@ -334,29 +346,30 @@ impl Layout {
             self.groups.iter().filter(|group| usize::from(group.0) % self.workers == worker).collect();
         let joins =
             if matches!(self.fabric, Fabric::V4 { .. }) { Layout::JOINS_V4 } else { Layout::JOINS_V6 };
-        let a_socket = (joins / self.ingress.len().max(1)).max(1);
-        mine.chunks(a_socket).map(|groups| self.open_data_socket(groups)).collect()
+        let per_interface =
+            |interface| mine.chunks(joins).map(move |groups| self.open_data_socket(groups, interface));
+        self.ingress.iter().flat_map(per_interface).collect()
     }
 
-    fn open_data_socket(&self, groups: &[&GroupIndex]) -> anyhow::Result<Receiver> {
+    /// A socket stays on one interface.
+    fn open_data_socket(&self, groups: &[&GroupIndex], interface: &Interface) -> anyhow::Result<Receiver> {
         let bind = SocketAddr::new(wildcard(&self.fabric), self.config.listen_port);
         let receiver = Receiver::open(&SocketOptions {
-            interface: self.ingress.first().cloned(),
+            interface: Some(interface.clone()),
+            only_interface: true,
             reuse_address: true,
             packet_info: true,
             receive_buffer: Some(self.config.recv_buf_bytes.as_usize()),
             ..SocketOptions::new(bind)
         })
         .context("--listen-port")?;
-        for interface in &self.ingress {
-            for group in groups {
-                let address = self.fabric.address(**group);
-                match self.config.source_mode() {
-                    SourceMode::Asm => receiver.join(address, interface)?,
-                    SourceMode::Ssm => {
-                        for source in &self.config.ssm_sources {
-                            receiver.join_source(address, *source, interface)?;
-                        }
+        for group in groups {
+            let address = self.fabric.address(**group);
+            match self.config.source_mode() {
+                SourceMode::Asm => receiver.join(address, interface)?,
+                SourceMode::Ssm => {
+                    for source in &self.config.ssm_sources {
+                        receiver.join_source(address, *source, interface)?;
                     }
                 }
             }

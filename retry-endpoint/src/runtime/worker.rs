@@ -384,6 +384,9 @@ impl Worker {
         cells.horizon_ms.set(u64::try_from(stats.horizon.as_millis()).unwrap_or(u64::MAX));
         cells.kernel_drops.set(self.sockets.iter().map(|socket| socket.get_ref().kernel_drops()).sum());
         cells.truncated.set(self.sockets.iter().map(|socket| socket.get_ref().truncated()).sum());
+        let queued: u64 = self.sockets.iter().map(|socket| socket.get_ref().queued_errors()).sum();
+        cells.queued_errors.set(queued + self.emitter.queued_errors());
+        cells.gso_refused.set(self.emitter.gso_refused());
         cells.injected.set(self.loss.as_ref().map_or(0, Loss::dropped));
         let coverage = self.store.coverage(COVERAGE);
         *cells.coverage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = coverage;

@@ -118,10 +118,15 @@ pub struct Stored {
     pub repaired: Option<Duration>,
 }
 
+fn hexadecimal<S: serde::Serializer>(key: &u64, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_str(&format_args!("{key:016x}"))
+}
+
 /// What a store holds of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Coverage {
-    /// The flow.
+    /// The flow; shown in the 16 hexadecimal digits that `oncecast nack --hash-key` takes (a JSON number would lose digits).
+    #[serde(serialize_with = "hexadecimal")]
     pub hash_key: u64,
     /// Group of its last frame.
     pub group: u16,

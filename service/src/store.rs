@@ -12,7 +12,7 @@ use crate::{Condition, Lifecycle};
 use cache_backend::guard::Latency;
 use cache_backend::{Backend, BreakerState, GuardStats, OpErrorKind};
 use serde_json::json;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -42,30 +42,30 @@ table! {
     DEADLINE = gauge("oncecast_store_deadline_seconds", ["store", "backend", "server"], "Longest wait that the next batch gets; follows the p99.");
 }
 
-/// Shows `backend` on all pages of the role until it drains. Call on the control runtime.
+/// Shows `backend` on all pages of the role, and looks after it until the role drains. Sessions may be all that the role
+/// itself keeps of it. Call on the control runtime.
 pub fn watch(purpose: Purpose, backend: &Arc<dyn Backend>, lifecycle: &Lifecycle, registry: &Registry) {
-    registry.add(Arc::new(Store { purpose, backend: Arc::downgrade(backend) }));
-    let seen = Arc::downgrade(backend);
-    registry.add_detail("store", move || seen.upgrade().map_or(json!(null), |backend| details(&*backend)));
+    registry.add(Arc::new(Store { purpose, backend: Arc::clone(backend) }));
+    let shown = Arc::clone(backend);
+    registry.add_detail("store", move || details(&*shown));
     let condition = lifecycle.condition("store");
     tell(&condition, backend.name(), &standing(&**backend));
-    let (backend, lifecycle) = (Arc::downgrade(backend), lifecycle.clone());
+    let (backend, lifecycle) = (Arc::clone(backend), lifecycle.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = lifecycle.drain_began() => {}
-            () = look_after(backend, condition) => {}
+            () = look_after(&*backend, condition) => {}
         }
     });
 }
 
-/// Looks and asks until the store is gone.
-async fn look_after(backend: Weak<dyn Backend>, condition: Condition) {
+/// Looks and asks, for ever.
+async fn look_after(backend: &dyn Backend, condition: Condition) {
     let mut ask_at = Instant::now() + ASK_AGAIN;
     let mut asked = Ok(());
     loop {
         tokio::time::sleep(LOOK).await;
-        let Some(backend) = backend.upgrade() else { return };
-        let mut standing = standing(&*backend);
+        let mut standing = standing(backend);
         if standing.is_ok() {
             if Instant::now() >= ask_at {
                 asked = backend.healthy().await.map_err(|error| error.to_string());
@@ -133,13 +133,12 @@ fn buckets(latency: &Latency) -> Buckets {
 /// One store of a role.
 struct Store {
     purpose: Purpose,
-    backend: Weak<dyn Backend>,
+    backend: Arc<dyn Backend>,
 }
 
 impl Source for Store {
     fn collect(&self, sink: &mut Sink<'_>) {
-        let guards = self.backend.upgrade().map_or_else(Vec::new, |backend| backend.guards());
-        for guard in guards {
+        for guard in self.backend.guards() {
             let of = [self.purpose.label(), guard.backend(), guard.server()];
             let with = |last| [of[0], of[1], of[2], last];
             sink.buckets(&BATCH_TIME, &of, buckets(guard.latency()));
@@ -200,6 +199,7 @@ mod tests {
         let (lifecycle, registry, patient) = (Lifecycle::new("proxy"), Registry::default(), patient());
         let backend: Arc<dyn Backend> = patient.clone();
         watch(Purpose::Claims, &backend, &lifecycle, &registry);
+        drop(backend);
         assert_eq!(lifecycle.readiness()["status"], "ready");
         *patient.health.lock().unwrap() =
             Err(OpError::not_done("redis", OpErrorKind::Disconnected, "connection refused"));

@@ -5,7 +5,7 @@
 //! a counter, claims are decided in Redis again without a restart, and the log says each change of state once.
 
 use std::time::Duration;
-use tests::fleet::PROXY_ADMIN;
+use tests::fleet::{LISTENER_ADMIN, PROXY_ADMIN};
 use tests::process::{metric, role, run};
 use tests::redis::{Redis, Sentinels};
 use tests::relay::Relay;
@@ -32,8 +32,12 @@ struct Day {
 impl Day {
     /// Two proxies with these options, and all frames on their way to both.
     fn begin(net: Net, proxy: String) -> Day {
+        Day::of(net, Setup { proxy, ..Setup::default() })
+    }
+
+    fn of(net: Net, setup: Setup) -> Day {
         let receive = format!("--count {FRAMES} --linger 0.5 --timeout 60 --json");
-        let fleet = Fleet::on(net, &Setup { receive, proxy, ..Setup::default() });
+        let fleet = Fleet::on(net, &Setup { receive, ..setup });
         let (block, to) = (block_file().display().to_string(), fleet.udp_targets());
         let send = format!("send {block} --to {to} --duplicates 100 --count {FRAMES} --rate {RATE} --json");
         let sending = Process::start(&fleet.sender, &send);
@@ -264,6 +268,36 @@ fn answers_are_garbled() {
     day.recovers();
     day.all_arrived();
     day.logged(&[]);
+}
+
+#[test]
+fn a_pair_of_listeners_delivers_everything_while_its_store_is_gone() {
+    let Some(net) = Redis::world() else { return };
+    let mut redis = Redis::start(&net, "redis");
+    let listener = format!("--redis-addr {} --deployment-id pair", redis.address());
+    let mut day = Day::of(net, Setup { listener, listeners: 2, ..Setup::default() });
+    let bodies = |day: &Day| -> Vec<String> {
+        day.fleet.listeners.iter().map(|listener| readyz(&listener.host, LISTENER_ADMIN)).collect()
+    };
+    let all = |day: &Day, part: &str| eventually(10.0, || bodies(day).iter().all(|body| body.contains(part)));
+    let of = |day: &Day, name: &str| -> u64 {
+        day.fleet.listeners.iter().map(|listener| whole(listener.metric(name))).sum()
+    };
+    day.reach(FRAMES / 6);
+    redis.kill();
+    assert!(all(&day, "\"degraded\":[\""), "{:?}", bodies(&day));
+    assert!(all(&day, "\"ready\":true"), "{:?}", bodies(&day));
+    redis.restart();
+    assert!(all(&day, "\"degraded\":[]"), "{:?}", bodies(&day));
+    day.sending.succeed(40.0);
+    let report = day.fleet.consumer.succeed(60.0);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let twice = report["duplicates"].as_u64().expect("a count");
+    let open = of(&day, "bsl_egress_claim_open_total");
+    eprintln!("{report}, {open} delivered undecided");
+    assert_eq!(report["unique"], FRAMES, "{report}");
+    assert!(twice <= open, "every second delivery is explained: {twice}, {open} undecided");
+    assert!(day.fleet.all_run());
 }
 
 #[test]

@@ -154,7 +154,11 @@ impl Gate {
             self.asked.push((c.key, slot.token(), c.wire_len));
         }
         self.verdicts.clear();
+        let stats = claims.stats();
+        let before = stats.by(Why::BreakerOpen).value();
         claims.claim(now, &self.asked, &mut self.verdicts);
+        // Won without being asked about, because the store does not answer.
+        let unasked = stats.by(Why::BreakerOpen).value() - before;
         for (index, c) in candidates.drain(..).enumerate() {
             let token = self.asked.get(index).map_or(0, |asked| asked.1);
             let slot = Slot::of_token(token);
@@ -196,6 +200,8 @@ impl Gate {
                 }
             }
         }
+        counts.claims_won -= unasked;
+        counts.claims_open += unasked;
         self.candidates = candidates;
     }
 

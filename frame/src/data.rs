@@ -297,6 +297,15 @@ pub fn encode_header(fields: &HeaderFields<'_>, out: &mut [u8]) -> Option<usize>
     Some(HEADER)
 }
 
+/// First eight bytes of the id, flow and number of a datagram that was stamped; `None` for whatever [`stamp`] leaves alone
+/// or that is too short.
+pub fn stamped(datagram: &[u8]) -> Option<(u64, HashKey, SeqNum)> {
+    let data = Kind::of(datagram).is_ok_and(|kind| kind.is_data() && kind != Kind::LegacyTx);
+    let header = datagram.first_chunk::<56>().filter(|_| data)?;
+    let at = |at: usize| header[at..].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    Some((at(8), HashKey(at(40)), SeqNum(at(48))))
+}
+
 /// Writes bytes 40-55. Left alone, with `false`, is whatever has no HashKey and SeqNum there: V1, control messages,
 /// foreign bytes, and slices shorter than the header of their kind.
 pub fn stamp(datagram: &mut [u8], hash_key: HashKey, seq_num: SeqNum) -> bool {

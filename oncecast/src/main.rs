@@ -18,6 +18,7 @@ mod send;
 mod status;
 mod traffic;
 mod values;
+mod whereis;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::config;
@@ -51,6 +52,7 @@ enum Command {
     Recv(recv::Args),
     Nack(nack::Args),
     Status(status::Args),
+    Where(Box<whereis::Args>),
     #[command(subcommand_value_name = "PART")]
     Bench(bench::Args),
     /// Print a completion script for a shell to stdout
@@ -100,6 +102,7 @@ fn run(command: Command, role: Option<config::RoleLoaded>) -> anyhow::Result<Exi
         (Command::Recv(args), _) => recv::run(args)?,
         (Command::Nack(args), _) => nack::run(args)?,
         (Command::Status(args), _) => status::run(args)?,
+        (Command::Where(args), _) => whereis::run(*args)?,
         (Command::Bench(args), _) => bench::run(args)?,
         (Command::Completions { shell }, _) => pages::completions(command_line(), shell)?,
         (Command::Man { dir }, _) => pages::man(command_line(), dir.as_deref())?,

@@ -3,6 +3,7 @@
 use crate::pipeline::DropReason;
 use frame::{GroupIndex, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
+use std::sync::Arc;
 
 /// Kinds that ingress accepts, in the order of their counters.
 pub const KINDS: [Kind; 6] =
@@ -27,6 +28,8 @@ pub struct GroupTally {
 /// Cells of one worker.
 #[derive(Debug)]
 pub struct Tally {
+    /// Frames sent lately.
+    pub recent: Arc<service::Recent>,
     /// Datagrams.
     pub packets_received: Counter,
     /// Their bytes.
@@ -123,6 +126,7 @@ impl Tally {
             train_lengths: Default::default(),
             fragmented: Counter::default(),
             fragments: Counter::default(),
+            recent: Arc::new(service::Recent::new("sent")),
             released: Counter::default(),
             send_blocked: Counter::default(),
             subtree_roots_ok: Counter::default(),

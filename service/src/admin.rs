@@ -1,4 +1,4 @@
-//! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/loglevel`.
+//! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/where`, `/loglevel`.
 //!
 //! Runs on the control runtime, never on a worker. It has no authentication: bind it to an address that only operators
 //! reach. Limits: [`CONNECTIONS`] connections at once, more wait in the kernel's backlog; a connection that is silent for
@@ -110,6 +110,7 @@ fn router(pages: Pages) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/where", get(where_is))
         .route("/loglevel", get(loglevel).put(set_loglevel).post(set_loglevel))
         .with_state(Arc::new(pages))
 }
@@ -117,7 +118,7 @@ fn router(pages: Pages) -> Router {
 type Shared = State<Arc<Pages>>;
 
 async fn index() -> &'static str {
-    "/metrics\n/healthz\n/readyz\n/status\n/loglevel (PUT or POST ?level=debug)\n"
+    "/metrics\n/healthz\n/readyz\n/status\n/where?txid=ID\n/loglevel (PUT or POST ?level=debug)\n"
 }
 
 async fn metrics(State(pages): Shared) -> Response {
@@ -154,6 +155,34 @@ async fn status(State(pages): Shared) -> Json<Value> {
         "config": pages.config,
         "metrics": pages.registry.status(),
     }))
+}
+
+#[derive(serde::Deserialize)]
+struct WhereQuery {
+    txid: Option<String>,
+}
+
+/// What the workers remember of a transaction, named as people write it (64 hex digits, last byte first).
+async fn where_is(State(pages): Shared, Query(query): Query<WhereQuery>) -> (StatusCode, Json<Value>) {
+    let txid = query.txid.unwrap_or_default();
+    let Some(prefix) = id_prefix(&txid) else {
+        let error = format!("?txid={txid}: want 64 hex digits");
+        return (StatusCode::BAD_REQUEST, Json(json!({ "error": error })));
+    };
+    let body = json!({
+        "role": pages.lifecycle.role(),
+        "instance": pages.instance,
+        "workers": pages.registry.find_recent(prefix),
+    });
+    (StatusCode::OK, Json(body))
+}
+
+/// The first eight bytes of the id in internal byte order: the last sixteen digits, byte by byte from the end.
+fn id_prefix(txid: &str) -> Option<u64> {
+    if txid.len() != 64 || !txid.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    u64::from_str_radix(txid.get(48..)?, 16).ok().map(u64::swap_bytes)
 }
 
 async fn loglevel(State(pages): Shared) -> (StatusCode, Json<Value>) {
@@ -328,6 +357,11 @@ mod tests {
         );
         assert_eq!(ask(admin.addr(), "GET", "/metrics").await.0, 200);
         assert_eq!(ask(admin.addr(), "GET", "/nowhere").await.0, 404);
+        assert_eq!(ask(admin.addr(), "GET", "/where?txid=12").await.0, 400);
+        let txid = format!("{}0102030405060708", "0".repeat(48));
+        assert_eq!(id_prefix(&txid), Some(0x0807_0605_0403_0201));
+        let (code, body) = ask(admin.addr(), "GET", &format!("/where?txid={txid}")).await;
+        assert_eq!((code, body.contains("\"workers\":[]")), (200, true));
         assert_eq!(ask(admin.addr(), "PUT", "/loglevel?level=debug").await.0, 404);
     }
 

@@ -9,10 +9,12 @@ pub mod logs;
 pub mod metrics;
 pub mod notify;
 pub mod process;
+pub mod recent;
 pub mod run;
 pub mod store;
 
 pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};
+pub use recent::Recent;
 #[doc(hidden)]
 pub use tracing;

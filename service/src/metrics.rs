@@ -342,6 +342,7 @@ type Detail = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 pub struct Registry {
     sources: Mutex<Vec<Arc<dyn Source>>>,
     details: Mutex<Vec<(&'static str, Detail)>>,
+    recent: Mutex<Vec<(String, Arc<crate::Recent>)>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -363,6 +364,17 @@ impl Registry {
         view: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     ) {
         self.details.lock().unwrap_or_else(PoisonError::into_inner).push((name, Box::new(view)));
+    }
+
+    /// Adds what a worker remembers of its frames.
+    pub fn add_recent(&self, worker: String, recent: Arc<crate::Recent>) {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).push((worker, recent));
+    }
+
+    /// What the workers remember of the id that begins with `id`: one entry for each worker.
+    pub fn find_recent(&self, id: u64) -> Vec<serde_json::Value> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        recent.iter().map(|(worker, recent)| recent.find(worker, id)).collect()
     }
 
     /// What the role tells about itself beyond its metrics.

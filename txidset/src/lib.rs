@@ -24,5 +24,6 @@ pub use claims::{
 pub use driver::Driver;
 pub use key::{ClaimKey, Class};
 pub use local::LocalSet;
-pub use name::{KeyStyle, Names};
+pub use name::{Holder, KeyStyle, Names};
 pub use stats::ClaimStats;
+pub use value::{ClaimValue, Found, Record};

@@ -10,6 +10,8 @@ pub(super) struct Cells {
     pub(super) name: String,
     shown: Mutex<Shown>,
     pub(super) recovery: Histogram,
+    /// Frames given to the consumer's connection lately.
+    pub(super) recent: Arc<service::Recent>,
 }
 
 /// A copy of the worker's numbers.
@@ -27,7 +29,12 @@ pub(super) struct Shown {
 
 impl Cells {
     pub(super) fn new(name: String) -> Arc<Cells> {
-        Arc::new(Cells { name, shown: Mutex::default(), recovery: Histogram::default() })
+        Arc::new(Cells {
+            recent: Arc::new(service::Recent::new("delivered")),
+            name,
+            shown: Mutex::default(),
+            recovery: Histogram::default(),
+        })
     }
     /// Shows new numbers. One uncontended lock, a few times a second.
     pub(super) fn show(&self, change: impl FnOnce(&mut Shown)) {

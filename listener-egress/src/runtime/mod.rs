@@ -145,6 +145,7 @@ impl Starting {
                 .threads
                 .push(service::spawn_worker(format!("listener-{index}"), move || worker::run(start))?);
             self.deps.registry.add(cells.clone());
+            self.deps.registry.add_recent(index.to_string(), Arc::clone(&cells.recent));
             inboxes.push((inbox, cells.clone()));
             running.workers.push(cells);
             opened.push(outcome);

@@ -352,6 +352,7 @@ impl Worker {
         let frame = self.pipeline.bytes(delivery, &self.burst);
         let skip = if self.strip_header { usize::from(delivery.header_len) } else { 0 };
         let record = frame.get(skip..).unwrap_or(&[]);
+        let stamped = frame::data::stamped(frame);
         let handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
         if record.len() > self.consumer.longest() {
             service::limited!(
@@ -369,6 +370,8 @@ impl Worker {
                  for again when there is room"
             );
             self.pipeline.no_room(now, delivery, &self.burst);
+        } else if let Some((id, key, seq)) = stamped {
+            self.cells.recent.note(now, id, key.0, seq.0);
         }
         self.pipeline.release(delivery);
     }
@@ -446,6 +449,9 @@ impl Worker {
 
     fn show(&mut self, now: Instant) {
         self.shown_at = now;
+        if let Some(claims) = self.pipeline.claims_mut() {
+            self.cells.recent.set_owner(claims.owner());
+        }
         let data = || self.inlets.iter().map(|inlet| inlet.socket.get_ref());
         // After the sockets are gone their last counts stay.
         let sockets = (!self.inlets.is_empty()).then(|| {

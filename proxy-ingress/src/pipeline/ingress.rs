@@ -405,6 +405,9 @@ impl Ingress {
         for at in 0..self.plan.order.len() {
             let load = &self.loads[self.plan.order[at] as usize];
             let flow = number(&mut self.flows, burst, load);
+            if let Some((id, key, seq)) = frame::data::stamped(burst.bytes(load.span)) {
+                self.tally.recent.note(now, id, key.0, seq.0);
+            }
             self.emission.frames.push(load.span);
             self.emission.owners.push(Owner { flow, debt: load.debt });
         }
@@ -492,6 +495,7 @@ impl Ingress {
             outlet.retry(now, socket, &mut self.ledger);
         }
         self.settle(now);
+        self.tally.recent.set_owner(self.gate.claims().owner());
         if self.config.digests && self.schedule.next_timeout().is_some_and(|at| at <= now) {
             self.announce(now, sockets);
         }

@@ -184,6 +184,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         };
         let ingress = ingress_config(&config, identity, opened.max_segment, sockets.senders.len())?;
         let tally = Arc::new(Tally::new(config.shard_bits()?));
+        deps.registry.add_recent(index.to_string(), Arc::clone(&tally.recent));
         let streams = Arc::new(StreamTally::default());
         let claims =
             Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random());

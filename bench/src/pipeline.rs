@@ -95,7 +95,7 @@ impl Pipeline {
             Places { generators: vec![core(0), core(3)], middle: vec![core(1), core(2)], sink: core(2) }
         };
         anyhow::ensure!(oncecast.exists(), "{} is missing: cargo build --release", oncecast.display());
-        let (rounds, frames) = if quick { (1, 1_000_000) } else { (5, 2_000_000) };
+        let (rounds, frames) = if quick { (1, 600_000) } else { (5, 2_000_000) };
         Ok(Pipeline { net: Net::new()?, oncecast, places, rounds, frames, sha: sha_cost()?, few_cores })
     }
 

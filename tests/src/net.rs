@@ -84,8 +84,17 @@ impl Net {
         ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "addr", "add", &format!("fd10::{number:x}/64"), "dev", "eth0", "nodad"])?;
         ip(&["-n", namespace, "addr", "add", &format!("10.10.0.{number}/24"), "dev", "eth0"])?;
-        ip(&["-n", namespace, "link", "set", "eth0", "up"])
+        ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
+        wait_for_neighbours(namespace)
     }
+}
+
+/// On a busy machine the first neighbour solicitation may get lost, and the kernel asks again after a second. Meanwhile it
+/// would drop what a test sends beyond 200 kB; with room enough, the sender waits instead.
+fn wait_for_neighbours(namespace: &str) -> anyhow::Result<()> {
+    let room = ["ipv4", "ipv6"]
+        .map(|family| format!("echo 67108864 > /proc/sys/net/{family}/neigh/eth0/unres_qlen_bytes"));
+    ip(&["netns", "exec", namespace, "sh", "-c", &room.join(" && ")])
 }
 
 impl Drop for Net {

@@ -50,7 +50,6 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
 
     let mut memory = vec![0_u8; SLOTS * SLOT];
     let zeros = [0_u8; 2048];
-    let mut headers = MultiHeaders::<SockaddrIn6>::preallocate(CALL, Some(cmsg_space!(i32)));
     let mut frames: Vec<(u64, u32)> = Vec::new();
     let (mut count, mut trains) = (0_u64, 0_u64);
     let end = Instant::now() + Duration::from_secs_f64(args.seconds.clamp(0.0, 3600.0));
@@ -65,6 +64,9 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
                 .chunks_mut(SLOT)
                 .map(|slot| [IoSliceMut::new(slot)])
                 .collect();
+            // New ones for each call: `recvmmsg` leaves the length of the last control message in them, and a train whose
+            // segment size finds no room would count as one frame.
+            let mut headers = MultiHeaders::<SockaddrIn6>::preallocate(CALL, Some(cmsg_space!(i32)));
             let got: Vec<(usize, usize)> = match recvmmsg(
                 input.as_raw_fd(),
                 &mut headers,

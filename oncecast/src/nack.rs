@@ -187,6 +187,9 @@ struct Search {
     open: BTreeSet<u64>,
     missed: BTreeSet<u64>,
     json: bool,
+    /// An ACK said that repairs were multicast, and no group was joined to see them.
+    unseen: bool,
+    joined: bool,
 }
 
 impl Search {
@@ -199,7 +202,14 @@ impl Search {
             end: SeqNum(last),
             subtree_id: args.subtree,
         };
-        Search { nack, open: (first..=last).collect(), missed: BTreeSet::new(), json: args.json }
+        Search {
+            nack,
+            open: (first..=last).collect(),
+            missed: BTreeSet::new(),
+            json: args.json,
+            unseen: false,
+            joined: args.iface.is_some(),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -212,7 +222,9 @@ impl Search {
         }
         let waiting = self.open.difference(&self.missed).count();
         if waiting > 0 && !self.json {
-            println!("no answer for {waiting} of {} numbers", self.nack.end.0 - self.nack.start.0 + 1);
+            let hint = if self.unseen { "; the repairs were multicast: --iface NAME shows them" } else { "" };
+            let asked = self.nack.end.0 - self.nack.start.0 + 1;
+            println!("{waiting} of {asked} numbers did not come{hint}");
         }
         ExitCode::FAILURE
     }
@@ -265,6 +277,7 @@ impl Search {
     }
 
     fn take_response(&mut self, response: &Response, from: SocketAddr) {
+        self.unseen |= !self.joined && matches!(response.verdict, Ack::Ack { multicast: true, .. });
         let in_answer = |seq: &u64| response.extended.is_none_or(|more| more.is_missing(SeqNum(*seq)));
         let not_found: Vec<u64> = match (response.verdict, response.extended) {
             (Ack::Miss, _) | (Ack::Ack { .. }, Some(_)) => {

@@ -16,8 +16,8 @@ demo: ## a whole fabric on this machine: the real block arrives once, despite lo
 	$(CARGO) build --release -p oncecast
 	target/release/oncecast demo
 
+# The end-to-end tests run the binary that cargo builds for the tests of the package oncecast.
 test: setup lint ## lint, unit, property, simulation and end-to-end tests
-	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 
 lint: ## formatting and clippy, warnings are errors

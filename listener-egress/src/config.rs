@@ -20,8 +20,9 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 use txidset::{ClaimsConfig, KeyStyle, Mode};
 
-/// `--catch-up` of a listener with a shared store: a lease of 1,000 frames/s in one flow.
-const CATCH_UP: u64 = 2048;
+/// `--catch-up` of a listener with a shared store: several leases of 1,000 frames/s in one flow, as a sibling
+/// may die too before it takes over.
+const CATCH_UP: u64 = 8192;
 
 /// Options of one listener.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,7 +110,7 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Repair")]
     pub reorder_frames: u64,
     /// So many frames from before the start are asked for in each flow; the gate stops what was delivered already
-    /// [default: 2048 with a shared store, as a sibling may have died with frames in hand; else 0]
+    /// [default: 8192 with a shared store, as a sibling may have died with frames in hand; else 0]
     #[arg(long, value_name = "N", help_heading = "Repair")]
     pub catch_up: Option<u64>,
     /// How long a gap is repaired [default: as long as endpoints hold its class, 60s for transactions]

@@ -60,6 +60,7 @@ struct World {
     burst: Burst,
     kernels: Vec<Kernel>,
     tally: Arc<Tally>,
+    local: Arc<LocalSet>,
     driver: Driver,
 }
 
@@ -112,13 +113,13 @@ impl World {
         let tier2 = backend.is_some();
         static SEED: AtomicU64 = AtomicU64::new(1);
         let seed = SEED.fetch_add(1, Ordering::Relaxed);
-        let claims = Claims::new(ClaimsConfig { tier2, ..ClaimsConfig::default() }, local, seed);
+        let claims = Claims::new(ClaimsConfig { tier2, ..ClaimsConfig::default() }, Arc::clone(&local), seed);
         let tally = Arc::new(Tally::new(config.shard_bits));
         let kernels = (0..config.outlets).map(|_| Kernel::default()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let driver = runtime.block_on(Driver::open(backend)).unwrap();
         let ingress = Ingress::new(now, config, claims, Arc::clone(&tally));
-        World { now, ingress, burst: Burst::new(0, 16 << 20), kernels, tally, driver }
+        World { now, ingress, burst: Burst::new(0, 16 << 20), kernels, tally, local, driver }
     }
 
     /// One round with `datagrams`.
@@ -311,6 +312,28 @@ fn a_frame_that_is_not_what_its_id_says_neither_claims_nor_numbers() {
     assert_eq!((stamps.len(), stamps[0].1), (1, SeqNum(1)));
     world.round(&[good]);
     assert_eq!((world.stamps().len(), world.tally.deduped(Kind::Tx).get()), (1, 1));
+}
+
+#[test]
+fn a_flood_of_forged_ids_leaves_real_claims_and_their_horizon_untouched() {
+    // Many times what tier 1 holds.
+    let forged: u32 = if std::env::var_os("ONCECAST_SOAK").is_some() { 10_000_000 } else { 300_000 };
+    let mut world = World::new(config(1));
+    let real: Vec<_> = (0..1000).map(|seed| tx_frame(seed, 200)).collect();
+    real.chunks(100).for_each(|frames| world.round(frames));
+    let mut batch: Vec<_> = real[..250].to_vec();
+    for number in 0..forged {
+        let frame = &mut batch[number as usize % 250];
+        frame[8..12].copy_from_slice(&number.to_be_bytes());
+        if number % 250 == 249 {
+            world.round(&batch);
+        }
+    }
+    assert_eq!(world.dropped(DropReason::HashMismatch), u64::from(forged));
+    assert_eq!((world.local.len(), world.local.evicted_early()), (1000, 0));
+    assert_eq!(world.local.effective_horizon(world.now), Duration::from_secs(600));
+    real.chunks(100).for_each(|frames| world.round(frames));
+    assert_eq!((world.stamps().len(), world.tally.deduped(Kind::Tx).get()), (1000, 1000));
 }
 
 #[test]
@@ -601,7 +624,7 @@ impl Session for Silent {
 fn when_the_store_falls_behind_streams_stop_first_and_then_the_oldest_that_was_not_asked_about_is_sent() {
     // Requests under way, and keys of each.
     const BATCH: usize = 256;
-    const ASKED: usize = 16 * BATCH;
+    const ASKED: usize = 4 * BATCH;
     const WAITING: usize = 6_000;
     const FRAMES: usize = 7_000;
     let frames: Vec<Vec<u8>> = (0..FRAMES).map(|n| tx_frame(u32::try_from(n).unwrap(), 200)).collect();

@@ -334,6 +334,16 @@ fn a_digest_that_overtakes_its_frames_asks_for_nothing() {
 }
 
 #[test]
+fn the_tail_of_a_sender_that_died_before_its_digest_is_probed_for() {
+    let mut world = World::settled();
+    (1..=10).for_each(|seq| world.send(&tx(seq)));
+    world.digest(FLOW, 10);
+    (11..=12).for_each(|seq| world.lose(&tx(seq)));
+    world.run(Duration::from_secs(10));
+    world.delivered_exactly((1..=12).map(transaction));
+}
+
+#[test]
 fn a_tail_without_digest_is_probed_for() {
     let mut world = World::settled();
     (1..=10).for_each(|seq| world.send(&tx(seq)));

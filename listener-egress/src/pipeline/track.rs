@@ -312,7 +312,7 @@ pub struct Tracker {
     missing: u64,
     /// Numbers of removed gaps that were under way: (endpoint, how many).
     released: Vec<(u32, u64)>,
-    /// Senders of digests: their flows need no probes.
+    /// Senders of digests: their flows are probed late.
     digest_sources: HashSet<IpAddr>,
     rng: SmallRng,
     sweep_at: usize,
@@ -831,8 +831,7 @@ impl Tracker {
                     self.lose(key, next, (held.seq - 1).max(next), Loss::Jump, counts);
                 }
                 self.remove_flow(slot, counts);
-            } else if flow.wants_probe(now)
-                && !self.digest_sources.contains(&flow.source)
+            } else if flow.wants_probe(now, self.digest_sources.contains(&flow.source))
                 && probe(flow)
                 && let Some(flow) = self.flows.get_mut(slot)
             {
@@ -910,10 +909,12 @@ impl Flow {
         self.held.is_some_and(|held| held.seq.abs_diff(seq) <= max_jump)
     }
 
-    /// Idle for long enough that its last frames may be lost, and no digest ever spoke of it (wire 9.2, 15).
-    fn wants_probe(&self, now: Instant) -> bool {
+    /// Idle for long enough that its last frames may be lost, and no digest spoke of it (wire 9.2, 15). A sender of
+    /// `digests` has the first word; one that was killed sends none of its last frames.
+    fn wants_probe(&self, now: Instant, digests: bool) -> bool {
         const PROBES: u8 = 3;
-        let pause = Duration::from_nanos(self.interval_ns.saturating_mul(4)).max(Duration::from_millis(500));
+        let least = Duration::from_millis(if digests { 2_000 } else { 500 });
+        let pause = Duration::from_nanos(self.interval_ns.saturating_mul(4)).max(least);
         self.wanted
             && self.probes < PROBES
             && self.gaps.is_empty()

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use cache_backend::{Answers, Claimed, KeyValues};
 use std::time::{Duration, Instant};
 
-/// Claim requests under way at once; further frames wait for the next batch.
-const MAX_CLAIM_REQUESTS: usize = 16;
+/// Claim requests under way at once; further frames wait for the next batch. Few, so that the deadline of a request
+/// measures the store and not the requests before it.
+const MAX_CLAIM_REQUESTS: usize = 4;
 /// Buffers kept for reuse.
 const MAX_SPARE: usize = 32;
 

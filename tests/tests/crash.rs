@@ -152,7 +152,7 @@ fn a_listener_killed_every_second_costs_its_consumer_no_frame() {
     let load = Load::of_this_run();
     let Some(net) = Net::new() else { return };
     let redis = Redis::start(&net, "redis");
-    let listener = format!("--redis-addr {} --cache-op-timeout 400ms --deployment-id pair", redis.address());
+    let listener = format!("--redis-addr {} --deployment-id pair", redis.address());
     let setup = Setup { receive: load.receive(), listener, listeners: 2, ..Setup::default() };
     let mut fleet = Fleet::on(net, &setup);
     let mut sender = load.send(&fleet, &fleet.targets());

@@ -231,20 +231,7 @@ pub enum ClaimKeysArg {
 impl Default for Config {
     /// The defaults of the command line; the environment is not looked at.
     fn default() -> Config {
-        use clap::{CommandFactory, FromArgMatches};
-        #[derive(clap::Parser)]
-        struct Command {
-            #[command(flatten)]
-            config: Config,
-        }
-        let parsed = Command::command()
-            .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
-            .try_get_matches_from(["listener"])
-            .and_then(|matches| Command::from_arg_matches(&matches));
-        match parsed {
-            Ok(Command { config }) => config,
-            Err(error) => unreachable!("every option of the egress role has a default: {error}"),
-        }
+        service::config::defaults()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::pipeline::number::MIN_FLOWS;
 use crate::pipeline::train::Order;
-use clap::{Args, FromArgMatches, ValueEnum};
+use clap::{Args, ValueEnum};
 use frame::{Fabric, GroupIndex, ShardBits, SourceMode};
 use service::config::{
     Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, Invalid, Purpose, Role,
@@ -50,143 +50,149 @@ pub struct Config {
     pub backend: BackendArgs,
 
     /// Address to take frames on, UDP and TCP; [::] is every address, IPv4 included
-    #[arg(long, value_name = "ADDRESS", env = "LISTEN_ADDR", default_value = "[::]", value_parser = listen_address)]
+    #[arg(long, value_name = "ADDRESS", env = "LISTEN_ADDR", default_value = "[::]", value_parser = listen_address, help_heading = "Receiving")]
     pub listen: IpAddr,
     /// UDP port to take frames on; 0 lets the kernel choose
-    #[arg(long, value_name = "PORT", default_value_t = 8725)]
+    #[arg(long, value_name = "PORT", default_value_t = 8725, help_heading = "Receiving")]
     pub udp_listen_port: u16,
     /// TCP port to take frames on; 0 is off, auto lets the kernel choose
-    #[arg(long, value_name = "PORT", default_value = "0")]
+    #[arg(long, value_name = "PORT", default_value = "0", help_heading = "Receiving")]
     pub tcp_listen_port: TcpPort,
     /// UDP port of the multicast groups
-    #[arg(long, value_name = "PORT", default_value_t = 9001)]
+    #[arg(long, value_name = "PORT", default_value_t = 9001, help_heading = "Sending")]
     pub egress_port: u16,
     /// UDP port of the beacon group, for flow digests
-    #[arg(long, value_name = "PORT", default_value_t = 9300)]
+    #[arg(long, value_name = "PORT", default_value_t = 9300, help_heading = "Sending")]
     pub beacon_port: u16,
     /// Worker threads; 0 is one for each core
-    #[arg(long, value_name = "N", env = "NUM_WORKERS", default_value_t = 0)]
+    #[arg(long, value_name = "N", env = "NUM_WORKERS", default_value_t = 0, help_heading = "Receiving")]
     pub workers: usize,
     /// Receive buffer of each UDP socket; 0 is 4 MiB
-    #[arg(long, value_name = "SIZE", env = "BSP_RECV_BUF_BYTES", default_value = "0")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "BSP_RECV_BUF_BYTES",
+        default_value = "0",
+        help_heading = "Receiving"
+    )]
     pub recv_buf_bytes: ByteSize,
     /// Datagrams (or trains) taken by one receive call
-    #[arg(long, value_name = "N", env = "BSP_RECV_BATCH", default_value_t = 32)]
+    #[arg(long, value_name = "N", env = "BSP_RECV_BATCH", default_value_t = 32, help_heading = "Receiving")]
     pub recv_batch: usize,
     /// Send buffer of each multicast socket
-    #[arg(long, value_name = "SIZE", default_value = "8MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", help_heading = "Sending")]
     pub send_buf_bytes: ByteSize,
 
     /// Drop frames whose payload is not what their id says
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Verification")]
     pub verify_payload_hash: bool,
     /// Drop subtree data whose nodes do not hash to the SubtreeID
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Verification")]
     pub verify_subtree_root: bool,
     /// Drop block announcements whose header does not meet its target
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Verification")]
     pub require_block_pow: bool,
     /// Easiest target that --require-block-pow accepts, compact form (0x1d00ffff); 0 is any
-    #[arg(long, value_name = "NBITS", default_value = "0", value_parser = compact_bits)]
+    #[arg(long, value_name = "NBITS", default_value = "0", value_parser = compact_bits, help_heading = "Verification")]
     pub min_pow_bits: u32,
     /// Take transactions in Extended Format only
-    #[arg(long)]
+    #[arg(long, help_heading = "Verification")]
     pub require_ef: bool,
     /// Take frames that already carry a SeqNum, and keep it
-    #[arg(long)]
+    #[arg(long, help_heading = "Verification")]
     pub allow_stamped_ingress: bool,
 
     /// Suppress ids that were forwarded before
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Claims")]
     pub ingress_dedup: bool,
     /// Prefix of claims in the shared store; names the fabric
-    #[arg(long, value_name = "PREFIX", default_value = "bsp:tx:")]
+    #[arg(long, value_name = "PREFIX", default_value = "bsp:tx:", help_heading = "Claims")]
     pub txid_dedup_prefix: String,
     /// How long an id is remembered
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Claims")]
     pub txid_dedup_ttl: Duration,
     /// Ids remembered in this process; 0 turns suppression off
-    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, help_heading = "Claims")]
     pub txid_dedup_local_cap: usize,
     /// Memory for ids remembered in this process, instead of --txid-dedup-local-cap
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = "Claims")]
     pub dedup_memory: Option<ByteSize>,
     /// settled: no claim outlives a crash between claim and send; simple: as the Go stack
-    #[arg(long, value_name = "MODE", default_value = "settled")]
+    #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Claims")]
     pub claim_mode: ClaimModeArg,
     /// Keys in the shared store. go: as the Go stack writes them, so that both race; compact: half the memory, for
     /// fleets without Go nodes. The same on all nodes that share a store
-    #[arg(long, value_name = "STYLE", default_value = "go")]
+    #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Claims")]
     pub claim_keys: ClaimKeysArg,
     /// How often a worker with new claims closes an epoch
-    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Claims")]
     pub claim_epoch: Duration,
     /// How long the copy of a frame waits for another proxy to settle its claim
-    #[arg(long, value_name = "DURATION", default_value = "250ms", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "250ms", value_parser = duration, help_heading = "Claims")]
     pub claim_lease: Duration,
     /// Copies that wait for other proxies, bytes a worker; when full the oldest is sent
-    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Claims")]
     pub claim_park_bytes: ByteSize,
     /// Frames that wait for the shared store, bytes a worker. At half of it TCP is not read; when full, the oldest that
     /// was not asked about is sent undecided
-    #[arg(long, value_name = "SIZE", default_value = "32MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", help_heading = "Claims")]
     pub slab_bytes: ByteSize,
 
     /// Largest IP packet; larger frames leave as fragments (V3); 0 never fragments
-    #[arg(long, value_name = "BYTES", default_value_t = 1500)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, help_heading = "Sending")]
     pub frag_mtu: u16,
     /// How much a frame may be padded, in percent of its length, to share a train; 0 is equal lengths only
-    #[arg(long, value_name = "PERCENT", default_value_t = 15)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15, help_heading = "Sending")]
     pub train_padding: u32,
     /// length sorts a batch for the longest trains; arrival keeps the order within a flow
-    #[arg(long, value_name = "ORDER", default_value = "length")]
+    #[arg(long, value_name = "ORDER", default_value = "length", help_heading = "Sending")]
     pub train_order: TrainOrderArg,
     /// Hand trains to the kernel whole (UDP_SEGMENT); off sends one datagram at a time
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Sending")]
     pub gso: bool,
     /// Take trains from the kernel whole (UDP_GRO)
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Receiving")]
     pub gro: bool,
     /// How long a batch may grow after the receive queue is empty, for longer trains
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, help_heading = "Sending")]
     pub emit_delay: Duration,
     /// How long a train that the kernel refuses is tried again
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration, help_heading = "Sending")]
     pub send_deadline: Duration,
     /// Frames that the kernel refused, bytes for each interface and worker; when full the newest are dropped
-    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Sending")]
     pub send_backlog_bytes: ByteSize,
 
     /// instance: a new flow for each worker and start; standard: the sender's address, as the Go stack
-    #[arg(long, value_name = "IDENTITY", default_value = "instance")]
+    #[arg(long, value_name = "IDENTITY", default_value = "instance", help_heading = "Flows")]
     pub flow_identity: FlowIdentityArg,
     /// In standard identity, set the flow key of frames that carry both key and number
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Flows")]
     pub stamp_source: bool,
     /// Flows held, for each worker
-    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    #[arg(long, value_name = "N", default_value_t = 65_536, help_heading = "Flows")]
     pub flow_capacity: usize,
     /// A flow without frames for this long is forgotten [default: 5m, in standard identity 10m]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Flows")]
     pub flow_idle: Option<Duration>,
     /// Announce the highest number of each active flow, so that receivers find the loss of its last frames
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Flows")]
     pub flow_digests: bool,
     /// Where standard identity keeps its counters over an orderly stop
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Flows")]
     pub state_dir: Option<PathBuf>,
 
     /// TCP connections at once
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Streams")]
     pub tcp_max_connections: usize,
     /// Bytes of all connections in this process that have not been forwarded yet
-    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", help_heading = "Streams")]
     pub tcp_buffer_bytes: ByteSize,
     /// A frame that has begun must end within this time
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Streams")]
     pub tcp_read_timeout: Duration,
     /// A connection without a frame for this long is closed
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = "Streams")]
     pub tcp_idle_timeout: Duration,
 }
 
@@ -281,29 +287,28 @@ fn compact_bits(text: &str) -> Result<u32, String> {
     parsed.map_err(|_| "want compact target bits, such as 0x1d00ffff, or 0".to_owned())
 }
 
+impl Default for Config {
+    /// The defaults of the command line; the environment is not looked at.
+    fn default() -> Config {
+        service::config::defaults()
+    }
+}
+
 impl Config {
     /// A proxy inside another process: loopback, ports chosen by the kernel, one worker, IPv4 groups on `lo`. Change what
     /// you need.
     pub fn for_embedding() -> Config {
-        let mut config = Config::defaults();
-        config.listen = IpAddr::from([127, 0, 0, 1]);
-        config.udp_listen_port = 0;
-        config.tcp_listen_port = TcpPort::Auto;
-        config.workers = 1;
+        let mut config = Config {
+            listen: IpAddr::from([127, 0, 0, 1]),
+            udp_listen_port: 0,
+            tcp_listen_port: TcpPort::Auto,
+            workers: 1,
+            ..Config::default()
+        };
         config.fabric.iface.0 = vec!["lo".to_owned()];
         config.fabric.fabric = Family::Ipv4;
         config.fabric.egress_loop = true;
         config
-    }
-
-    /// Every option at its default.
-    ///
-    /// # Panics
-    /// Never: the defaults are constants, and a test parses them.
-    pub fn defaults() -> Config {
-        let command = Config::augment_args(clap::Command::new("proxy"));
-        let matches = command.no_binary_name(true).get_matches_from(std::iter::empty::<&str>());
-        Config::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
     /// Combinations that cannot work.
@@ -441,7 +446,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_go_stack_and_work() {
-        let config = Config::defaults();
+        let config = Config::default();
         config.check().unwrap();
         assert_eq!((config.udp_listen_port, config.tcp_listen_port), (8725, TcpPort::Off));
         assert_eq!((config.egress_port, config.frag_mtu), (9001, 1500));

@@ -263,20 +263,7 @@ fn beacon_scope(text: &str) -> Result<BeaconScope, String> {
 impl Default for Config {
     /// The defaults of the command line; the environment is not looked at.
     fn default() -> Config {
-        #[derive(clap::Parser)]
-        struct Command {
-            #[command(flatten)]
-            config: Config,
-        }
-        use clap::{CommandFactory, FromArgMatches};
-        let parsed = Command::command()
-            .mut_args(|arg| arg.env(clap::builder::Resettable::Reset))
-            .try_get_matches_from(["retry"])
-            .and_then(|matches| Command::from_arg_matches(&matches));
-        match parsed {
-            Ok(Command { config }) => config,
-            Err(error) => unreachable!("every option of the retry role has a default: {error}"),
-        }
+        service::config::defaults()
     }
 }
 

@@ -45,3 +45,16 @@ impl Invalid {
         Invalid { option, problem: problem.into() }
     }
 }
+
+/// Every option of a role at the default of its command line; the environment is not looked at.
+///
+/// # Panics
+/// If an option is required: roles have none, and their tests call this.
+pub fn defaults<Options: clap::Args>() -> Options {
+    let command = Options::augment_args(clap::Command::new("defaults").no_binary_name(true))
+        .mut_args(|arg| arg.env(clap::builder::Resettable::Reset));
+    command
+        .try_get_matches_from(std::iter::empty::<&str>())
+        .and_then(|matches| Options::from_arg_matches(&matches))
+        .unwrap_or_else(|error| unreachable!("every option has a default: {error}"))
+}

@@ -348,7 +348,8 @@ async fn claims_cost_one_command_each_unless_values_without_marks_are_found() {
     let (_backend, session) = open(settings(server.address())).await;
     let pings = || {
         let stats = server.ask(&["INFO", "commandstats"]);
-        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls=")?.split(',').next());
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls=")?.split(',').next());
         calls.map_or(0, |calls| calls.parse::<u32>().expect("a count"))
     };
     let began = pings();

@@ -176,7 +176,7 @@ pub struct Config {
     /// Preference within the tier, higher first
     #[arg(long, value_name = "N", default_value_t = 128, help_heading = "Beacon")]
     pub beacon_preference: u8,
-    /// Interval as advertised; ADVERTs leave more often (each second while young, then every 10 s)
+    /// Interval as advertised; ADVERTs leave more often, each second
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Beacon")]
     pub beacon_interval: Duration,
     /// Scope of the beacon group: link, site, org, global or all

@@ -124,6 +124,11 @@ impl Checklist {
         self.seen.iter().filter(|times| **times == 0).count()
     }
 
+    /// Which they are, in no order.
+    pub fn missing_ids(&self) -> impl Iterator<Item = TxId> {
+        self.expected.iter().filter(|(_, at)| self.seen[**at] == 0).map(|(id, _)| *id)
+    }
+
     /// True once everything expected came. Costs nothing, unlike `missing`.
     pub fn missing_is_zero(&self) -> bool {
         self.expected.len() + self.others.len() == self.unique

@@ -3,6 +3,7 @@
 use crate::consumer::{Checklist, RecordReader};
 use crate::endpoint::{Endpoint, Transport};
 use crate::progress;
+use crate::traffic::{self, Traffic};
 use crate::values;
 use anyhow::Context;
 use std::io::Write;
@@ -12,6 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
+
+/// Missing transactions that are named at the end.
+const NAMED: usize = 20;
 
 /// Receive what a listener delivers, count it, print it or verify it.
 #[derive(clap::Args, Debug)]
@@ -26,12 +30,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     verify_block: Option<String>,
 
+    /// Expect what `oncecast send FILE` sends, with the same --count, and name what did not come.
+    #[arg(long, value_name = "FILE", conflicts_with = "verify_block")]
+    expect: Option<String>,
+
     /// Stop after N different transactions.
     #[arg(long, value_name = "N", value_parser = values::at_least_one)]
     count: Option<usize>,
 
-    /// Give up after this many seconds without being complete, 0 = never [default: 60 with --verify-block or --count,
-    /// else 0].
+    /// Give up after this many seconds without being complete, 0 = never [default: 60 with --verify-block, --expect or
+    /// --count, else 0].
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, allow_negative_numbers = true)]
     timeout: Option<f64>,
 
@@ -59,14 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn receive(args: Args) -> anyhow::Result<ExitCode> {
-    let mut checklist = match &args.verify_block {
-        Some(file) => {
-            let bytes = std::fs::read(file).with_context(|| format!("--verify-block {file}"))?;
-            Checklist::of_block(&bytes)
-                .with_context(|| format!("--verify-block {file} is not a raw block"))?
-        }
-        None => Checklist::open(),
-    };
+    let mut checklist = checklist(&args)?;
     // Bounded: a consumer that cannot keep up makes TCP listeners wait, as a real one would.
     let (records_in, mut records) = mpsc::channel::<Vec<u8>>(1024);
     for endpoint in &args.listen {
@@ -76,6 +77,22 @@ async fn receive(args: Args) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let complete = collect(&args, &mut checklist, &mut records).await?;
     report(&args, &checklist, complete, began.elapsed())
+}
+
+/// What is expected.
+fn checklist(args: &Args) -> anyhow::Result<Checklist> {
+    if let Some(file) = &args.verify_block {
+        let bytes = std::fs::read(file).with_context(|| format!("--verify-block {file}"))?;
+        return Checklist::of_block(&bytes)
+            .with_context(|| format!("--verify-block {file} is not a raw block"));
+    }
+    let Some(input) = &args.expect else { return Ok(Checklist::open()) };
+    let base = traffic::read_input(input).with_context(|| format!("--expect {input}"))?;
+    let traffic = Traffic::new(base, args.count)?;
+    let mut scratch = Vec::new();
+    let ids = (0..traffic.len()).map(|index| traffic.txid(index, &mut scratch));
+    let ids = ids.collect::<anyhow::Result<Vec<_>>>().with_context(|| format!("--expect {input}"))?;
+    Ok(Checklist::of(ids, 0, None))
 }
 
 /// Starts taking deliveries at `endpoint`.
@@ -150,14 +167,15 @@ async fn collect(
     checklist: &mut Checklist,
     records: &mut mpsc::Receiver<Vec<u8>>,
 ) -> anyhow::Result<bool> {
-    let bounded = args.verify_block.is_some() || args.count.is_some();
+    let listed = args.verify_block.is_some() || args.expect.is_some();
+    let bounded = listed || args.count.is_some();
     let goal = args.count.unwrap_or_else(|| checklist.missing());
     let seconds = args.timeout.unwrap_or(if bounded { 60.0 } else { 0.0 });
     let give_up = deadline_in(if seconds > 0.0 { seconds } else { f64::MAX });
     let bar = progress::bar(goal as u64, args.json || !bounded, "receiving");
     let is_complete = |list: &Checklist| match args.count {
         Some(count) => list.unique() >= count,
-        None => args.verify_block.is_some() && list.missing_is_zero(),
+        None => listed && list.missing_is_zero(),
     };
     let mut end = give_up;
     let mut complete = bounded && is_complete(checklist);
@@ -201,6 +219,7 @@ fn print_hex(bytes: &[u8]) -> anyhow::Result<()> {
 
 fn report(args: &Args, list: &Checklist, complete: bool, took: Duration) -> anyhow::Result<ExitCode> {
     let (missing, twice) = (list.missing(), list.duplicates());
+    let named: Vec<String> = list.missing_ids().take(NAMED).map(|id| id.to_string()).collect();
     let verified = args.verify_block.is_none() || (list.merkle_root_ok() && twice == 0);
     let seconds = took.as_secs_f64();
     if args.json {
@@ -211,6 +230,7 @@ fn report(args: &Args, list: &Checklist, complete: bool, took: Duration) -> anyh
                 "unique": list.unique(),
                 "duplicates": twice,
                 "missing": missing,
+                "missing_ids": named,
                 "unexpected": list.unexpected(),
                 "merkle_root_ok": args.verify_block.is_some().then(|| list.merkle_root_ok()),
                 "complete": complete,
@@ -219,6 +239,9 @@ fn report(args: &Args, list: &Checklist, complete: bool, took: Duration) -> anyh
         );
     } else {
         eprintln!("{} different transactions, {twice} deliveries too many, in {seconds:.2} s", list.unique());
+        for id in &named {
+            eprintln!("missing: {id}");
+        }
         if let Some(file) = &args.verify_block {
             let verdict = if list.merkle_root_ok() { "matches" } else { "does NOT match" };
             eprintln!("{file}: {missing} transactions missing; the Merkle root {verdict}");

@@ -20,8 +20,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 use txidset::{ClaimsConfig, KeyStyle, Mode};
 
-/// `--catch-up` of a listener with a shared store: several leases of 1,000 frames/s in one flow, as a sibling
-/// may die too before it takes over.
+/// `--catch-up` of a listener with a shared store: several leases of 1,000 frames/s in one flow, for flows of which no
+/// position was kept.
 const CATCH_UP: u64 = 8192;
 
 /// Options of one listener.
@@ -109,8 +109,9 @@ pub struct Config {
     /// Later frames that end the wait for a missing one; 0 is the delay alone
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Repair")]
     pub reorder_frames: u64,
-    /// So many frames from before the start are asked for in each flow; the gate stops what was delivered already
-    /// [default: 8192 with a shared store, as a sibling may have died with frames in hand; else 0]
+    /// So many frames from before the start are asked for in each flow of which the shared store keeps no position (how
+    /// far the listeners of this consumer were); the gate stops what was delivered already [default: 8192 with a shared
+    /// store, else 0]
     #[arg(long, value_name = "N", help_heading = "Repair")]
     pub catch_up: Option<u64>,
     /// How long a gap is repaired [default: as long as endpoints hold its class, 60s for transactions]
@@ -406,6 +407,7 @@ impl Config {
             endpoints: self.endpoints()?,
             single_rate,
             header_origin,
+            positions: None,
         })
     }
 }

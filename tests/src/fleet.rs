@@ -39,19 +39,34 @@ pub struct Role {
     pub args: String,
     /// The running process.
     pub process: Process,
+    /// What the processes before it knew when they were killed: their metrics, then their log.
+    pub lives: Vec<String>,
 }
 
 impl Role {
     fn start(host: Host, admin: u16, args: String) -> Role {
         let process = role(&host, admin, &args);
-        Role { host, admin, args, process }
+        Role { host, admin, args, process, lives: Vec::new() }
     }
 
     /// `kill -9`, and the same again at once; returns when the new one is ready.
     pub fn kill_and_restart(&mut self) {
+        let metrics = self.page("metrics");
         self.process.signal("KILL");
         self.process.wait(10.0);
+        self.lives.push(format!("{metrics}\n{}", self.process.stderr()));
         self.restart();
+    }
+
+    /// A page of its admin address.
+    pub fn page(&self, page: &str) -> String {
+        crate::process::run(&self.host, &format!("status 127.0.0.1:{} --page {page}", self.admin), 10.0).1
+    }
+
+    /// Sum of a metric over all lives, this one included.
+    pub fn metric_of_all_lives(&self, name: &str) -> f64 {
+        let now = self.page("metrics");
+        self.lives.iter().chain([&now]).map(|page| crate::process::sum_of(page, name)).sum()
     }
 
     /// Starts it again after its end.

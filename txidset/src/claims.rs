@@ -17,10 +17,12 @@
 
 mod ask;
 mod judge;
+mod mark;
 mod park;
 
 pub use ask::{Answer, Ask, Request, RequestId};
 pub use judge::Trust;
+pub use mark::Mark;
 
 use crate::ledger::{Ledger, Place};
 use crate::mutation::Mutation;
@@ -31,6 +33,7 @@ use crate::value::ClaimValue;
 use crate::{ClaimKey, LocalSet};
 use ask::InFlight;
 use cache_backend::KeyValues;
+use mark::Cohorts;
 use park::Parked;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -233,6 +236,9 @@ pub struct Claims {
     to_release: VecDeque<Handle>,
     in_flight: Vec<InFlight>,
     flights: Flights,
+    cohorts: Cohorts,
+    /// What the caller wants to be written.
+    to_keep: Option<KeyValues>,
     decisions: VecDeque<Decision>,
     /// Until then tier 1 alone decides about new ids.
     bypass_until: Option<Instant>,
@@ -272,6 +278,7 @@ struct Flights {
     writing: bool,
     write_after: Option<Instant>,
     reading: bool,
+    keeping: bool,
 }
 
 /// An entry as it was when the handle was made.
@@ -288,6 +295,8 @@ struct Entry {
     key: ClaimKey,
     token: Token,
     bytes: u32,
+    /// Between which marks it came.
+    cohort: u64,
     nonce: u64,
     /// When the request of its latest claim was built.
     built: Instant,
@@ -351,6 +360,8 @@ impl Claims {
             to_release: VecDeque::new(),
             in_flight: Vec::new(),
             flights: Flights::default(),
+            cohorts: Cohorts::default(),
+            to_keep: None,
             decisions: VecDeque::new(),
             bypass_until: None,
             refusals: 0,
@@ -656,6 +667,7 @@ impl Claims {
         });
         let entry = &mut self.entries[index as usize];
         (entry.state, entry.key, entry.token, entry.bytes, entry.built) = (state, key, token, bytes, now);
+        entry.cohort = self.cohorts.enter();
         index
     }
 
@@ -669,6 +681,7 @@ impl Claims {
         entry.holder = None;
         entry.asked_again = false;
         entry.taking_over = false;
+        self.cohorts.leave(entry.cohort);
         self.free.push(index);
     }
 
@@ -708,6 +721,7 @@ impl Entry {
             key,
             token: 0,
             bytes: 0,
+            cohort: 0,
             nonce: 0,
             built: now,
             asked: None,

@@ -150,6 +150,18 @@ impl Ledger {
         self.owners.back().is_some_and(|owner| !owner.epochs.is_empty())
     }
 
+    /// The newest epoch of the current owner; `None` before its first.
+    pub(crate) fn newest(&self) -> Option<Place> {
+        let owner = self.owners.back().filter(|owner| owner.last() > 0)?;
+        Some(Place { serial: owner.serial, owner: owner.id, epoch: owner.last() })
+    }
+
+    /// The store knows that `place` is settled. What a former owner left unsettled will not be: siblings take it over.
+    pub(crate) fn covers(&self, place: Place) -> bool {
+        let current = self.owners.back().filter(|owner| owner.serial == place.serial);
+        current.is_none_or(|owner| owner.written.0 >= place.epoch)
+    }
+
     fn renew(&mut self) {
         if let Some(owner) = self.owners.back_mut() {
             owner.close();

@@ -31,11 +31,13 @@ pub enum Mutation {
     LeaseByWallClock,
     /// Planted in the simulator: a worker comes back under its old owner id.
     OwnerKeptAcrossRestart,
+    /// Planted in the simulator: the store says of living owners that their process has ended.
+    EndedWhileAlive,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 24] = [
+    pub const ALL: [Mutation; 25] = [
         Mutation::SettledTooEarly,
         Mutation::SettledOutOfOrder,
         Mutation::ClosedEpochReused,
@@ -60,5 +62,6 @@ impl Mutation {
         Mutation::RecordExpiresEarly,
         Mutation::LeaseByWallClock,
         Mutation::OwnerKeptAcrossRestart,
+        Mutation::EndedWhileAlive,
     ];
 }

@@ -16,7 +16,7 @@ pub enum KeyStyle {
 ///
 /// The prefix names the fabric (ingress gate, `bsp:tx:`) or the consumer (egress gate, `bsl:egr:<deployment>:`).
 /// Transactions: prefix and id. Other classes: the prefix without a trailing `tx:`, then `<class>[:<kind>]:` and id.
-/// Records: the same base, `rec:` and the owner.
+/// Records and what else is kept: the same base, a word (`rec:`, `end:`, `node:`, `pos:`, `fabric:`) and a name.
 #[derive(Clone, Debug)]
 pub struct Names {
     prefix: Vec<u8>,
@@ -66,15 +66,39 @@ impl Names {
 
     /// Appends the key of an owner's record.
     pub fn record(&self, owner: u64, out: &mut Vec<u8>) {
+        self.tagged(0xFF, "rec:", &owner.to_be_bytes(), out);
+    }
+
+    /// Appends the key that says that an owner's process has ended.
+    pub fn ended(&self, owner: u64, out: &mut Vec<u8>) {
+        self.tagged(0xFE, "end:", &owner.to_be_bytes(), out);
+    }
+
+    /// Appends the key under which the process at `place` lists its owners.
+    pub fn node(&self, place: &[u8], out: &mut Vec<u8>) {
+        self.tagged(0xFD, "node:", place, out);
+    }
+
+    /// Appends the key of the positions of a consumer's workers with this index.
+    pub fn positions(&self, index: u16, out: &mut Vec<u8>) {
+        self.tagged(0xFC, "pos:", &index.to_be_bytes(), out);
+    }
+
+    /// Appends the key that says whose prefix this is.
+    pub fn fabric(&self, out: &mut Vec<u8>) {
+        self.tagged(0xFB, "fabric:", &[], out);
+    }
+
+    fn tagged(&self, tag: u8, word: &str, name: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix[..self.base]);
         match self.style {
             KeyStyle::Hex => {
-                out.extend_from_slice(b"rec:");
-                push_hex(out, &owner.to_be_bytes());
+                out.extend_from_slice(word.as_bytes());
+                push_hex(out, name);
             }
             KeyStyle::Compact => {
-                out.push(RECORD_TAG);
-                out.extend_from_slice(&owner.to_be_bytes());
+                out.push(tag);
+                out.extend_from_slice(name);
             }
         }
     }
@@ -103,9 +127,6 @@ impl Names {
         out.extend_from_slice(&key.id);
     }
 }
-
-/// Class byte of records in compact keys.
-const RECORD_TAG: u8 = 0xFF;
 
 fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -100,6 +100,22 @@ impl Record {
     }
 }
 
+/// Bytes of the word that an owner's process has ended.
+pub const ENDED_LEN: usize = 9;
+
+/// The 9 bytes under the key `Names::ended`: version, owner.
+pub fn encode_ended(owner: u64) -> [u8; ENDED_LEN] {
+    let mut bytes = [VERSION; ENDED_LEN];
+    bytes[1..].copy_from_slice(&owner.to_be_bytes());
+    bytes
+}
+
+/// Whose process has ended; `None`: not a word that this version can read.
+pub fn parse_ended(bytes: &[u8]) -> Option<u64> {
+    let bytes = <&[u8; ENDED_LEN]>::try_from(bytes).ok()?;
+    (bytes[0] == VERSION).then(|| u64_at(bytes, 1))
+}
+
 /// A batch of one pair.
 pub(crate) fn one(key: &[u8], value: &[u8]) -> KeyValues {
     let mut batch = KeyValues::new();

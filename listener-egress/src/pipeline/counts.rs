@@ -208,6 +208,16 @@ pub struct Counts {
     pub announces: u64,
     /// See `announces`.
     pub announces_rejected: u64,
+    /// Flows that go on where the consumer's listeners were before this process.
+    pub flows_resumed: u64,
+    /// Flows older than this process whose position nobody kept: a fixed number of frames is asked for.
+    pub flows_without_position: u64,
+    /// Numbers from before this process that are owed.
+    pub catch_up: u64,
+    /// Positions written to the shared store.
+    pub positions_kept: u64,
+    /// Flows that found no place in the positions last written.
+    pub positions_left_out: u64,
     /// Open gaps now, in numbers.
     pub open_gaps: u64,
     /// Flows now.

@@ -16,6 +16,7 @@ pub mod counts;
 mod deliver;
 mod filter;
 mod gate;
+pub mod position;
 mod reassemble;
 mod registry;
 mod request;
@@ -29,6 +30,7 @@ pub use counts::{Counts, DropReason, Loss};
 pub use deliver::{Datagram, DatagramQueue, Full, Handed, LONGEST_DATAGRAM, Run, StreamQueue};
 pub use filter::{BadPrefix, Filter, FilterRules, Prefix};
 pub use gate::{Delivery, Gate, Kept, Place, claim_key};
+pub use position::Positions;
 pub use reassemble::{Parts, Reassembler, ReassemblyLimits, Rebuilt};
 pub use registry::{Change, MAX_ENDPOINTS, Registry};
 pub use request::{Request, Requester};
@@ -106,6 +108,8 @@ pub struct Settings {
     pub single_rate: f64,
     /// Emitter of V7 headers; `None` = none are emitted.
     pub header_origin: Option<Origin>,
+    /// Index of this worker among those whose positions are kept in the shared store; `None` = none are.
+    pub positions: Option<u16>,
 }
 
 /// Length of a V7 frame (wire 1.7).
@@ -128,6 +132,9 @@ pub struct Pipeline {
     deliveries: Vec<Delivery>,
     headers: Vec<[u8; BLOCK_HEADER_FRAME]>,
     header_seq: u64,
+    keeper: position::Keeper,
+    /// Frames without a claim that the consumer's queue holds.
+    unclaimed: u64,
     next_tick: Instant,
     ticks: u32,
 }
@@ -146,6 +153,8 @@ impl Pipeline {
             deliveries: Vec::new(),
             headers: Vec::new(),
             header_seq: 0,
+            keeper: position::Keeper::default(),
+            unclaimed: 0,
             next_tick: now + TICK,
             ticks: 0,
             settings,
@@ -420,6 +429,7 @@ impl Pipeline {
         let flows = SWEEP.max(self.tracker.flows() / 50);
         let requester = &mut self.requester;
         self.tracker.sweep(now, flows, |flow| requester.probe(now, flow), &mut self.counts);
+        self.keep_positions(now);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             self.reassembler.purge(now, &mut self.counts);
@@ -438,8 +448,9 @@ impl Pipeline {
         [self.requester.next_timeout(), claims].into_iter().flatten().fold(self.next_tick, Instant::min)
     }
 
-    /// Frames to hand to the consumer, in order.
+    /// Frames to hand to the consumer, in order. Each must be answered with `delivered` or `undelivered`.
     pub fn take_deliveries(&mut self, out: &mut Vec<Delivery>) {
+        self.unclaimed += self.deliveries.iter().filter(|delivery| delivery.ticket.is_none()).count() as u64;
         out.append(&mut self.deliveries);
     }
 
@@ -472,8 +483,9 @@ impl Pipeline {
     pub fn delivered(&mut self, now: Instant, handed: Handed) {
         self.counts.delivered += 1;
         self.counts.delivered_bytes += u64::from(handed.wire_len);
-        if let Some(ticket) = handed.ticket {
-            self.gate.sent(now, ticket);
+        match handed.ticket {
+            Some(ticket) => self.gate.sent(now, ticket),
+            None => self.unclaimed = self.unclaimed.saturating_sub(1),
         }
     }
 
@@ -500,8 +512,9 @@ impl Pipeline {
     /// The consumer will not get it from us: its claim is released.
     pub fn undelivered(&mut self, now: Instant, ticket: Option<Ticket>, reason: DropReason) {
         self.counts.drop(reason);
-        if let Some(ticket) = ticket {
-            self.gate.failed(now, ticket);
+        match ticket {
+            Some(ticket) => self.gate.failed(now, ticket),
+            None => self.unclaimed = self.unclaimed.saturating_sub(1),
         }
     }
 

@@ -181,6 +181,15 @@ impl Reassembler {
         self.bytes
     }
 
+    /// Flow and lowest number of every object that is not complete.
+    pub fn incomplete(&self) -> impl Iterator<Item = (HashKey, SeqNum)> {
+        let lowest = |slot: &Slot| {
+            let numbers = slot.numbers.iter().zip(&slot.present);
+            numbers.filter(|(seq, present)| **present && seq.0 > 0).map(|(seq, _)| *seq).min()
+        };
+        self.slots.iter().filter_map(move |(key, slot)| Some((key.hash_key, lowest(slot)?)))
+    }
+
     fn open(
         &mut self,
         now: Instant,

@@ -5,6 +5,9 @@
 //! flow and its repair is made once. Given endpoints are the last tier and never expire, whatever was announced. A
 //! draining one leaves at once; others three of their intervals after their last word.
 //!
+//! Those that the consumer's listeners knew before this process are remembered (`position`): after a start requests need
+//! not wait for the first ADVERT.
+//!
 //! Keyed by (instance, address, port): two hosts under one name do not overwrite each other. Bounded at `MAX_ENDPOINTS`;
 //! a newcomer of a nearer tier takes the place of the farthest.
 
@@ -15,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// Endpoints at once.
 pub const MAX_ENDPOINTS: usize = 64;
+
+/// Life of an endpoint that is only remembered: three pauses between ADVERTs of one that speaks seldom.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Tier of given endpoints: behind every tier that fits an ADVERT.
 const GIVEN_TIER: u16 = 256;
@@ -31,6 +37,21 @@ pub(crate) struct Endpoint {
     /// `None` = given, never expires.
     expires: Option<Instant>,
     pub(crate) path: Path,
+}
+
+/// What is worth remembering of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Where it is asked.
+    pub address: SocketAddr,
+    /// Its instance id.
+    pub instance: u32,
+    /// Its tier.
+    pub tier: u8,
+    /// Its preference.
+    pub preference: u8,
+    /// Longest range that it serves; `None` = single numbers.
+    pub max_range: Option<u16>,
 }
 
 /// What an ADVERT changed.
@@ -95,6 +116,33 @@ impl Registry {
         }
         self.add(address, advert.instance_id, tier, advert.preference, max_range, expires);
         Change::Added
+    }
+
+    /// Takes endpoints that this consumer's listeners knew before this process: until they speak, or for a while.
+    pub fn remember(&mut self, now: Instant, known: &[Known]) {
+        for k in known {
+            let same =
+                |e: &Endpoint| e.expires.is_some() && e.instance == k.instance && e.address == k.address;
+            if self.endpoints.len() < MAX_ENDPOINTS && !self.endpoints.iter().any(same) {
+                let (tier, expires) = (k.tier.into(), Some(now + REMEMBERED));
+                self.add(k.address, k.instance, tier, k.preference, k.max_range, expires);
+            }
+        }
+    }
+
+    /// Endpoints that announced themselves.
+    pub fn known(&self) -> impl Iterator<Item = Known> {
+        let announced = self.endpoints.iter().filter(|e| e.expires.is_some());
+        announced.filter_map(|e| {
+            let (instance, preference, max_range) = (e.instance, e.preference, e.max_range);
+            Some(Known {
+                address: e.address,
+                instance,
+                tier: u8::try_from(e.tier).ok()?,
+                preference,
+                max_range,
+            })
+        })
     }
 
     /// Forgets those that were silent for three intervals.

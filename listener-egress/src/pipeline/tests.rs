@@ -1,6 +1,8 @@
 //! The pipeline in virtual time, with a model endpoint behind it.
 
+use super::registry::Known;
 use super::*;
+use cache_backend::Memory;
 use frame::control::Extended;
 use frame::digest::Entry;
 use frame::{Ack, HashKey, Nack};
@@ -9,7 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
-use txidset::{ClaimKey, Class, Mode};
+use txidset::{Answer, Ask, ClaimKey, Class, Mode, Names, Trust};
 
 const ENDPOINT: &str = "[fd00::e]:9300";
 const PROXY: &str = "[fd00::a]:4000";
@@ -62,6 +64,7 @@ fn settings() -> Settings {
         endpoints: Vec::new(),
         single_rate: 90.0,
         header_origin: None,
+        positions: None,
     }
 }
 
@@ -300,6 +303,132 @@ fn a_listener_of_a_pair_asks_for_what_its_dead_sibling_may_have_had_in_hand() {
     world.run(Duration::from_secs(90));
     assert_eq!(world.counts().lost[Loss::Horizon as usize], 0);
     assert_eq!(world.counts().lost[Loss::BeforeStart as usize], 300);
+}
+
+/// As the shared store gives it to the next process.
+fn left_at(next: u64) -> Positions {
+    let address = address(ENDPOINT);
+    let endpoint = Known { address, instance: 7, tier: 0, preference: 128, max_range: Some(256) };
+    let positions = Positions { endpoints: vec![endpoint], flows: vec![(FLOW, next)] };
+    Positions::decode(&positions.encode()).unwrap()
+}
+
+#[test]
+fn a_listener_goes_on_where_the_one_before_it_was_and_waits_for_no_advert() {
+    let mut settings = settings();
+    settings.track.catch_up = 300;
+    let mut world = World::with(settings);
+    world.pipeline.resume(world.now, Some(&left_at(150)));
+    (1..1000).for_each(|seq| world.store(&tx(seq)));
+    world.send(&tx(1000));
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly((150..=1000).map(transaction));
+    let counts = world.counts();
+    assert_eq!((counts.flows_resumed, counts.flows_without_position, counts.catch_up), (1, 0, 850));
+}
+
+#[test]
+fn a_digest_is_enough_to_go_on_in_a_quiet_flow() {
+    let mut world = World::new();
+    world.pipeline.resume(world.now, Some(&left_at(7)));
+    (1..=20).for_each(|seq| world.store(&tx(seq)));
+    world.digest(FLOW, 20);
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly((7..=20).map(transaction));
+}
+
+#[test]
+fn what_lies_before_the_longest_jump_of_a_resumed_flow_is_counted_as_lost() {
+    let mut settings = settings();
+    settings.track.max_jump = 100;
+    let mut world = World::with(settings);
+    world.pipeline.resume(world.now, Some(&left_at(10)));
+    (1..=1001).for_each(|seq| world.store(&tx(seq)));
+    world.send(&tx(1000));
+    world.send(&tx(1001));
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly((901..=1001).map(transaction));
+    assert_eq!(world.counts().lost[Loss::Jump as usize], 891);
+}
+
+#[test]
+fn a_position_is_the_first_number_that_is_missing() {
+    let mut world = World::settled();
+    let mut positions = Vec::new();
+    (1..=10).for_each(|seq| world.send(&tx(seq)));
+    world.pipeline.tracker.positions(9, &mut positions);
+    assert_eq!(positions, [(FLOW, 11)]);
+    world.send(&tx(14));
+    world.pipeline.tracker.positions(9, &mut positions);
+    assert_eq!(positions, [(FLOW, 11)]);
+    assert_eq!(world.pipeline.tracker.positions(0, &mut positions), 1, "no place for one flow");
+}
+
+#[test]
+fn a_position_that_was_resumed_stands_until_its_flow_is_seen() {
+    let mut world = World::new();
+    world.pipeline.resume(world.now, Some(&left_at(150)));
+    let mut positions = Vec::new();
+    world.run(Duration::from_secs(10));
+    world.pipeline.tracker.positions(9, &mut positions);
+    assert_eq!(positions, [(FLOW, 150)]);
+}
+
+/// Carries out what the gate asks of the shared store; frames that it lets through stay in the consumer's queue.
+fn ask_store(world: &mut World, store: &Memory) -> Vec<Delivery> {
+    let now = world.now;
+    let Some(claims) = world.pipeline.claims_mut() else { return Vec::new() };
+    while let Some(request) = claims.poll_request(now) {
+        let answer = match request.ask {
+            Ask::Claim { batch, ttl } => {
+                let mut answers = Vec::new();
+                store.claim(&batch, ttl, now, &mut answers);
+                Answer::Claimed(answers.into_iter().map(Ok).collect())
+            }
+            Ask::Read { keys } => Answer::Read(keys.iter().map(|(key, _)| Ok(store.get(key, now))).collect()),
+            Ask::Write { batch, ttl } => {
+                store.set(&batch, ttl, now);
+                Answer::Written(vec![Ok(())])
+            }
+            Ask::Release { keys } => {
+                Answer::Released(keys.iter().map(|(key, _)| Ok(store.del(key))).collect())
+            }
+        };
+        assert_eq!(claims.on_answer(now, request.id, answer), Trust::Kept);
+    }
+    world.pipeline.decide(now);
+    let mut deliveries = Vec::new();
+    world.pipeline.take_deliveries(&mut deliveries);
+    deliveries
+}
+
+#[test]
+fn a_position_is_kept_when_all_before_it_has_reached_the_consumer() {
+    let mut settings = settings();
+    settings.claims = ClaimsConfig { tier2: true, ..ClaimsConfig::default() };
+    settings.positions = Some(0);
+    let mut world = World::with(settings.clone());
+    let store = Memory::new(1 << 20);
+    let mut key = Vec::new();
+    Names::new(&settings.claims.prefix, settings.claims.keys).positions(0, &mut key);
+    let kept = |world: &World| {
+        let value = store.get(&key, world.now)?;
+        Positions::decode(&value)?.flows.first().map(|(_, next)| *next)
+    };
+    world.send(&tx(1));
+    let mut queued = Vec::new();
+    for _ in 0..20 {
+        queued.extend(ask_store(&mut world, &store));
+        world.run(Duration::from_millis(50));
+    }
+    assert_eq!((queued.len(), kept(&world)), (1, None), "the consumer does not have it");
+    let Delivery { ticket, wire_len, .. } = queued[0];
+    world.pipeline.delivered(world.now, Handed { ticket, wire_len });
+    for _ in 0..20 {
+        ask_store(&mut world, &store);
+        world.run(Duration::from_millis(50));
+    }
+    assert_eq!(kept(&world), Some(2));
 }
 
 #[test]

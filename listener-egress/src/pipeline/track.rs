@@ -43,8 +43,8 @@ pub struct TrackLimits {
     pub settle: Duration,
     /// A flow first seen at or below this number owes its numbers from 1 on at any time.
     pub small_head: u64,
-    /// So many numbers from before its first sight are owed by a flow that is older than this process: what a sibling
-    /// that died had claimed and not delivered comes back that way.
+    /// So many numbers from before its first sight are owed by a flow that is older than this process and of which no
+    /// position was kept (`Tracker::resume`): what a process that died had claimed and not delivered comes back that way.
     pub catch_up: u64,
     /// A flow without traffic and gaps for this long is forgotten.
     pub idle: Duration,
@@ -303,6 +303,8 @@ pub struct Tracker {
     gaps: Slots<Gap>,
     /// Next number of flows that left for their age.
     departed: LruCache<HashKey, u64>,
+    /// Positions that the consumer's listeners reached before this process, of flows that it has not seen yet.
+    resumed: HashMap<HashKey, u64, KeyedHash>,
     /// Gaps that are new, or were split off, and have no deadline in the queue yet.
     fresh: Vec<Slot>,
     /// Numbers given up since the last `take_losses`, for the log; bounded, the counters have them all.
@@ -342,6 +344,7 @@ impl Tracker {
             flows: Slots::new(),
             gaps: Slots::new(),
             departed: LruCache::new(memory),
+            resumed: HashMap::with_hasher(KeyedHash(seed | 1)),
             fresh: Vec::new(),
             losses: Vec::new(),
             recoveries: Vec::new(),
@@ -353,6 +356,34 @@ impl Tracker {
             started: now,
             limits,
         }
+    }
+
+    /// Where the consumer's listeners were before this process: every number below the position has reached its end, and
+    /// what comes from there on is owed.
+    pub fn resume(&mut self, flows: &[(HashKey, u64)]) {
+        for &(key, next) in flows.iter().take(self.limits.max_flows) {
+            let position = self.resumed.entry(key).or_insert(next);
+            *position = next.max(*position);
+        }
+    }
+
+    /// The first number of each flow that has not come, of at most `most` flows, those that spoke last; what was resumed
+    /// and not seen since keeps its position. Flows that the filters refuse have none. Returns how many flows found no
+    /// place.
+    pub fn positions(&self, most: usize, out: &mut Vec<(HashKey, u64)>) -> usize {
+        let flows = (0..self.flows.places()).filter_map(|place| self.flows.at(place)).map(|(_, flow)| flow);
+        let position =
+            |flow: &Flow| (flow.last_seen, flow.key, flow.gaps.keys().next().copied().unwrap_or(flow.next));
+        let mut seen: Vec<_> = flows.filter(|flow| flow.wanted).map(position).collect();
+        let all = seen.len() + self.resumed.len();
+        if seen.len() > most {
+            seen.select_nth_unstable_by_key(most, |(at, ..)| std::cmp::Reverse(*at));
+            seen.truncate(most);
+        }
+        out.clear();
+        out.extend(seen.iter().map(|&(_, key, next)| (key, next)));
+        out.extend(self.resumed.iter().take(most - out.len()).map(|(key, next)| (*key, *next)));
+        all - out.len()
     }
 
     /// Takes one numbered datagram into account.
@@ -416,7 +447,10 @@ impl Tracker {
         let (Some(after), false) = (highest.0.checked_add(1), highest.0 == 0) else { return };
         let Some(&slot) = self.by_key.get(&key) else {
             let s = Sighting { key, seq: highest, subtree, class, source, wanted, trusted: false };
-            let first = self.owed_from(now, &s, after);
+            if self.resume_flow(now, &s, counts) {
+                return self.digest(now, key, highest, subtree, class, source, wanted, counts);
+            }
+            let first = self.owed_from(now, &s, after, counts);
             if let Some(slot) = self.add_flow(now, &s, first, counts)
                 && first < after
             {
@@ -539,7 +573,10 @@ impl Tracker {
 
     fn first_sight(&mut self, now: Instant, s: &Sighting<'_>, counts: &mut Counts) -> Seen {
         let seq = s.seq.0;
-        let first = self.owed_from(now, s, seq);
+        if self.resume_flow(now, s, counts) {
+            return self.observe(now, s, counts);
+        }
+        let first = self.owed_from(now, s, seq, counts);
         let Some(slot) = self.add_flow(now, s, first, counts) else { return Seen::Untracked };
         if seq < first {
             return self.behind(now, slot, seq, s.trusted, counts);
@@ -548,9 +585,24 @@ impl Tracker {
         Seen::Advanced
     }
 
+    /// Makes the flow where it was left before this process, if its position is known.
+    fn resume_flow(&mut self, now: Instant, s: &Sighting<'_>, counts: &mut Counts) -> bool {
+        if !s.wanted {
+            return false;
+        }
+        let Some(next) = self.resumed.remove(&s.key) else { return false };
+        let Some(slot) = self.add_flow(now, s, next, counts) else { return false };
+        counts.flows_resumed += 1;
+        counts.catch_up = counts.catch_up.saturating_add(s.seq.0.saturating_sub(next));
+        if let Some(flow) = self.flows.get_mut(slot) {
+            flow.older_than_us = s.seq.0.max(next);
+        }
+        true
+    }
+
     /// The start rule: the first number that a flow seen for the first time at `s.seq` owes us; `baseline` where it
     /// owes nothing from before.
-    fn owed_from(&mut self, now: Instant, s: &Sighting<'_>, baseline: u64) -> u64 {
+    fn owed_from(&mut self, now: Instant, s: &Sighting<'_>, baseline: u64, counts: &mut Counts) -> u64 {
         let seq = s.seq.0;
         if let Some(next) = self.departed.pop(&s.key) {
             return next;
@@ -559,7 +611,10 @@ impl Tracker {
             // What is older than the longest jump is no loss of ours: it may be from before the flow's last rest.
             seq.saturating_sub(self.limits.max_jump).max(1)
         } else if s.wanted && self.limits.catch_up > 0 {
-            seq.saturating_sub(self.limits.catch_up.min(self.limits.max_jump)).max(1)
+            let first = seq.saturating_sub(self.limits.catch_up.min(self.limits.max_jump)).max(1);
+            counts.flows_without_position += 1;
+            counts.catch_up = counts.catch_up.saturating_add(seq - first);
+            first
         } else {
             baseline
         }
@@ -812,6 +867,13 @@ impl Tracker {
         })
     }
 
+    /// Flows that were resumed and are still not seen after `idle` are forgotten like others.
+    fn forget_resumed(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.started) >= self.limits.idle {
+            self.resumed = HashMap::with_hasher(self.resumed.hasher().clone());
+        }
+    }
+
     /// Looks at some flows: forgets those that are idle for too long, and names those that a probe should ask.
     pub(crate) fn sweep(
         &mut self,
@@ -820,6 +882,7 @@ impl Tracker {
         mut probe: impl FnMut(&Flow) -> bool,
         counts: &mut Counts,
     ) {
+        self.forget_resumed(now);
         let places = self.flows.places();
         for _ in 0..flows.min(places) {
             self.sweep_at = if self.sweep_at + 1 >= places { 0 } else { self.sweep_at + 1 };

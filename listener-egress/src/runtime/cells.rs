@@ -3,7 +3,9 @@
 use crate::pipeline::{Counts, DropReason, Loss};
 use service::metrics::Kind;
 use service::{Histogram, Metric, Sink, Source};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use txidset::Why;
+use txidset::stats::ClaimStats;
 
 /// Totals of one worker, for others to read.
 pub(super) struct Cells {
@@ -12,6 +14,8 @@ pub(super) struct Cells {
     pub(super) recovery: Histogram,
     /// Frames given to the consumer's connection lately.
     pub(super) recent: Arc<service::Recent>,
+    /// The protocol of the gate, once the worker has one.
+    pub(super) claims: OnceLock<Arc<ClaimStats>>,
 }
 
 /// A copy of the worker's numbers.
@@ -34,6 +38,7 @@ impl Cells {
             name,
             shown: Mutex::default(),
             recovery: Histogram::default(),
+            claims: OnceLock::new(),
         })
     }
     /// Shows new numbers. One uncontended lock, a few times a second.
@@ -124,11 +129,23 @@ static RECOVERY: Metric = Metric {
     labels: W,
     help: "From the detection of a missing number to its arrival, requested ones",
 };
+static CLAIM_DECIDED: Metric = counter(
+    "bsl_egress_claim_decisions_total",
+    &["worker", "why"],
+    "Decisions about frames whose id this process had not seen",
+);
+static CLAIM_REQUESTS: Metric = counter(
+    "bsl_egress_claim_requests_total",
+    &["worker", "what"],
+    "Requests to the shared store: claims (keys), claim_requests, records_read, records_written, released (keys)",
+);
+static CLAIM_PARKED: Metric =
+    gauge("bsl_egress_claim_parked", "Copies that wait for another listener to settle its claim");
 
 type Read = fn(&Shown) -> u64;
 
 /// Counters with no label but the worker.
-static COUNTERS: [(Metric, Read); 42] = [
+static COUNTERS: [(Metric, Read); 46] = [
     (counter("bsl_inbox_dropped_total", W, "Control messages that found the worker's inbox full"), |s| {
         s.inbox_dropped
     }),
@@ -171,6 +188,28 @@ static COUNTERS: [(Metric, Read); 42] = [
     (counter("bsl_nack_acks_total", W, "ACKs received"), |s| s.counts.acks),
     (counter("bsl_nack_misses_total", W, "MISSes received"), |s| s.counts.misses),
     (counter("bsl_nacks_throttled_total", W, "THROTTLED received"), |s| s.counts.throttled),
+    (
+        counter(
+            "bsl_flows_resumed_total",
+            W,
+            "Flows that go on where this consumer's listeners were before the start",
+        ),
+        |s| s.counts.flows_resumed,
+    ),
+    (
+        counter(
+            "bsl_flows_without_position_total",
+            W,
+            "Flows older than the process whose position the store did not have: --catch-up frames are asked for",
+        ),
+        |s| s.counts.flows_without_position,
+    ),
+    (counter("bsl_catch_up_numbers_total", W, "Numbers from before the start that were owed"), |s| {
+        s.counts.catch_up
+    }),
+    (counter("bsl_positions_kept_total", W, "Positions written to the shared store"), |s| {
+        s.counts.positions_kept
+    }),
     (counter("bsl_tail_probes_sent_total", W, "Probes for a flow's next number"), |s| s.counts.tail_probes),
     (counter("bsl_digest_entries_total", W, "Entries of flow digests taken"), |s| s.counts.digest_entries),
     (counter("bsl_beacon_adverts_received_total", W, "ADVERTs taken"), |s| s.counts.adverts),
@@ -218,8 +257,11 @@ static COUNTERS: [(Metric, Read); 42] = [
 ];
 
 /// Gauges.
-static GAUGES: [(Metric, Read); 6] = [
+static GAUGES: [(Metric, Read); 7] = [
     (gauge("bsl_gaps_open", "Numbers missing now"), |s| s.counts.open_gaps),
+    (gauge("bsl_positions_left_out", "Flows that found no place in the positions last written"), |s| {
+        s.counts.positions_left_out
+    }),
     (gauge("bsl_flows", "Flows tracked now"), |s| s.counts.flows),
     (gauge("bsl_beacon_registry_endpoints", "Endpoints known now"), |s| s.counts.endpoints),
     (gauge("bsl_reassembly_bytes", "Bytes held for incomplete objects"), |s| s.counts.reassembly_bytes),
@@ -230,7 +272,8 @@ static GAUGES: [(Metric, Read); 6] = [
 /// The metrics of the role, for the documentation and its check.
 pub(super) fn metrics() -> impl Iterator<Item = &'static Metric> {
     let plain = COUNTERS.iter().chain(&GAUGES).map(|(metric, _)| metric);
-    [&RECEIVED, &DROPPED, &LOST, &RECOVERY].into_iter().chain(plain)
+    let other = [&RECEIVED, &DROPPED, &LOST, &RECOVERY, &CLAIM_DECIDED, &CLAIM_REQUESTS, &CLAIM_PARKED];
+    other.into_iter().chain(plain)
 }
 
 const VERSIONS: [&str; 10] = ["other", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9"];
@@ -256,7 +299,28 @@ impl Source for Cells {
             sink.gauge(metric, &[worker], read(&shown) as f64);
         }
         sink.histogram(&RECOVERY, &[worker], &self.recovery);
+        if let Some(claims) = self.claims.get() {
+            protocol(sink, worker, claims);
+        }
     }
+}
+
+fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
+    for why in Why::ALL {
+        sink.counter(&CLAIM_DECIDED, &[worker, why.label()], stats.by(why).value());
+    }
+    let requests = [
+        ("claims", &stats.claims),
+        ("claim_requests", &stats.claim_requests),
+        ("records_read", &stats.records_read),
+        ("records_written", &stats.records_written),
+        ("released", &stats.released),
+    ];
+    for (what, count) in requests {
+        sink.counter(&CLAIM_REQUESTS, &[worker, what], count.value());
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is shown as a float")]
+    sink.gauge(&CLAIM_PARKED, &[worker], stats.parked.value() as f64);
 }
 
 #[cfg(test)]

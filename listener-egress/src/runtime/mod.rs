@@ -1,8 +1,9 @@
 //! Sockets, threads and timers around the pipeline.
 //!
 //! Threads: one for each worker (`worker`), one for the control groups (`control`). `layout` says which worker owns which
-//! group; `consumer` is the way out; `cells` are the numbers that others see.
+//! group; `before` is what an earlier process left in the shared store; `consumer` is the way out; `cells` are the numbers that others see.
 
+mod before;
 mod cells;
 mod consumer;
 mod control;
@@ -13,7 +14,9 @@ pub use cells::Counters;
 
 use crate::config::{Config, Proto, resolve};
 use crate::pipeline::Pipeline;
+use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
+use before::Before;
 use cache_backend::{Backend, Memory};
 use cells::Cells;
 use consumer::{Datagrams, Stream};
@@ -29,6 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use txidset::LocalSet;
+use txidset::node::Node;
 use worker::Start;
 
 /// Messages that wait for a worker.
@@ -49,6 +53,8 @@ pub struct Running {
     workers: Vec<Arc<Cells>>,
     control: Arc<ControlCells>,
     threads: Vec<service::Worker>,
+    /// Held until every thread has ended.
+    node: Option<Node>,
 }
 
 impl Running {
@@ -68,6 +74,7 @@ impl Running {
         for mut thread in self.threads {
             thread.ended().await;
         }
+        drop(self.node);
     }
 }
 
@@ -105,7 +112,8 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
-    Starting::new(config, deps, backend)?.start().await
+    let before = Before::of(&config, backend.as_deref()).await?;
+    Starting::new(config, deps, backend, before)?.start().await
 }
 
 /// What all workers are made from.
@@ -117,38 +125,50 @@ struct Starting {
     local: Option<Arc<LocalSet>>,
     consumer: SocketAddr,
     seed: u64,
+    before: Before,
 }
 
 impl Starting {
-    fn new(config: Config, deps: Deps, backend: Option<Arc<dyn Backend>>) -> anyhow::Result<Starting> {
+    fn new(
+        config: Config,
+        deps: Deps,
+        backend: Option<Arc<dyn Backend>>,
+        before: Before,
+    ) -> anyhow::Result<Starting> {
         let layout = Layout::new(&config)?;
         let consumer = resolve(&config.egress_addr, 9100, "egress-addr")?;
         let seed = rand::random();
         let capacity = config.egress_dedup_local_cap;
         let local =
             (capacity > 0).then(|| Arc::new(LocalSet::new(capacity, config.egress_dedup_ttl_redis, seed)));
-        Ok(Starting { config, deps, backend, layout, local, consumer, seed })
+        Ok(Starting { config, deps, backend, layout, local, consumer, seed, before })
     }
 
-    async fn start(self) -> anyhow::Result<Running> {
+    async fn start(mut self) -> anyhow::Result<Running> {
         let joins = self.deps.lifecycle.condition("groups");
         let control = Arc::new(ControlCells::default());
-        let mut running = Running { workers: Vec::new(), control: control.clone(), threads: Vec::new() };
-        let mut inboxes = Vec::new();
-        let mut opened = Vec::new();
+        let mut running =
+            Running { workers: Vec::new(), control: control.clone(), threads: Vec::new(), node: None };
+        let (mut inboxes, mut opened, mut starts, mut owners) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for index in 0..self.layout.workers {
             let cells = Cells::new(index.to_string());
             let (inbox, news) = mpsc::channel(INBOX);
             let (open, outcome) = oneshot::channel();
-            let start = self.worker(index, cells.clone(), news, open)?;
+            let mut start = self.worker(index, cells.clone(), news, open)?;
+            owners.extend(start.pipeline.claims_mut().map(|claims| claims.owner()));
+            starts.push(start);
+            inboxes.push((inbox, cells.clone()));
+            running.workers.push(cells);
+            opened.push(outcome);
+        }
+        running.node = self.before.end(&owners).await;
+        for (index, (start, cells)) in starts.into_iter().zip(&running.workers).enumerate() {
             running
                 .threads
                 .push(service::spawn_worker(format!("listener-{index}"), move || worker::run(start))?);
             self.deps.registry.add(cells.clone());
             self.deps.registry.add_recent(index.to_string(), Arc::clone(&cells.recent));
-            inboxes.push((inbox, cells.clone()));
-            running.workers.push(cells);
-            opened.push(outcome);
         }
         for outcome in opened {
             if let Err(error) = outcome.await.context("a worker ended while it started").flatten() {
@@ -191,14 +211,23 @@ impl Starting {
         let blocks = owner(GroupIndex::BLOCK_BROADCAST, layout.workers) == index;
         let headers = (config.header_egress_enabled && blocks).then(|| self.header_socket()).transpose()?;
         let origin = headers.as_ref().map(|_| Origin::from(self.emitter()));
-        let settings = config.pipeline(layout.workers, self.backend.is_some(), origin)?;
+        let mut settings = config.pipeline(layout.workers, self.backend.is_some(), origin)?;
+        if self.before.keeps_positions() {
+            settings.positions = u16::try_from(index).ok().filter(|index| *index < MAX_WORKERS);
+        }
         let queue = (config.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
         let consumer = match config.egress_proto {
             Proto::Udp => Datagrams::open(self.consumer, queue).context("--egress-addr")?,
             Proto::Tcp => Stream::open(self.consumer, queue, now),
         };
+        let mut pipeline = Pipeline::new(settings, self.local.clone(), seed, now);
+        pipeline.resume(now, self.before.positions());
+        if let Some(claims) = pipeline.claims_mut() {
+            let _ = cells.claims.set(claims.stats());
+            self.before.ended().iter().for_each(|owner| claims.has_ended(now, *owner));
+        }
         Ok(Start {
-            pipeline: Pipeline::new(settings, self.local.clone(), seed, now),
+            pipeline,
             data,
             requests,
             interfaces: layout.interfaces.clone(),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use cache_backend::{Claimed, KeyValues};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use txidset::value::{Found, Record};
+use txidset::value::{Found, Record, encode_ended};
 use txidset::{Answer, Ask};
 
 /// Writes older than this are on every replica.
@@ -63,6 +63,11 @@ impl Store {
     /// A Go node's claim.
     pub(super) fn put_plain(&mut self, now: u64, key: &[u8], ttl: Duration) {
         self.put(now, key, Some(b"1"), ttl);
+    }
+
+    /// The process of an owner has ended, says its successor.
+    pub(super) fn put_ended(&mut self, now: u64, key: &[u8], owner: u64, ttl: Duration) {
+        self.put(now, key, Some(&encode_ended(owner)), ttl);
     }
 
     /// Some keys leave for want of memory.

@@ -182,6 +182,10 @@ impl World {
                 world.workers.push(worker);
             }
         }
+        if options.mutation == Some(Mutation::EndedWhileAlive) {
+            let owners: Vec<u64> = world.workers.iter().map(|worker| worker.claims.owner()).collect();
+            owners.into_iter().for_each(|owner| world.say_ended(owner));
+        }
         world.plan(span);
         world
     }
@@ -629,12 +633,27 @@ impl World {
         self.nodes[node] = fresh;
         let local = self.local();
         let kept = self.options.mutation == Some(Mutation::OwnerKeptAcrossRestart);
+        // A process that cannot know whose place it takes leaves the others to their lease.
+        let knows = self.seed & 2 == 0 && !kept;
         for worker in 0..self.workers.len() {
             if self.workers[worker].node == node {
                 let seed = kept.then_some(self.workers[worker].seed);
+                let before = self.workers[worker].claims.owner();
                 self.workers[worker] = self.worker(node, &local, seed);
+                if knows {
+                    let now = self.instant(node);
+                    self.workers[worker].claims.has_ended(now, before);
+                    self.say_ended(before);
+                }
             }
         }
+    }
+
+    fn say_ended(&mut self, owner: u64) {
+        let mut name = Vec::new();
+        Names::new(PREFIX, KeyStyle::Compact).ended(owner, &mut name);
+        self.store.put_ended(self.now, &name, owner, TTL);
+        self.trace(|| format!("the process of {owner:016x} has ended"));
     }
 
     /// An orderly stop: nothing new is accepted, what waits is sent, the process ends a little later.

@@ -43,7 +43,7 @@ pub enum Ask {
         /// Keys; no values.
         keys: KeyValues,
     },
-    /// Our record: `Session::set`.
+    /// Our record, or what the caller keeps: `Session::set`.
     Write {
         /// One pair.
         batch: KeyValues,
@@ -80,9 +80,13 @@ pub(super) enum Asked {
     Claim(Vec<Handle>),
     Read {
         owners: Vec<u64>,
+        /// Of these it was also asked whether their processes have ended.
+        late: Vec<u64>,
         issued: Instant,
     },
     Write(Record),
+    /// What the caller keeps in the store (`Claims::keep`).
+    Keep,
     /// Entries and how many keys of the request are theirs.
     Release(Vec<(Handle, usize)>),
 }
@@ -97,6 +101,7 @@ impl Claims {
         let request = self
             .release_request()
             .or_else(|| self.write_request())
+            .or_else(|| self.keep_request())
             .or_else(|| self.read_request(now))
             .or_else(|| self.claim_request(now));
         self.show_load();
@@ -119,6 +124,7 @@ impl Claims {
             Asked::Claim(_) => self.flights.claims -= 1,
             Asked::Read { .. } => self.flights.reading = false,
             Asked::Write(_) => self.flights.writing = false,
+            Asked::Keep => self.flights.keeping = false,
             Asked::Release(_) => {}
         }
         Some(asked)
@@ -190,10 +196,16 @@ impl Claims {
             self.names.record(owner, &mut key);
             keys.push(&key, b"");
         }
+        let late: Vec<u64> = owners.iter().copied().filter(|&owner| self.is_late(now, owner)).collect();
+        for &owner in &late {
+            key.clear();
+            self.names.ended(owner, &mut key);
+            keys.push(&key, b"");
+        }
         self.flights.reading = true;
         self.parked.next_read = Some(now + self.read_interval());
-        self.stats.records_read.add(owners.len() as u64);
-        Some(self.start(Asked::Read { owners, issued: now }, Ask::Read { keys }))
+        self.stats.records_read.add(keys.len() as u64);
+        Some(self.start(Asked::Read { owners, late, issued: now }, Ask::Read { keys }))
     }
 
     /// Often enough that a copy is let go within two epochs of its owner's record.
@@ -213,6 +225,16 @@ impl Claims {
         let ttl = self.record_ttl();
         let batch = one(&key, &record.encode());
         Some(self.start(Asked::Write(record), Ask::Write { batch, ttl }))
+    }
+
+    fn keep_request(&mut self) -> Option<Request> {
+        if self.flights.keeping {
+            return None;
+        }
+        let batch = self.to_keep.take()?;
+        self.flights.keeping = true;
+        let ttl = self.record_ttl();
+        Some(self.start(Asked::Keep, Ask::Write { batch, ttl }))
     }
 
     /// A record outlives every claim that it covers, also one whose sibling looks at the last moment.

@@ -29,9 +29,10 @@ impl Claims {
     pub fn on_answer(&mut self, now: Instant, id: RequestId, answer: Answer) -> Trust {
         let trust = match (self.landed(id), answer) {
             (Some(Asked::Claim(handles)), Answer::Claimed(answers)) => self.claimed(now, &handles, answers),
-            (Some(Asked::Read { owners, issued }), Answer::Read(answers)) => {
-                self.records_read(now, issued, &owners, answers)
+            (Some(Asked::Read { owners, late, issued }), Answer::Read(answers)) => {
+                self.records_read(now, issued, &owners, &late, answers)
             }
+            (Some(Asked::Keep), Answer::Written(_)) => Trust::Kept,
             (Some(Asked::Write(record)), Answer::Written(answers)) => {
                 if answers.first().is_some_and(Result::is_ok) {
                     self.ledger.written(record);
@@ -70,6 +71,8 @@ impl Claims {
             Asked::Claim(handles) => self.claims_in_doubt(now, &handles, kind),
             Asked::Read { owners, .. } => owners.iter().for_each(|&owner| self.read_failed(now, owner, kind)),
             Asked::Write(_) => self.write_later(now),
+            // The next one says more.
+            Asked::Keep => {}
             Asked::Release(entries) => self.released(&entries, &[]),
         }
     }

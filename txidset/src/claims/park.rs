@@ -4,14 +4,15 @@
 //! * its epoch is settled and nothing was released since: it was sent, let the copy go;
 //! * settled, but something was released in that epoch or later: ask once more for the same key;
 //! * otherwise wait; after at least three answered reads that span the lease take over, by claiming the key with owner
-//!   and epoch appended.
+//!   and epoch appended. An owner whose process is known to have ended gets no lease: one read that was issued after
+//!   this became known decides.
 //!
 //! The span runs from parking to the moment when the last of those reads was issued, on this worker's own monotonic clock.
 
 use super::{Claims, Handle, Load, State, Trust, Why};
 use crate::mutation::Mutation;
 use crate::name::Holder;
-use crate::value::{ClaimValue, Record};
+use crate::value::{ClaimValue, Record, parse_ended};
 use bytes::Bytes;
 use cache_backend::{OpError, OpErrorKind};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,10 @@ use std::time::Instant;
 
 /// Answered reads before a takeover.
 const MIN_READS: u8 = 3;
+/// Owners without a process that are remembered; of others it is asked again.
+const MAX_ENDED: usize = 64;
+/// A copy that waits for longer than so many epochs makes its owner's end worth asking about.
+const LATE_EPOCHS: u32 = 2;
 
 #[derive(Default)]
 pub(super) struct Parked {
@@ -30,6 +35,8 @@ pub(super) struct Parked {
     order: VecDeque<Handle>,
     /// Owners up to this one were read last.
     cursor: u64,
+    /// Owners whose process has ended, and when this became known.
+    ended: VecDeque<(u64, Instant)>,
     /// Only for a planted fault: reads per owner that were answered since any copy was parked, and when the first was.
     earlier: BTreeMap<u64, (u8, Instant)>,
 }
@@ -42,6 +49,11 @@ impl Parked {
         let owners: Vec<u64> = after.chain(before).take(most.max(1)).collect();
         self.cursor = owners.last().map_or(0, |owner| owner.wrapping_add(1));
         owners
+    }
+
+    /// Since when it is known that the owner's process has ended.
+    fn ended_since(&self, owner: u64) -> Option<Instant> {
+        self.ended.iter().find(|(ended, _)| *ended == owner).map(|(_, at)| *at)
     }
 
     fn push(&mut self, owner: u64, handle: Handle) {
@@ -101,7 +113,7 @@ impl Claims {
             }
         }
         while let Some(handle) = self.oldest_parked() {
-            self.count_parking(now, handle.index, false);
+            self.let_go(now, handle.index);
             self.decide_send(handle.index, Why::Draining);
         }
         self.parked.by_owner.clear();
@@ -110,7 +122,7 @@ impl Claims {
 
     fn send_oldest_parked(&mut self, now: Instant) -> bool {
         let Some(handle) = self.oldest_parked() else { return false };
-        self.count_parking(now, handle.index, false);
+        self.let_go(now, handle.index);
         self.decide_send(handle.index, Why::ParkingFull);
         true
     }
@@ -133,12 +145,32 @@ impl Claims {
         }
     }
 
-    /// Records were read; `issued` is when they were asked for.
+    /// The process of `owner` has ended, as its successor knows: its unsettled claims are taken over without a lease.
+    pub fn has_ended(&mut self, now: Instant, owner: u64) {
+        if self.parked.ended_since(owner).is_some() {
+            return;
+        }
+        if self.parked.ended.len() == MAX_ENDED {
+            self.parked.ended.pop_front();
+        }
+        self.parked.ended.push_back((owner, now));
+    }
+
+    /// Whether a copy waits for `owner` for so long that its process may have ended.
+    pub(super) fn is_late(&self, now: Instant, owner: u64) -> bool {
+        let oldest = self.parked.by_owner.get(&owner).and_then(|copies| copies.first());
+        let Some(oldest) = oldest.filter(|handle| self.is(**handle, State::Parked)) else { return false };
+        let waited = now.saturating_duration_since(self.entries[oldest.index as usize].parked_at);
+        waited >= self.config.epoch * LATE_EPOCHS && self.parked.ended_since(owner).is_none()
+    }
+
+    /// Records were read, and words about the end of `late` owners; `issued` is when they were asked for.
     pub(super) fn records_read(
         &mut self,
         now: Instant,
         issued: Instant,
         owners: &[u64],
+        late: &[u64],
         answers: Vec<Result<Option<Bytes>, OpError>>,
     ) -> Trust {
         let mut answers = answers.into_iter();
@@ -158,7 +190,23 @@ impl Claims {
                 None => self.read_failed(now, owner, OpErrorKind::Garbled),
             }
         }
-        trust
+        if trust == Trust::Kept { self.ends_read(now, late, answers) } else { trust }
+    }
+
+    fn ends_read(
+        &mut self,
+        now: Instant,
+        late: &[u64],
+        answers: impl Iterator<Item = Result<Option<Bytes>, OpError>>,
+    ) -> Trust {
+        for (&owner, answer) in late.iter().zip(answers) {
+            let Some(ended) = answer.ok().flatten().and_then(|bytes| parse_ended(&bytes)) else { continue };
+            if ended != owner && self.checks_record_owner() {
+                return Trust::Lost;
+            }
+            self.has_ended(now, owner);
+        }
+        Trust::Kept
     }
 
     fn checks_record_owner(&self) -> bool {
@@ -171,7 +219,8 @@ impl Claims {
             let (reads, _) = earlier.or_insert((0, now));
             *reads = reads.saturating_add(1);
         }
-        self.judge_copies(owner, |claims, index| claims.judge_copy(now, issued, index, record));
+        let ended = self.parked.ended_since(owner).is_some_and(|known| issued >= known);
+        self.judge_copies(owner, |claims, index| claims.judge_copy(now, issued, index, record, ended));
     }
 
     /// Goes through the copies that wait for `owner` and keeps those that still do afterwards.
@@ -190,7 +239,7 @@ impl Claims {
         }
     }
 
-    fn judge_copy(&mut self, now: Instant, issued: Instant, index: u32, record: Option<Record>) {
+    fn judge_copy(&mut self, now: Instant, issued: Instant, index: u32, record: Option<Record>, ended: bool) {
         let lease = self.config.lease;
         let entry = &mut self.entries[index as usize];
         let Some(holder) = entry.holder else { return };
@@ -203,12 +252,12 @@ impl Claims {
         let span = issued.saturating_duration_since(entry.parked_at);
         let over = span >= lease || self.mutation == Some(Mutation::TakeoverWithoutLease);
         if settled && !released {
-            self.count_parking(now, index, true);
+            self.let_go(now, index);
             self.decide_suppress(index, Why::Settled);
         } else if settled {
             entry.asked_again = true;
             self.leave_parking(now, index);
-        } else if entry.reads >= MIN_READS && over {
+        } else if ended || entry.reads >= MIN_READS && over {
             self.take_over(now, index, holder);
         }
     }
@@ -217,7 +266,7 @@ impl Claims {
     fn take_over(&mut self, now: Instant, index: u32, holder: ClaimValue) {
         let entry = &mut self.entries[index as usize];
         if entry.chain.len() >= super::MAX_CHAIN || self.mutation == Some(Mutation::TakeoverWithoutClaim) {
-            self.count_parking(now, index, false);
+            self.let_go(now, index);
             return self.decide_send(index, Why::InDoubt);
         }
         entry.chain.push(Holder { owner: holder.owner, epoch: holder.epoch });
@@ -227,17 +276,16 @@ impl Claims {
 
     /// Back into the queue of what is to be claimed.
     fn leave_parking(&mut self, now: Instant, index: u32) {
-        self.count_parking(now, index, false);
+        self.let_go(now, index);
         let bytes = self.entries[index as usize].bytes;
         self.parked.load.remove(bytes);
         self.ask_first(index);
     }
 
-    /// A copy leaves parking: let go for good, or not.
-    fn count_parking(&self, now: Instant, index: u32, let_go: bool) {
+    /// Counts how long a copy was parked.
+    fn let_go(&mut self, now: Instant, index: u32) {
         let parked = now.saturating_duration_since(self.entries[index as usize].parked_at);
-        let times = if let_go { &self.stats.parked_let_go } else { &self.stats.parked_went_on };
-        times.observe(parked);
+        self.stats.parked_ms.add(u64::try_from(parked.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// A read has no answer. Copies are sent where the backend is gone, and where they have waited for a lease.
@@ -247,7 +295,7 @@ impl Claims {
         self.judge_copies(owner, |claims, index| {
             let waited = now.saturating_duration_since(claims.entries[index as usize].parked_at);
             if gone || waited >= claims.config.lease {
-                claims.count_parking(now, index, false);
+                claims.let_go(now, index);
                 claims.decide_send(index, why);
             }
         });

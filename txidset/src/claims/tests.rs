@@ -388,3 +388,64 @@ fn a_ticket_counts_once() {
     world.refuse(0, 1);
     assert_eq!(world.workers[0].stats().failed.value(), 0);
 }
+
+/// What a successor writes about the owner of `worker`.
+fn say_ended(world: &World, worker: usize) {
+    let owner = world.workers[worker].owner();
+    let config = ClaimsConfig::default();
+    let mut name = Vec::new();
+    Names::new(&config.prefix, config.keys).ended(owner, &mut name);
+    let word = crate::value::one(&name, &crate::value::encode_ended(owner));
+    world.memory.set(&word, Duration::ZERO, world.now);
+}
+
+#[test]
+fn an_owner_whose_process_has_ended_gets_no_lease() {
+    let mut world = World::new(2, |config| config.lease = 10_000 * MS);
+    world.park_behind(0, 1, 1);
+    world.run(&[1], 300);
+    assert_eq!(world.why_sent(1, 1), None);
+    say_ended(&world, 0);
+    world.run(&[1], 100);
+    assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver));
+}
+
+#[test]
+fn what_an_owner_settled_before_its_end_is_not_sent_again() {
+    let mut world = World::new(2, |config| config.lease = 10_000 * MS);
+    world.park_behind(0, 1, 1);
+    world.hand_over(0, 1);
+    world.run(&[0], 100);
+    say_ended(&world, 0);
+    let (now, owner) = (world.now, world.workers[0].owner());
+    world.workers[1].has_ended(now, owner);
+    world.run(&[1], 300);
+    assert_eq!(world.why_suppressed(1, 1), Some(Why::Settled));
+}
+
+#[test]
+fn a_mark_is_passed_when_all_before_it_has_its_end_and_the_store_knows() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    let (mut owners, mut copies) = (world.workers[0].mark(), world.workers[1].mark());
+    world.claim(0, 2);
+    world.run(&[0, 1], 100);
+    assert!(!world.workers[0].is_passed(&mut owners), "its frame is on its way");
+    assert!(!world.workers[1].is_passed(&mut copies), "its copy is parked");
+    world.hand_over(0, 1);
+    assert!(!world.workers[0].is_passed(&mut owners), "the store does not know yet");
+    world.hand_over(0, 2);
+    world.run(&[0, 1], 100);
+    assert!(world.workers[0].is_passed(&mut owners) && world.workers[1].is_passed(&mut copies));
+}
+
+#[test]
+fn a_mark_is_passed_although_a_doubtful_release_keeps_an_epoch_open_for_ever() {
+    let mut world = World::new(1, |_| ());
+    world.claim(0, 1);
+    world.fail(0, OpErrorKind::Timeout);
+    let mut mark = world.workers[0].mark();
+    world.refuse(0, 1);
+    world.run(&[0], 200);
+    assert!(world.workers[0].is_passed(&mut mark));
+}

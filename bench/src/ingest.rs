@@ -4,9 +4,9 @@
 //! process that throws everything away; the retry endpoint stores. Each is warmed with as many frames as its memory holds,
 //! so that the pages of a log that is filled for the first time are not counted.
 
-use crate::net::{Host, MIDDLE};
-use crate::pipeline::{ADMIN, Pipeline, sum, together};
-use crate::process::Process;
+use crate::net::MIDDLE;
+use crate::pipeline::Pipeline;
+use crate::process::{Process, together};
 use crate::row::{Bar, Row, median};
 use crate::traffic;
 use std::time::Duration;
@@ -25,14 +25,12 @@ impl Taker {
     fn args(self) -> String {
         match self {
             Taker::Receiver => "bench sink --iface eth0 --idle-ms 1500".to_owned(),
-            Taker::Listener => format!(
-                "listener --iface eth0 --workers 1 --egress-proto tcp --egress-addr {DRAIN} --metrics-addr {ADMIN} \
-                 --log-level error"
-            ),
-            Taker::Retry => format!(
-                "retry --mc-iface eth0 --egress-iface eth0 --workers 1 --cache-bytes 128MiB --metrics-addr {ADMIN} \
-                 --log-level error"
-            ),
+            Taker::Listener => {
+                format!("listener --iface eth0 --workers 1 --egress-proto tcp --egress-addr {DRAIN}")
+            }
+            Taker::Retry => {
+                "retry --mc-iface eth0 --egress-iface eth0 --workers 1 --cache-bytes 128MiB".to_owned()
+            }
         }
     }
 
@@ -64,26 +62,21 @@ pub fn rows(pipeline: &Pipeline) -> anyhow::Result<Vec<Row>> {
 
 /// CPU nanoseconds a frame taken.
 fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
-    let places = &pipeline.places;
-    let _drain = if taker == Taker::Listener {
-        let myself = std::env::current_exe()?;
-        let args = format!("drain --listen {DRAIN}");
-        Some(Process::start(&pipeline.net, Host::Sink, Some(&[places.sink]), &myself, &args)?)
-    } else {
-        None
-    };
-    let mut process = pipeline.start(Host::Sink, &places.middle[..1], &taker.args())?;
+    let (places, host) = (&pipeline.places, &pipeline.line.sink);
+    let core = &places.middle[..1];
     if taker == Taker::Receiver {
+        let mut process = pipeline.oncecast.start(host, core, &taker.args())?;
         process.wait_ready()?;
-    } else if let Err(error) = pipeline.page(Host::Sink, "readyz --wait-ready 10") {
-        return Err(error.context(format!("oncecast {}: {}", taker.args(), process.complaint())));
-    }
-    if taker == Taker::Receiver {
         let cpu = process.cpu()?;
         send(pipeline)?;
         let cpu = process.cpu()? - cpu;
         return Ok(cpu * 1e9 / process.finish()?["frames"].as_f64().unwrap_or(f64::NAN));
     }
+    let _drain = match taker {
+        Taker::Listener => Some(Process::myself(host, &[places.sink], &format!("drain --listen {DRAIN}"))?),
+        _ => None,
+    };
+    let process = pipeline.oncecast.role(host, core, &taker.args())?;
     send(pipeline)?;
     let (cpu, frames) = (process.cpu()?, taken(pipeline, taker)?);
     send(pipeline)?;
@@ -100,7 +93,7 @@ fn send(pipeline: &Pipeline) -> anyhow::Result<()> {
             MIDDLE[1],
             pipeline.frames / 2,
         );
-        pipeline.start(Host::Middle, std::slice::from_ref(core), &args)
+        pipeline.oncecast.start(&pipeline.line.middle, std::slice::from_ref(core), &args)
     };
     for generator in together(cores.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?)? {
         generator.finish()?;
@@ -111,12 +104,14 @@ fn send(pipeline: &Pipeline) -> anyhow::Result<()> {
 
 /// Frames that a role has received so far.
 fn taken(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
-    Ok(sum(&pipeline.page(Host::Sink, "metrics")?, taker.counter()))
+    let [frames] = pipeline.oncecast.metrics(&pipeline.line.sink, [taker.counter()])?;
+    Ok(frames)
 }
 
 /// Accepts connections and throws away what they carry, until it is killed.
 pub fn drain(listen: std::net::SocketAddr) -> anyhow::Result<()> {
     let listener = std::net::TcpListener::bind(listen)?;
+    eprintln!("ready");
     for stream in listener.incoming() {
         let mut stream = stream?;
         std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));

@@ -6,19 +6,25 @@
 #![allow(unreachable_pub, reason = "a binary has no outside: pub marks what a module offers to its siblings")]
 
 mod allocations;
+mod claims;
 mod ingest;
 mod machine;
 mod net;
 mod pipeline;
 mod process;
+mod redis;
 mod reference;
 mod row;
 mod sets;
+mod settled;
+mod shared;
 mod store;
+mod takeover;
 mod traffic;
 
 use anyhow::Context;
 use clap::Parser;
+use process::Oncecast;
 use row::Row;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +49,8 @@ struct Args {
 enum Part {
     /// The plain loop of floor_vs_reference, as a process of its own
     Reference(reference::Args),
+    /// The claims of one worker in a Redis, as a process of its own
+    Claims(claims::Args),
     /// A consumer that throws away what it is sent
     Drain {
         /// Address to take connections on
@@ -56,6 +64,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match &args.part {
         Some(Part::Reference(args)) => {
             println!("{}", reference::run(args)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Part::Claims(args)) => {
+            println!("{}", claims::run(args)?);
             return Ok(ExitCode::SUCCESS);
         }
         Some(Part::Drain { listen }) => {
@@ -79,7 +91,13 @@ fn main() -> anyhow::Result<ExitCode> {
         show(&mut rows, allocations::rows(args.quick)?);
     }
     if wanted("pipeline") {
-        show(&mut rows, pipeline::Pipeline::new(oncecast()?, args.quick)?.rows()?);
+        show(&mut rows, pipeline::Pipeline::new(Oncecast::find()?, args.quick)?.rows()?);
+    }
+    if wanted("redis") {
+        show(&mut rows, redis::rows(&shared::Shared::new(Oncecast::find()?, args.quick)?)?);
+    }
+    if wanted("claims") {
+        show(&mut rows, settled::rows(&shared::Shared::new(Oncecast::find()?, args.quick)?)?);
     }
     let missed = rows.iter().filter(|row| !row.met()).count();
     println!("{} rows, {missed} below their bar", rows.len());
@@ -96,14 +114,4 @@ fn show(rows: &mut Vec<Row>, more: Vec<Row>) {
         println!("{}", row.line());
         rows.push(row);
     }
-}
-
-/// The release binary beside this one, or `ONCECAST_BIN`.
-fn oncecast() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os("ONCECAST_BIN") {
-        return Ok(path.into());
-    }
-    let beside = std::env::current_exe()?.parent().context("no folder")?.join("oncecast");
-    anyhow::ensure!(beside.exists(), "{} is missing: run `make bench`", beside.display());
-    Ok(beside)
 }

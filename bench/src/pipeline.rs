@@ -4,17 +4,14 @@
 //! drift of a machine cancels. Rates are frames per second of CPU time of the forwarder: its worker is saturated, so on a
 //! machine of its own that is frames a second, and on a shared one it does not depend on who else runs.
 
-use crate::net::{Host, INGRESS, MIDDLE, Net};
-use crate::process::Process;
+use crate::net::{INGRESS, Line, MIDDLE, counter};
+use crate::process::{Oncecast, Process, together};
 use crate::row::{Bar, Row, median};
 use crate::traffic;
 use multicast_io::thread_time;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Admin address of a role, in its own namespace.
-pub const ADMIN: &str = "127.0.0.1:9150";
 const PLAIN: &str = "--gso=false --gro=false --train-padding 0";
 /// Frames of one ingress train: several clients' worth, far below what the proxy makes of them.
 const TRAIN: usize = 32;
@@ -26,10 +23,34 @@ pub struct Places {
     pub sink: usize,
 }
 
+impl Places {
+    /// A core that this process may use; they are given out again where there are fewer.
+    pub fn core(index: usize) -> usize {
+        let cores = crate::machine::cores();
+        cores.get(index % cores.len().max(1)).copied().unwrap_or(0)
+    }
+
+    fn new() -> Places {
+        let core = Places::core;
+        match few_cores() {
+            true => Places { generators: vec![core(0)], middle: vec![core(1)], sink: core(0) },
+            false => {
+                Places { generators: vec![core(0), core(3)], middle: vec![core(1), core(2)], sink: core(2) }
+            }
+        }
+    }
+}
+
+/// Whether processes have to share cores.
+fn few_cores() -> bool {
+    crate::machine::cores().len() < 4
+}
+
 /// See the module text.
 pub struct Pipeline {
-    pub net: Net,
-    oncecast: PathBuf,
+    pub line: Line,
+    /// What runs on it.
+    pub oncecast: Oncecast,
     /// Cores of the processes.
     pub places: Places,
     /// Runs of each kind.
@@ -38,7 +59,6 @@ pub struct Pipeline {
     pub frames: usize,
     /// CPU nanoseconds of a double SHA-256 of a frame's payload.
     sha: f64,
-    few_cores: bool,
 }
 
 /// What forwards.
@@ -86,18 +106,9 @@ impl Run {
 
 impl Pipeline {
     /// Makes the network; the error says why there can be none.
-    pub fn new(oncecast: PathBuf, quick: bool) -> anyhow::Result<Pipeline> {
-        let cores = crate::machine::cores();
-        let core = |index: usize| cores[index % cores.len().max(1)];
-        let few_cores = cores.len() < 4;
-        let places = if few_cores {
-            Places { generators: vec![core(0)], middle: vec![core(1)], sink: core(0) }
-        } else {
-            Places { generators: vec![core(0), core(3)], middle: vec![core(1), core(2)], sink: core(2) }
-        };
-        anyhow::ensure!(oncecast.exists(), "{} is missing: cargo build --release", oncecast.display());
+    pub fn new(oncecast: Oncecast, quick: bool) -> anyhow::Result<Pipeline> {
         let (rounds, frames) = if quick { (1, 600_000) } else { (5, 2_000_000) };
-        Ok(Pipeline { net: Net::new()?, oncecast, places, rounds, frames, sha: sha_cost()?, few_cores })
+        Ok(Pipeline { line: Line::new()?, oncecast, places: Places::new(), rounds, frames, sha: sha_cost()? })
     }
 
     /// All rows of the proxy.
@@ -106,7 +117,7 @@ impl Pipeline {
         rows.extend(crate::ingest::rows(self)?);
         rows.extend(self.latency(rate / 2.0)?);
         rows.push(self.workers()?);
-        if self.few_cores {
+        if few_cores() {
             for row in &mut rows {
                 row.remark("; fewer than 4 cores: the processes share them, this means little");
             }
@@ -249,7 +260,7 @@ impl Pipeline {
         let generators = self.generators(Pace::Unpaced)?;
         std::thread::sleep(Duration::from_millis(100));
         let counter = || -> anyhow::Result<(f64, Instant)> {
-            let bytes = self.net.counter(Host::Middle, MIDDLE[1], "tx_bytes")?;
+            let bytes = counter(&self.line.middle, MIDDLE[1], "tx_bytes")?;
             Ok((bytes as f64, Instant::now()))
         };
         let (before, start) = counter()?;
@@ -263,25 +274,21 @@ impl Pipeline {
 
     fn run(&self, forwarder: Forwarder, pace: Pace) -> anyhow::Result<Run> {
         let latency = if matches!(pace, Pace::Rate(_)) { "--latency" } else { "" };
-        let mut sink = self.start(
-            Host::Sink,
-            &[self.places.sink],
-            &format!("bench sink --iface eth0 --idle-ms 600 {latency}"),
-        )?;
+        let args = format!("bench sink --iface eth0 --idle-ms 600 {latency}");
+        let mut sink = self.oncecast.start(&self.line.sink, &[self.places.sink], &args)?;
         sink.wait_ready()?;
         let core = &self.places.middle[..1];
         let middle = match forwarder {
             Forwarder::Proxy => self.proxy(core, "--workers 1")?,
             Forwarder::PlainProxy => self.proxy(core, &format!("--workers 1 {PLAIN}"))?,
-            Forwarder::Floor => self.ready(self.start(
-                Host::Middle,
-                core,
-                &format!("bench floor --iface {} --idle-ms 1800", MIDDLE[1]),
-            )?)?,
+            Forwarder::Floor => {
+                let args = format!("bench floor --iface {} --idle-ms 1800", MIDDLE[1]);
+                let mut floor = self.oncecast.start(&self.line.middle, core, &args)?;
+                floor.wait_ready()?;
+                floor
+            }
             Forwarder::Reference => {
-                let myself = std::env::current_exe()?;
-                let args = format!("reference --iface {}", MIDDLE[1]);
-                self.ready(Process::start(&self.net, Host::Middle, Some(core), &myself, &args)?)?
+                Process::myself(&self.line.middle, core, &format!("reference --iface {}", MIDDLE[1]))?
             }
         };
         let before = middle.cpu()?;
@@ -314,47 +321,21 @@ impl Pipeline {
         })
     }
 
-    /// Starts `oncecast args`.
-    pub fn start(&self, host: Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
-        Process::start(&self.net, host, Some(cores), &self.oncecast, args)
-    }
-
-    fn ready(&self, mut process: Process) -> anyhow::Result<Process> {
-        process.wait_ready()?;
-        Ok(process)
-    }
-
     fn proxy(&self, cores: &[usize], extra: &str) -> anyhow::Result<Process> {
-        let args = format!(
-            "proxy --iface {} --cache-backend memory --metrics-addr {ADMIN} --log-level error {extra}",
-            MIDDLE[1]
-        );
-        let mut proxy = self.start(Host::Middle, cores, &args)?;
-        if let Err(error) = self.page(Host::Middle, "readyz --wait-ready 10") {
-            return Err(error.context(format!("oncecast {args}: {}", proxy.complaint())));
-        }
-        Ok(proxy)
-    }
-
-    /// A page of the role that runs on a host.
-    pub fn page(&self, host: Host, page: &str) -> anyhow::Result<String> {
-        let mut command = self.net.command(host, &self.oncecast);
-        let output = command.args(["status", ADMIN, "--page"]).args(page.split_whitespace()).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        anyhow::ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-        Ok(text)
+        let args = format!("proxy --iface {} --cache-backend memory {extra}", MIDDLE[1]);
+        self.oncecast.role(&self.line.middle, cores, &args)
     }
 
     /// Frames, trains, padding, bytes, drops at the ingress socket.
     fn proxy_counts(&self) -> anyhow::Result<[f64; 5]> {
-        let page = self.page(Host::Middle, "metrics")?;
-        Ok([
-            sum(&page, "bsp_packets_handed_over_total"),
-            sum(&page, "bsp_trains_total"),
-            sum(&page, "bsp_train_padding_bytes_total"),
-            sum(&page, "bsp_bytes_forwarded_total"),
-            sum(&page, "bsp_kernel_receive_drops_total"),
-        ])
+        let names = [
+            "bsp_packets_handed_over_total",
+            "bsp_trains_total",
+            "bsp_train_padding_bytes_total",
+            "bsp_bytes_forwarded_total",
+            "bsp_kernel_receive_drops_total",
+        ];
+        self.oncecast.metrics(&self.line.middle, names)
     }
 
     fn generators(&self, pace: Pace) -> anyhow::Result<Vec<Process>> {
@@ -374,23 +355,12 @@ impl Pipeline {
             };
             first += self.frames;
             let args =
-                format!("bench generate {} --to {INGRESS} --first {first} --wait {paced}", printed(&block));
-            self.start(Host::Generator, std::slice::from_ref(core), &args)
+                format!("bench generate {} --to {INGRESS} --first {first} --wait {paced}", block.display());
+            self.oncecast.start(&self.line.generator, std::slice::from_ref(core), &args)
         };
         let generators = cores.iter().map(&mut start).collect::<anyhow::Result<Vec<_>>>()?;
         together(generators)
     }
-}
-
-/// Lets generators begin when all of them are ready.
-pub fn together(mut generators: Vec<Process>) -> anyhow::Result<Vec<Process>> {
-    generators.iter_mut().try_for_each(Process::wait_ready)?;
-    generators.iter_mut().for_each(Process::begin);
-    Ok(generators)
-}
-
-fn printed(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// Ids of different runs must not meet in one proxy; they may between proxies.
@@ -401,16 +371,6 @@ fn rand_number() -> usize {
 fn counts_of(report: &Value) -> [f64; 5] {
     ["frames", "trains", "padding", "bytes", "kernel_drops"]
         .map(|name| report[name].as_f64().unwrap_or(f64::NAN))
-}
-
-/// Sum of the samples of a metric over all its labels.
-pub fn sum(page: &str, name: &str) -> f64 {
-    page.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.rsplit_once(' '))
-        .filter(|(series, _)| series.split('{').next() == Some(name))
-        .filter_map(|(_, value)| value.parse::<f64>().ok())
-        .sum()
 }
 
 /// CPU nanoseconds of one double SHA-256 of the block's transactions, on average: one at a time, with the processor's SHA

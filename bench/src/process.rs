@@ -1,11 +1,62 @@
 //! Parts of a pipeline as processes: pinned, awaited by what they print, killed by id on every way out.
 
-use crate::net::{Host, Net};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tests::Host;
+use tests::process::sum_of;
+
+/// Admin address of every role, in its own namespace.
+const ADMIN: &str = "127.0.0.1:9150";
+
+/// The binary that is measured.
+#[derive(Clone, Debug)]
+pub struct Oncecast(PathBuf);
+
+impl Oncecast {
+    /// The release binary beside this one, or `ONCECAST_BIN`.
+    pub fn find() -> anyhow::Result<Oncecast> {
+        if let Some(path) = std::env::var_os("ONCECAST_BIN") {
+            return Ok(Oncecast(path.into()));
+        }
+        let beside = std::env::current_exe()?.parent().context("no folder")?.join("oncecast");
+        anyhow::ensure!(beside.exists(), "{} is missing: run `make bench`", beside.display());
+        Ok(Oncecast(beside))
+    }
+
+    /// Starts `oncecast args`.
+    pub fn start(&self, host: &Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
+        Process::start(host, Some(cores), &self.0, args)
+    }
+
+    /// Starts a role and waits until it is ready.
+    pub fn role(&self, host: &Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
+        let args = format!("{args} --metrics-addr {ADMIN} --log-level error");
+        let mut role = self.start(host, cores, &args)?;
+        if let Err(error) = self.page(host, "readyz --wait-ready 10") {
+            return Err(error.context(format!("oncecast {args}: {}", role.complaint())));
+        }
+        Ok(role)
+    }
+
+    /// A page of the role that runs on a host.
+    pub fn page(&self, host: &Host, page: &str) -> anyhow::Result<String> {
+        let mut command = host.command(&self.0);
+        let output = command.args(["status", ADMIN, "--page"]).args(page.split_whitespace()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        anyhow::ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
+    /// Metrics of the role that runs on a host, each summed over its labels (all, or those that a `{label="value"}` names).
+    pub fn metrics<const N: usize>(&self, host: &Host, names: [&str; N]) -> anyhow::Result<[f64; N]> {
+        let page = self.page(host, "metrics")?;
+        Ok(names.map(|name| sum_of(&page, name)))
+    }
+}
 
 /// Longest that one process of the benchmark may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,23 +70,28 @@ pub struct Process {
 impl Process {
     /// Starts `program args` on a host, on these cores only (`None`: any).
     pub fn start(
-        net: &Net,
-        host: Host,
+        host: &Host,
         cores: Option<&[usize]>,
-        program: &std::path::Path,
+        program: &Path,
         args: &str,
     ) -> anyhow::Result<Process> {
         let mut command = match cores {
-            None => net.command(host, program),
+            None => host.command(program),
             Some(cores) => {
-                let list: Vec<String> = cores.iter().map(usize::to_string).collect();
-                let mut command = net.command(host, "taskset");
-                command.args(["-c", &list.join(",")]).arg(program);
+                let mut command = host.command("taskset");
+                command.args(["-c", &list(cores)]).arg(program);
                 command
             }
         };
         command.args(args.split_whitespace());
         Process::spawn(args, command)
+    }
+
+    /// Starts this program with other arguments, and waits until it is ready.
+    pub fn myself(host: &Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
+        let mut process = Process::start(host, Some(cores), &std::env::current_exe()?, args)?;
+        process.wait_ready()?;
+        Ok(process)
     }
 
     /// Starts a command.
@@ -101,14 +157,7 @@ impl Process {
 
     /// CPU seconds that all its threads used so far.
     pub fn cpu(&self) -> anyhow::Result<f64> {
-        let mut nanoseconds = 0;
-        for thread in std::fs::read_dir(format!("/proc/{}/task", self.id())).context("reading CPU time")? {
-            // "on-cpu waiting slices", nanoseconds; a thread may end meanwhile.
-            let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-            nanoseconds +=
-                text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        }
-        Ok(nanoseconds as f64 / 1e9)
+        cpu_of(self.id())
     }
 
     /// Peak resident memory, MiB.
@@ -117,6 +166,36 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
         line.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
     }
+}
+
+/// CPU seconds that all threads of a process used so far.
+pub fn cpu_of(id: u32) -> anyhow::Result<f64> {
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task")).context("reading CPU time")? {
+        // "on-cpu waiting slices", nanoseconds; a thread may end meanwhile.
+        let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+/// Lets a process that runs already use these cores only.
+pub fn pin(id: u32, cores: &[usize]) -> anyhow::Result<()> {
+    let mut command = Command::new("taskset");
+    let output = command.args(["-a", "-c", "-p", &list(cores), &id.to_string()]).output()?;
+    anyhow::ensure!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Lets processes begin when all of them are ready.
+pub fn together(mut processes: Vec<Process>) -> anyhow::Result<Vec<Process>> {
+    processes.iter_mut().try_for_each(Process::wait_ready)?;
+    processes.iter_mut().for_each(Process::begin);
+    Ok(processes)
 }
 
 impl Drop for Process {

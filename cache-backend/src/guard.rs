@@ -171,7 +171,8 @@ impl Latency {
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum.load(Relaxed))
     }
-    fn observe(&self, latency: Duration) {
+    /// Counts one observation.
+    pub fn observe(&self, latency: Duration) {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         // The smallest power of two that is not below the observation.
         let bucket = (64 - nanos.saturating_sub(1).leading_zeros()) as usize;

@@ -67,7 +67,9 @@ pub trait Backend: Send + Sync + 'static {
 /// A worker's pipelined connection. Calls may overlap; answers of one call come together. Futures do not borrow the
 /// session and may be dropped at any time.
 pub trait Session {
-    /// Atomic create-only writes that answer the old value where the key exists.
+    /// Atomic create-only writes that answer the old value where the key exists. Values of 16 bytes or more must tell
+    /// which key they belong to: an old value as long as they are is given out without further proof that its reply is
+    /// not another key's (`distrust` is for the caller who finds that out).
     fn claim(
         &self,
         batch: KeyValues,

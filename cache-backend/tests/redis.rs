@@ -315,6 +315,60 @@ async fn a_reply_that_got_lost_is_noticed_before_any_answer_of_the_batch_is_beli
     eventually_claims("claims on the next connection", &*session).await;
 }
 
+/// Long enough to carry marks of the caller.
+const MARKED: &str = "a value with marks";
+
+#[tokio::test]
+async fn a_value_without_marks_is_not_believed_where_a_reply_got_lost() {
+    if !redis_is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(server.port).await;
+    let (_backend, session) = open(settings(&proxy.address)).await;
+    server.must(&["SET", "a:3", "1"]);
+    proxy.mischief.lose_a_nil.store(true, SeqCst);
+    // Claims of marked values go without a fence; the plain value asks for one.
+    let (first, second) = tokio::join!(
+        session.claim(pairs("a", 0..5, MARKED), TTL, soon()),
+        session.claim(pairs("b", 0..5, MARKED), TTL, soon()),
+    );
+    for answers in [first, second] {
+        assert_eq!(kinds(&answers), [OpErrorKind::Garbled; 5]);
+    }
+    eventually_claims("claims on the next connection", &*session).await;
+}
+
+#[tokio::test]
+async fn claims_cost_one_command_each_unless_values_without_marks_are_found() {
+    if !redis_is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let (_backend, session) = open(settings(server.address())).await;
+    let pings = || {
+        let stats = server.ask(&["INFO", "commandstats"]);
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<u32>().expect("a count"))
+    };
+    let began = pings();
+    for batch in 0..8 {
+        let range = batch * 2..batch * 2 + 4;
+        let answers = session.claim(pairs("k", range, MARKED), TTL, soon()).await;
+        assert_eq!(kinds(&answers), []);
+    }
+    assert_eq!(pings(), began, "created keys and values with marks prove themselves");
+    server.must(&["SET", "k:100", "1"]);
+    let answers = session.claim(pairs("k", 99..102, MARKED), TTL, soon()).await;
+    assert_eq!((created(&answers), existing(&answers, "1")), (2, 1));
+    assert_eq!(pings(), began + 1, "fenced afterwards");
+    session.claim(pairs("k", 200..202, MARKED), TTL, soon()).await;
+    assert_eq!(pings(), began + 2, "the next batch is fenced from the start");
+    session.claim(pairs("k", 300..302, MARKED), TTL, soon()).await;
+    assert_eq!(pings(), began + 2, "and found nothing of the kind");
+}
+
 #[tokio::test]
 async fn garbled_replies_drop_the_connection_and_everything_that_waited_is_in_doubt() {
     if !redis_is_installed() {

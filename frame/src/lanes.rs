@@ -1,7 +1,7 @@
 //! Double SHA-256 of sixteen messages at once, one in each lane of AVX-512.
 //!
-//! Why: the SHA instructions work on one message and wait for themselves; sixteen messages side by side cost 0.6 of that
-//! (159 ns against 269 ns for the mean transaction of 349 bytes, one Zen 4 core). Lanes run as long as the longest of
+//! Why: the SHA instructions work on one message and wait for themselves; sixteen messages side by side cost half of that
+//! (140 ns against 281 ns for the mean transaction of 349 bytes, one Zen 4 core). Lanes run as long as the longest of
 //! them: give messages of similar length together.
 //!
 //! Vectors never pass through a closure: what is not inlined loses the instructions, and with them a factor of twenty.
@@ -87,13 +87,13 @@ fn twice(simd: V4, messages: &[&[u8]; LANES]) -> [Id; LANES] {
 fn digests(simd: V4, messages: &[&[u8]; LANES]) -> [[u32; LANES]; 8] {
     let blocks = messages.map(|message| (message.len() + TAIL).div_ceil(BLOCK));
     let most = blocks.iter().copied().max().unwrap_or(0);
+    let chunks = messages.map(|message| message.as_chunks().0);
+    // Blocks that are whole in every message.
+    let whole = chunks.iter().map(|chunks| chunks.len()).min().unwrap_or(0);
     let mut state = start(simd);
     let mut done = [[0; LANES]; 8];
     for at in 0..most {
-        let mut rows = [splat(simd, 0); LANES];
-        for (row, message) in rows.iter_mut().zip(messages) {
-            *row = big_endian(simd, cast(block(message, at)));
-        }
+        let rows = if at < whole { whole_rows(simd, &chunks, at) } else { last_rows(simd, messages, at) };
         compress(simd, &mut state, transpose(simd, &rows));
         if blocks.contains(&(at + 1)) {
             let words: [[u32; LANES]; 8] = cast(state);
@@ -105,6 +105,27 @@ fn digests(simd: V4, messages: &[&[u8]; LANES]) -> [[u32; LANES]; 8] {
         }
     }
     done
+}
+
+/// Block number `at` of each message, which has it whole. Spelled out, as rows of a loop would go through memory.
+#[inline(always)]
+fn whole_rows(simd: V4, chunks: &[&[[u8; BLOCK]]; LANES], at: usize) -> [__m512i; LANES] {
+    macro_rules! rows {
+        ($($lane:literal)*) => {
+            [$(big_endian(simd, cast(chunks[$lane][at]))),*]
+        };
+    }
+    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+}
+
+/// Block number `at` of each padded message.
+#[inline(always)]
+fn last_rows(simd: V4, messages: &[&[u8]; LANES], at: usize) -> [__m512i; LANES] {
+    let mut rows = [splat(simd, 0); LANES];
+    for (row, message) in rows.iter_mut().zip(messages) {
+        *row = big_endian(simd, cast(block(message, at)));
+    }
+    rows
 }
 
 /// Block number `at` of a padded message; anything past its end.
@@ -217,6 +238,15 @@ fn compress(simd: V4, state: &mut [__m512i; 8], mut words: [__m512i; 16]) {
             )
         };
     }
+    macro_rules! expand {
+        ($at:literal) => {
+            let (near, far) = (words[($at + 14) & 15], words[($at + 1) & 15]);
+            words[$at] = v._mm512_add_epi32(
+                v._mm512_add_epi32(words[$at], shift!(far, 7, 18, 3)),
+                v._mm512_add_epi32(words[($at + 9) & 15], shift!(near, 17, 19, 10)),
+            );
+        };
+    }
     macro_rules! round {
         ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident, $first:expr, $at:literal) => {
             let key = v._mm512_add_epi32(words[$at], splat(simd, ROUND[$first + $at]));
@@ -233,33 +263,35 @@ fn compress(simd: V4, state: &mut [__m512i; 8], mut words: [__m512i; 16]) {
             $h = v._mm512_add_epi32(one, two);
         };
     }
+    // Each word of the schedule is made just before its round, so that both chains fill each other's gaps.
     macro_rules! eight_rounds {
-        ($first:expr, $a:literal $b:literal $c:literal $d:literal $e:literal $f:literal $g:literal $h:literal) => {
+        ($first:expr, $prepare:ident, $a:literal $b:literal $c:literal $d:literal $e:literal $f:literal $g:literal $h:literal) => {
+            $prepare!($a);
             round!(a b c d e f g h, $first, $a);
+            $prepare!($b);
             round!(h a b c d e f g, $first, $b);
+            $prepare!($c);
             round!(g h a b c d e f, $first, $c);
+            $prepare!($d);
             round!(f g h a b c d e, $first, $d);
+            $prepare!($e);
             round!(e f g h a b c d, $first, $e);
+            $prepare!($f);
             round!(d e f g h a b c, $first, $f);
+            $prepare!($g);
             round!(c d e f g h a b, $first, $g);
+            $prepare!($h);
             round!(b c d e f g h a, $first, $h);
         };
     }
-    let mut first = 0;
-    loop {
-        eight_rounds!(first, 0 1 2 3 4 5 6 7);
-        eight_rounds!(first, 8 9 10 11 12 13 14 15);
-        first += 16;
-        if first == 64 {
-            break;
-        }
-        for at in 0..16 {
-            let (near, far) = (words[(at + 14) & 15], words[(at + 1) & 15]);
-            words[at] = v._mm512_add_epi32(
-                v._mm512_add_epi32(words[at], shift!(far, 7, 18, 3)),
-                v._mm512_add_epi32(words[(at + 9) & 15], shift!(near, 17, 19, 10)),
-            );
-        }
+    macro_rules! nothing {
+        ($at:literal) => {};
+    }
+    eight_rounds!(0, nothing, 0 1 2 3 4 5 6 7);
+    eight_rounds!(0, nothing, 8 9 10 11 12 13 14 15);
+    for first in [16, 32, 48] {
+        eight_rounds!(first, expand, 0 1 2 3 4 5 6 7);
+        eight_rounds!(first, expand, 8 9 10 11 12 13 14 15);
     }
     for (word, add) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
         *word = v._mm512_add_epi32(*word, add);

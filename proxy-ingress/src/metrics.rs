@@ -40,6 +40,7 @@ table! {
     CLAIM_SLIPPED = counter("bsp_txid_claim_slipped_total", ["worker"], "Answers that belonged to another question.");
     CLAIM_PARKED = gauge("bsp_txid_claim_parked", ["worker"], "Copies that wait for another proxy to settle its claim.");
     CLAIM_PARKED_BYTES = gauge("bsp_txid_claim_parked_bytes", ["worker"], "Their bytes.");
+    CLAIM_PARKED_TIME = histogram("bsp_txid_claim_parked_seconds", ["outcome"], "How long copies were parked: let_go (their owner sent its own), or went_on (taken over, asked about again, or sent for want of room or of an answer).");
     CLAIM_WAIT = histogram("bsp_txid_claim_wait_seconds", [], "Time from claim to decision of frames that waited.");
     TIER1_ENTRIES = gauge("bsp_txid_local_entries", [], "Ids remembered in this process.");
     TIER1_CAPACITY = gauge("bsp_txid_local_capacity", [], "Ids that this process can remember.");
@@ -169,6 +170,8 @@ fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
     sink.counter(&CLAIM_SLIPPED, &[worker], stats.slipped.value());
     sink.gauge(&CLAIM_PARKED, &[worker], stats.parked.value() as f64);
     sink.gauge(&CLAIM_PARKED_BYTES, &[worker], stats.parked_bytes.value() as f64);
+    sink.buckets(&CLAIM_PARKED_TIME, &["let_go"], (&stats.parked_let_go).into());
+    sink.buckets(&CLAIM_PARKED_TIME, &["went_on"], (&stats.parked_went_on).into());
 }
 
 fn as_the_go_stack_counts(sink: &mut Sink<'_>, prefix: &str, stats: &ClaimStats) {

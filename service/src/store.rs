@@ -101,7 +101,7 @@ fn standing(backend: &dyn Backend) -> Result<(), String> {
 
 fn details(backend: &dyn Backend) -> serde_json::Value {
     let server = |guard: &Arc<GuardStats>| {
-        let latency = buckets(guard.latency());
+        let latency = Buckets::from(guard.latency());
         let quantile = |q| latency.quantile(q).map(|time| time.as_secs_f64());
         let errors = OpErrorKind::ALL.map(|kind| (kind.label().to_owned(), json!(guard.errors(kind))));
         json!({
@@ -124,10 +124,12 @@ fn details(backend: &dyn Backend) -> serde_json::Value {
     })
 }
 
-fn buckets(latency: &Latency) -> Buckets {
-    let counts = latency.counts();
-    let edges = (0..Latency::BUCKETS).map(|bucket| Latency::edge(bucket).unwrap_or(Duration::MAX));
-    Buckets::of(edges.zip(counts), latency.sum())
+impl From<&Latency> for Buckets {
+    fn from(latency: &Latency) -> Buckets {
+        let counts = latency.counts();
+        let edges = (0..Latency::BUCKETS).map(|bucket| Latency::edge(bucket).unwrap_or(Duration::MAX));
+        Buckets::of(edges.zip(counts), latency.sum())
+    }
 }
 
 /// One store of a role.
@@ -141,7 +143,7 @@ impl Source for Store {
         for guard in self.backend.guards() {
             let of = [self.purpose.label(), guard.backend(), guard.server()];
             let with = |last| [of[0], of[1], of[2], last];
-            sink.buckets(&BATCH_TIME, &of, buckets(guard.latency()));
+            sink.buckets(&BATCH_TIME, &of, guard.latency().into());
             sink.counter(&ANSWERED, &of, guard.answered());
             for kind in OpErrorKind::ALL {
                 sink.counter(&ERRORS, &with(kind.label()), guard.errors(kind));

@@ -1,4 +1,5 @@
-//! Hosts in network namespaces, joined by a bridge in a namespace of its own. Nothing touches the machine's own network.
+//! Hosts in network namespaces, joined by a bridge in a namespace of its own or cabled to one another. Nothing touches the
+//! machine's own network.
 
 use anyhow::{Context, bail};
 use std::cell::Cell;
@@ -15,11 +16,11 @@ pub struct Net {
     namespaces: std::cell::RefCell<Vec<String>>,
 }
 
-/// One namespace with `eth0` on the bridge: `fd10::N` and `10.10.0.N`.
+/// One namespace with `eth0` on the bridge: `fd10::N` and `10.10.0.N`; or one with what [`Net::cable`] gave it.
 pub struct Host {
     /// Name of the namespace.
     pub namespace: String,
-    /// N in its addresses.
+    /// N in its addresses; 0 without the bridge.
     pub number: u8,
 }
 
@@ -61,6 +62,26 @@ impl Net {
         self.namespaces.borrow_mut().push(namespace.clone());
         self.plug(&namespace, number).unwrap_or_else(|error| panic!("host {name}: {error:#}"));
         Host { namespace, number }
+    }
+
+    /// Adds a host that is not on the bridge.
+    pub fn apart(&self, name: &str) -> anyhow::Result<Host> {
+        let namespace = format!("{}-{name}", self.prefix);
+        self.namespaces.borrow_mut().push(namespace.clone());
+        ip(&["netns", "add", &namespace])?;
+        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        Ok(Host { namespace, number: 0 })
+    }
+
+    /// Joins two hosts: of each an interface and its address with the length of the prefix.
+    pub fn cable(&self, from: (&Host, &str, &str), to: (&Host, &str, &str)) -> anyhow::Result<()> {
+        let (here, there) = (&from.0.namespace, &to.0.namespace);
+        ip(&["-n", here, "link", "add", from.1, "type", "veth", "peer", "name", to.1, "netns", there])?;
+        for (host, interface, address) in [from, to] {
+            ip(&["-n", &host.namespace, "addr", "add", address, "dev", interface, "nodad"])?;
+            ip(&["-n", &host.namespace, "link", "set", interface, "up"])?;
+        }
+        Ok(())
     }
 
     fn plug(&self, namespace: &str, number: u8) -> anyhow::Result<()> {

@@ -59,6 +59,11 @@ impl Redis {
         self.process = None;
     }
 
+    /// The server, while it lives.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
     /// Its unix socket: reached from every namespace.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("socket")

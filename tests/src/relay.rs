@@ -18,6 +18,7 @@ pub struct Mischief {
     delay_ms: AtomicU64,
     cut: AtomicBool,
     garble: AtomicBool,
+    withhold: AtomicBool,
     /// Times that an answer was cut or garbled.
     done: AtomicU64,
 }
@@ -34,6 +35,10 @@ impl Mischief {
     /// The next answer becomes something else.
     pub fn garble_next(&self) {
         self.garble.store(true, SeqCst);
+    }
+    /// From now on no answer arrives, or again.
+    pub fn withhold(&self, withhold: bool) {
+        self.withhold.store(withhold, SeqCst);
     }
     /// Times that an answer was cut or garbled.
     pub fn done(&self) -> u64 {
@@ -102,6 +107,9 @@ fn pass(client: UnixStream, server: UnixStream, mischief: &Arc<Mischief>) {
         loop {
             let (at, mut bytes) = out.take();
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            if !bytes.is_empty() && mischief.withhold.load(SeqCst) {
+                continue;
+            }
             let cut = bytes.len() > 1 && mischief.cut.swap(false, SeqCst);
             if cut {
                 bytes.truncate(bytes.len() / 2);

@@ -1,6 +1,7 @@
 //! Counters of one worker's claims: written by that worker alone, read by whoever exports them.
 
 use crate::Why;
+use cache_backend::guard::Latency;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A number with one writer: plain loads and stores.
@@ -39,8 +40,10 @@ pub struct ClaimStats {
     pub parked_bytes: Count,
     /// Copies that were parked, in total.
     pub parked_total: Count,
-    /// Milliseconds that parked copies waited until they were let go, and how many were: a mean for the scrape.
-    pub parked_ms: Count,
+    /// How long copies were parked that were let go, as their owner had sent its own.
+    pub parked_let_go: Latency,
+    /// How long the others were: taken over, asked about once more, or sent for want of room or of an answer.
+    pub parked_went_on: Latency,
     /// Frames whose sender could not hand them over.
     pub failed: Count,
     /// Claims deleted with an acknowledgement.

@@ -1,9 +1,14 @@
 //! One connection of one session to one server: requests in, answers out, in order.
 //!
 //! Why: a claim that is answered with the reply of another key can suppress a transaction for good. So replies are
-//! matched strictly in order, each is checked against the shape that its request allows, and every batch ends with a
-//! *fence* (`PING nonce`) whose echo must come back before any answer of the batch is given out. Any surprise drops the
-//! connection, and everything that waited on it fails in doubt.
+//! matched strictly in order, each is checked against the shape that its request allows, and no answer is given out
+//! unless it is known to belong to its question. Any surprise drops the connection, and everything that waited on it
+//! fails in doubt.
+//!
+//! How that is known: a batch ends with a *fence* (`PING nonce`) whose echo must come back right behind its replies. Claims
+//! go without where their values are long enough to carry marks of the caller (`MARKED`): a key that was created
+//! suppresses nothing, and of a value as long as its own the caller sees whose it is. Where another value was found (the
+//! `1` of a Go node) the batch is fenced afterwards, and the next one from the start. So a claim costs one command.
 //!
 //! Promises: submitting never waits; while the connection is down it fails at once; a lost connection is dialled again
 //! in the background with backoff and jitter; a connection whose oldest batch had no answer for the stall time is
@@ -40,6 +45,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const STALL_MIN: Duration = Duration::from_secs(1);
 const READ_CHUNK: usize = 64 << 10;
+/// Values of a claim from this length on carry marks by which the caller tells which key they belong to.
+const MARKED: usize = 16;
 /// Buffers that a burst made longer than this are given back.
 const KEEP_BUFFER: usize = 1 << 20;
 
@@ -73,7 +80,27 @@ struct State {
     outgoing: Vec<u8>,
     submitted: VecDeque<Batch>,
     fence: u64,
+    /// Values without marks were found lately: claims are fenced too.
+    fence_claims: bool,
     distrusted: bool,
+}
+
+impl State {
+    /// Appends a fence: the batch that it follows is believed once the echo comes.
+    fn fence(&mut self) -> [u8; 16] {
+        self.fence = self.fence.wrapping_add(1);
+        let fence = fence_bytes(self.fence);
+        put_head(&mut self.outgoing, 2);
+        put_word(&mut self.outgoing, b"PING");
+        put_word(&mut self.outgoing, &fence);
+        fence
+    }
+
+    /// Fences a batch all of whose replies are there.
+    fn fence_late(&mut self, mut batch: Batch) {
+        batch.fence = Some(self.fence());
+        self.submitted.push_back(batch);
+    }
 }
 
 /// How to reach the server and which key to probe it with.
@@ -94,6 +121,7 @@ impl Link {
                 outgoing: Vec::new(),
                 submitted: VecDeque::new(),
                 fence: rand::random(),
+                fence_claims: false,
                 distrusted: false,
             }),
             waker: AtomicWaker::new(),
@@ -118,7 +146,7 @@ impl Link {
     }
 
     pub(super) fn claim(&self, batch: &KeyValues, ttl: Duration, asking: bool) -> Submitted<Claimed> {
-        self.submit(batch, Slot::work(Work::Claim), |out, form| {
+        self.submit(batch, Slot::work(Work::Claim), marks(batch), |out, form| {
             let milliseconds = ttl_words(ttl);
             for (key, value) in batch.iter() {
                 put_asking(out, asking);
@@ -140,7 +168,7 @@ impl Link {
     }
 
     pub(super) fn set(&self, batch: &KeyValues, ttl: Duration, asking: bool) -> Submitted<()> {
-        self.submit(batch, Slot::work(Work::Set), |out, _| {
+        self.submit(batch, Slot::work(Work::Set), None, |out, _| {
             let milliseconds = ttl_words(ttl);
             for (key, value) in batch.iter() {
                 put_asking(out, asking);
@@ -155,14 +183,14 @@ impl Link {
     }
 
     pub(super) fn get(&self, keys: &KeyValues, asking: bool) -> Submitted<Option<Bytes>> {
-        self.submit(keys, Slot::work(Work::Get), |out, _| {
+        self.submit(keys, Slot::work(Work::Get), None, |out, _| {
             put_each(out, keys, b"GET", asking);
             if asking { &[Step::Asking, Step::Get] } else { &[Step::Get] }
         })
     }
 
     pub(super) fn del(&self, keys: &KeyValues, asking: bool) -> Submitted<bool> {
-        self.submit(keys, Slot::work(Work::Del), |out, _| {
+        self.submit(keys, Slot::work(Work::Del), None, |out, _| {
             put_each(out, keys, b"DEL", asking);
             if asking { &[Step::Asking, Step::Del] } else { &[Step::Del] }
         })
@@ -172,6 +200,7 @@ impl Link {
         &self,
         batch: &KeyValues,
         (work, answers): (Work, oneshot::Receiver<Answers<T>>),
+        marks: Option<usize>,
         write: impl FnOnce(&mut Vec<u8>, ClaimForm) -> &'static [Step],
     ) -> Submitted<T> {
         let mut state = self.shared.lock();
@@ -183,18 +212,16 @@ impl Link {
         if full {
             return Err(OpError::not_done(NAME, OpErrorKind::Overloaded, String::new()));
         }
-        state.fence = state.fence.wrapping_add(1);
-        let fence = fence_bytes(state.fence);
         let steps = write(&mut state.outgoing, form);
-        put_head(&mut state.outgoing, 2);
-        put_word(&mut state.outgoing, b"PING");
-        put_word(&mut state.outgoing, &fence);
+        let fence = (marks.is_none() || state.fence_claims).then(|| state.fence());
         state.submitted.push_back(Batch {
             work,
             steps,
             step: 0,
             left: batch.len(),
             fence,
+            marks,
+            unmarked: false,
             since: Instant::now(),
         });
         self.shared.load.fetch_add(1, Relaxed);
@@ -210,6 +237,12 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Length of the values of a claim where they carry marks.
+fn marks(batch: &KeyValues) -> Option<usize> {
+    let length = batch.iter().next().map_or(0, |(_, value)| value.len());
+    (length >= MARKED && batch.iter().all(|(_, value)| value.len() == length)).then_some(length)
 }
 
 fn ttl_words(ttl: Duration) -> Vec<u8> {
@@ -287,7 +320,12 @@ struct Batch {
     step: usize,
     /// Keys that are not answered yet.
     left: usize,
-    fence: [u8; 16],
+    /// Its echo follows the replies.
+    fence: Option<[u8; 16]>,
+    /// Length of its values where they carry marks.
+    marks: Option<usize>,
+    /// A value of another length was found.
+    unmarked: bool,
     since: Instant,
 }
 
@@ -321,21 +359,24 @@ impl<T> Slot<T> {
 /// What a reply did to its batch.
 enum Progress {
     More,
+    /// Its answers can be given out.
     Done,
-    /// Done, and the server said something that makes another dial wise.
-    Reply(Option<String>),
+    /// Its answers can be given out behind a fence.
+    Unproven,
 }
 
 impl Batch {
-    /// Judges the next reply of this batch.
-    fn accept(&mut self, token: Token<'_>) -> Result<Progress, Surprise> {
+    /// Judges the next reply of this batch. Into `redial` goes what the server said where that makes another dial wise.
+    fn accept(&mut self, token: Token<'_>, redial: &mut Option<String>) -> Result<Progress, Surprise> {
         if self.left == 0 {
             return match token {
-                Token::Bulk(echo) if echo == self.fence => Ok(Progress::Done),
+                Token::Bulk(echo) if self.fence.is_some_and(|fence| fence == echo) => Ok(Progress::Done),
                 _ => Err(Surprise::Fence),
             };
         }
-        if token == Token::Bulk(&self.fence) {
+        if let Some(fence) = &self.fence
+            && token == Token::Bulk(fence)
+        {
             // The fence came early: at least one reply before it is missing.
             return Err(Surprise::Fence);
         }
@@ -345,9 +386,23 @@ impl Batch {
             self.step = 0;
             self.left -= 1;
         }
+        self.answer(step, token, redial)?;
+        Ok(match (self.left, self.fence) {
+            (0, None) if self.unmarked => Progress::Unproven,
+            (0, None) => Progress::Done,
+            _ => Progress::More,
+        })
+    }
+
+    fn answer(&mut self, step: Step, token: Token<'_>, redial: &mut Option<String>) -> Result<(), Surprise> {
         let left = self.left;
+        if matches!(step, Step::Claim | Step::Old)
+            && let Token::Bulk(old) = token
+        {
+            self.unmarked |= self.marks != Some(old.len());
+        }
         match (&mut self.work, step, token) {
-            (_, Step::Asking, Token::Simple(b"OK")) => return Ok(Progress::More),
+            (_, Step::Asking, Token::Simple(b"OK")) => {}
             (Work::Claim(slot), Step::Claim, Token::Nil) => slot.push(left, Ok(Claimed::Created)),
             (Work::Claim(slot), Step::Claim, Token::Bulk(old)) => {
                 slot.push(left, Ok(Claimed::Exists(Bytes::copy_from_slice(old))));
@@ -369,7 +424,9 @@ impl Batch {
             (_, Step::Asking, _) => return Err(Surprise::Unfit),
             (work, _, Token::Error(text)) => {
                 let detail = lossy(text);
-                let redial = asks_for_another_dial(&detail).then(|| detail.clone());
+                if asks_for_another_dial(&detail) {
+                    *redial = Some(detail.clone());
+                }
                 let error = OpError::not_done(NAME, OpErrorKind::Refused, detail);
                 match work {
                     Work::Claim(slot) => slot.push(left, Err(error)),
@@ -377,11 +434,10 @@ impl Batch {
                     Work::Get(slot) => slot.push(left, Err(error)),
                     Work::Del(slot) => slot.push(left, Err(error)),
                 }
-                return Ok(Progress::Reply(redial));
             }
             _ => return Err(Surprise::Unfit),
         }
-        Ok(Progress::More)
+        Ok(())
     }
 
     fn give(self) {
@@ -630,20 +686,21 @@ impl<'a> Serving<'a> {
                 return if bytes.is_empty() { Ok(()) } else { Err(Surprise::Unasked) };
             };
             let Some((token, length)) = token(bytes)? else { return Ok(()) };
-            let progress = batch.accept(token)?;
+            let progress = batch.accept(token, &mut self.redial)?;
             self.input.consume(length);
+            if matches!(progress, Progress::More) {
+                continue;
+            }
+            let Some(batch) = self.waiting.pop_front() else { continue };
+            if batch.marks.is_some() {
+                self.shared.lock().fence_claims = batch.unmarked;
+            }
             match progress {
                 Progress::More => {}
-                Progress::Reply(redial) => {
-                    if redial.is_some() {
-                        self.redial = redial;
-                    }
-                }
+                Progress::Unproven => self.shared.lock().fence_late(batch),
                 Progress::Done => {
                     self.shared.load.fetch_sub(1, Relaxed);
-                    if let Some(batch) = self.waiting.pop_front() {
-                        batch.give();
-                    }
+                    batch.give();
                 }
             }
         }

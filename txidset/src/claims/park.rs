@@ -113,7 +113,7 @@ impl Claims {
             }
         }
         while let Some(handle) = self.oldest_parked() {
-            self.let_go(now, handle.index);
+            self.count_parking(now, handle.index, false);
             self.decide_send(handle.index, Why::Draining);
         }
         self.parked.by_owner.clear();
@@ -122,7 +122,7 @@ impl Claims {
 
     fn send_oldest_parked(&mut self, now: Instant) -> bool {
         let Some(handle) = self.oldest_parked() else { return false };
-        self.let_go(now, handle.index);
+        self.count_parking(now, handle.index, false);
         self.decide_send(handle.index, Why::ParkingFull);
         true
     }
@@ -252,7 +252,7 @@ impl Claims {
         let span = issued.saturating_duration_since(entry.parked_at);
         let over = span >= lease || self.mutation == Some(Mutation::TakeoverWithoutLease);
         if settled && !released {
-            self.let_go(now, index);
+            self.count_parking(now, index, true);
             self.decide_suppress(index, Why::Settled);
         } else if settled {
             entry.asked_again = true;
@@ -266,7 +266,7 @@ impl Claims {
     fn take_over(&mut self, now: Instant, index: u32, holder: ClaimValue) {
         let entry = &mut self.entries[index as usize];
         if entry.chain.len() >= super::MAX_CHAIN || self.mutation == Some(Mutation::TakeoverWithoutClaim) {
-            self.let_go(now, index);
+            self.count_parking(now, index, false);
             return self.decide_send(index, Why::InDoubt);
         }
         entry.chain.push(Holder { owner: holder.owner, epoch: holder.epoch });
@@ -276,16 +276,17 @@ impl Claims {
 
     /// Back into the queue of what is to be claimed.
     fn leave_parking(&mut self, now: Instant, index: u32) {
-        self.let_go(now, index);
+        self.count_parking(now, index, false);
         let bytes = self.entries[index as usize].bytes;
         self.parked.load.remove(bytes);
         self.ask_first(index);
     }
 
-    /// Counts how long a copy was parked.
-    fn let_go(&mut self, now: Instant, index: u32) {
+    /// A copy leaves parking: let go for good, or not.
+    fn count_parking(&self, now: Instant, index: u32, let_go: bool) {
         let parked = now.saturating_duration_since(self.entries[index as usize].parked_at);
-        self.stats.parked_ms.add(u64::try_from(parked.as_millis()).unwrap_or(u64::MAX));
+        let times = if let_go { &self.stats.parked_let_go } else { &self.stats.parked_went_on };
+        times.observe(parked);
     }
 
     /// A read has no answer. Copies are sent where the backend is gone, and where they have waited for a lease.
@@ -295,7 +296,7 @@ impl Claims {
         self.judge_copies(owner, |claims, index| {
             let waited = now.saturating_duration_since(claims.entries[index as usize].parked_at);
             if gone || waited >= claims.config.lease {
-                claims.let_go(now, index);
+                claims.count_parking(now, index, false);
                 claims.decide_send(index, why);
             }
         });

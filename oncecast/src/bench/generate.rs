@@ -3,7 +3,7 @@
 use super::Groups;
 use super::load::{self, Load, Recipe};
 use anyhow::Context;
-use multicast_io::{Interface, Sender, SocketOptions, host_clock, thread_time};
+use multicast_io::{Interface, Sender, SocketOptions, Train, host_clock, thread_time};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,12 @@ pub struct Args {
     /// Proxy to send to, ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", required_unless_present = "multicast")]
     to: Option<SocketAddr>,
+    /// Second proxy: trains go to the two in turn
+    #[arg(long, value_name = "ADDRESS", requires = "to", conflicts_with = "stamp")]
+    twin: Option<SocketAddr>,
+    /// Share of the frames that go to both proxies, percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "twin")]
+    both: usize,
     /// Send numbered frames to their groups, as a proxy does
     #[arg(long, conflicts_with = "to")]
     multicast: bool,
@@ -61,18 +67,22 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
         Some(to) => Load::to_address(&recipe, to)?,
         None => Load::to_groups(&recipe, args.groups.bits()?, |group| args.groups.destination(group))?,
     };
+    if let Some(twin) = args.twin {
+        load.share(twin, args.both);
+    }
     let mut senders = (0..args.ports.max(1)).map(|_| open(args)).collect::<anyhow::Result<Vec<_>>>()?;
     eprintln!("ready");
     if args.wait {
         std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("waiting for the start")?;
     }
     let (cpu, start) = (thread_time()?, Instant::now());
-    let sent = send(args, &mut load, &mut senders)?;
+    let (sent, trains) = send(args, &mut load, &mut senders)?;
     let seconds = start.elapsed().as_secs_f64();
-    let bytes: u64 = load.frames[..sent].iter().map(|span| u64::from(span.len)).sum();
+    let frames_of = |train: &Train| &load.frames[train.first as usize..][..train.count as usize];
+    let bytes: u64 = load.trains[..trains].iter().flat_map(frames_of).map(|span| u64::from(span.len)).sum();
     Ok(serde_json::json!({
         "part": "generate", "frames": sent, "bytes": bytes, "seconds": seconds,
-        "rate": sent as f64 / seconds.max(1e-9), "trains": load.trains.len(),
+        "rate": sent as f64 / seconds.max(1e-9), "trains": trains,
         "cpu": super::cpu(cpu)?,
     }))
 }
@@ -88,8 +98,8 @@ fn open(args: &Args) -> anyhow::Result<Sender> {
     Ok(Sender::open(&options)?)
 }
 
-/// Returns how many frames were sent.
-fn send(args: &Args, load: &mut Load, senders: &mut [Sender]) -> anyhow::Result<usize> {
+/// Returns how many frames were sent, and how many trains.
+fn send(args: &Args, load: &mut Load, senders: &mut [Sender]) -> anyhow::Result<(usize, usize)> {
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(args.seconds.clamp(0.0, 3600.0));
     let (mut next, mut sent, mut turn) = (0, 0, 0);
@@ -112,7 +122,7 @@ fn send(args: &Args, load: &mut Load, senders: &mut [Sender]) -> anyhow::Result<
         sent += hand_over(&mut senders[turn % count], load, next..upto, end)?;
         (next, turn) = (upto, turn + 1);
     }
-    Ok(sent)
+    Ok((sent, next))
 }
 
 /// Sends trains; a full socket is tried again.
@@ -133,8 +143,11 @@ fn hand_over(
             break;
         }
         // Whole trains behind us; the rest of a cut one is given up, this is a load and not a fabric.
-        let done = load.trains[at].first as usize + progress.frames;
-        at += load.trains[at..trains.end].partition_point(|train| (train.first as usize) < done);
+        let mut done = progress.frames;
+        while done > 0 && at < trains.end {
+            done = done.saturating_sub(load.trains[at].count as usize);
+            at += 1;
+        }
         std::thread::yield_now();
     }
     Ok(sent)

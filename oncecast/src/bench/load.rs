@@ -71,6 +71,21 @@ impl Load {
         Ok(load)
     }
 
+    /// Lets trains go to a second address in turn with the first, and this share of them to both, one right after the other.
+    pub fn share(&mut self, second: SocketAddr, percent: usize) {
+        let trains = std::mem::take(&mut self.trains);
+        for (at, train) in trains.into_iter().enumerate() {
+            // An odd factor spreads those that go to both over all of them.
+            let both = at * 37 % 100 < percent;
+            if both || at % 2 == 0 {
+                self.trains.push(train);
+            }
+            if both || at % 2 == 1 {
+                self.trains.push(Train { destination: second, ..train });
+            }
+        }
+    }
+
     /// Writes `stamp` into the lock time of a frame and its new id into the header.
     pub fn restamp(&mut self, frame: usize, stamp: u32) {
         let bytes = &mut self.memory[self.frames[frame].range()];

@@ -5,7 +5,9 @@
 //!
 //! *Deadline*: a small multiple of the p99 seen in the last seconds, never below the floor, never above the operation
 //! timeout of the settings nor the deadline of the caller. A batch that timed out counts as twice its deadline, so a
-//! server that became slower as a whole is given more time instead of being cut off for good.
+//! server that became slower as a whole is given more time instead of being cut off for good. It runs anew from every
+//! answer that the session gets, up to the operation timeout: a batch that waits behind others is as late as they are, so a
+//! burst after a calm is not taken for a server that hangs.
 //!
 //! *Breaker*, one per server, shared by the workers: closed → (a run of failed batches, over at least half an operation
 //! timeout, so that one hiccup under several batches in flight is one event and not a run) → open → (pause over) → one real
@@ -425,6 +427,14 @@ pub struct Guarded<S> {
 struct Waiting {
     batches: AtomicUsize,
     bytes: AtomicUsize,
+    answered: Mutex<Option<Instant>>,
+}
+
+impl Waiting {
+    /// When the last batch was answered.
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<S: Session> Guarded<S> {
@@ -457,17 +467,17 @@ impl<S: Session> Guarded<S> {
         let Some(leave) = self.breaker.admit(now) else {
             return self.refuse(keys, OpErrorKind::BreakerOpen);
         };
-        let deadline = deadline.min(now + leave.deadline);
-        let mut flight = Flight { breaker: self.breaker.clone(), leave, _place: place, judged: false };
-        let answers = start(&self.session, batch, deadline);
+        let end = deadline.min(now + self.breaker.cap);
+        let mut flight = Flight { breaker: self.breaker.clone(), leave, place, judged: false };
+        let answers = start(&self.session, batch, end);
         async move {
-            let answers = match tokio::time::timeout_at(deadline.into(), answers).await {
+            let answers = match flight.wait(answers, now, end).await {
                 Ok(answers) => {
                     flight.judge(judge_answers(&answers, now.elapsed()));
                     answers
                 }
-                Err(_) => {
-                    flight.judge(Outcome::TimedOut(deadline.saturating_duration_since(now)));
+                Err(waited) => {
+                    flight.judge(Outcome::TimedOut(waited));
                     let backend = flight.breaker.stats.backend;
                     let error = OpError {
                         backend,
@@ -521,18 +531,54 @@ fn judge_answers<T>(answers: &Answers<T>, latency: Duration) -> Outcome {
     }
 }
 
+/// The deadline that takes the place of `until`, where the session got an answer meanwhile; `None`: it is over.
+fn extended(until: Instant, answered: Option<Instant>, patience: Duration, end: Instant) -> Option<Instant> {
+    let later = end.min(answered? + patience);
+    (later > until).then_some(later)
+}
+
 /// A batch that was admitted; dropping it unjudged gives a probe back.
 struct Flight {
     breaker: Arc<Breaker>,
     leave: Leave,
-    _place: Place,
+    place: Place,
     judged: bool,
 }
 
 impl Flight {
+    /// Waits for the answers until the deadline, and as long again from each answer that the session gets meanwhile; not
+    /// beyond `end`. The error is how long that was.
+    async fn wait<T>(
+        &self,
+        mut answers: BoxFuture<'static, Answers<T>>,
+        began: Instant,
+        end: Instant,
+    ) -> Result<Answers<T>, Duration> {
+        let mut until = end.min(began + self.leave.deadline);
+        loop {
+            if let Ok(answers) = tokio::time::timeout_at(until.into(), &mut answers).await {
+                return Ok(answers);
+            }
+            // Where this thread was busy elsewhere, the answer may be there and not have been read.
+            tokio::task::yield_now().await;
+            if let Some(answers) = (&mut answers).now_or_never() {
+                return Ok(answers);
+            }
+            let answered = *self.place.waiting.answered();
+            match extended(until, answered, self.leave.deadline, end) {
+                Some(later) => until = later,
+                None => return Err(until.saturating_duration_since(began)),
+            }
+        }
+    }
+
     fn judge(&mut self, outcome: Outcome) {
         self.judged = true;
-        self.breaker.record(Instant::now(), self.leave, outcome);
+        let now = Instant::now();
+        if matches!(outcome, Outcome::Answered(_)) {
+            *self.place.waiting.answered() = Some(now);
+        }
+        self.breaker.record(now, self.leave, outcome);
     }
 }
 
@@ -790,6 +836,24 @@ mod tests {
         assert_eq!(kinds(&answers), [(OpErrorKind::BreakerOpen, false); 2]);
         assert_eq!(breaker.stats.errors(OpErrorKind::Timeout), 6);
         assert_eq!(breaker.stats.batches_in_flight(), 0);
+    }
+
+    #[test]
+    fn a_batch_behind_others_is_late_only_if_they_are() {
+        let (began, patience) = (Instant::now(), 5 * MS);
+        let end = began + 50 * MS;
+        let mut until = began + patience;
+        // One answer every three milliseconds: a burst after a calm.
+        for answer in 1..20 {
+            let answered = began + answer * 3 * MS;
+            if answered < until {
+                until = extended(until, Some(answered), patience, end).unwrap_or(until);
+            }
+        }
+        assert_eq!(until, end, "the operation timeout is the end of all patience");
+        assert_eq!(extended(until, Some(until), patience, end), None);
+        assert_eq!(extended(began + patience, None, patience, end), None, "nothing was answered");
+        assert_eq!(extended(began + patience, Some(began), patience, end), None, "or not lately");
     }
 
     #[tokio::test]

@@ -9,9 +9,11 @@ use bytes::Bytes;
 use cache_backend::{Answers, Claimed, KeyValues};
 use std::time::{Duration, Instant};
 
-/// Claim requests under way at once; further frames wait for the next batch. Few, so that the deadline of a request
-/// measures the store and not the requests before it.
-const MAX_CLAIM_REQUESTS: usize = 4;
+/// Claim requests under way at once; further frames wait for the next batch. Full ones: enough that the store has work
+/// while a worker is busy with a round of a thousand frames.
+const MAX_CLAIM_REQUESTS: usize = 16;
+/// Requests that are not full wait earlier and become fuller: fewer, larger batches cost both sides less.
+const MAX_SMALL_REQUESTS: usize = 4;
 /// Buffers kept for reuse.
 const MAX_SPARE: usize = 32;
 
@@ -138,7 +140,9 @@ impl Claims {
     }
 
     fn claim_request(&mut self, now: Instant) -> Option<Request> {
-        if self.unclaimed.is_empty() || self.flights.claims >= MAX_CLAIM_REQUESTS {
+        let full = self.unclaimed.len() >= self.config.max_batch;
+        let most = if full { MAX_CLAIM_REQUESTS } else { MAX_SMALL_REQUESTS };
+        if self.unclaimed.is_empty() || self.flights.claims >= most {
             return None;
         }
         let mut batch = self.spare.pop().unwrap_or_default();

@@ -108,6 +108,14 @@ pub struct Config {
     /// Prefix of claims in the shared store; names the fabric
     #[arg(long, value_name = "PREFIX", default_value = "bsp:tx:", help_heading = "Claims")]
     pub txid_dedup_prefix: String,
+    /// Name of the fabric in the shared store, the same on all its proxies; two fabrics may not share a prefix
+    /// [default: groups, port and shard bits]
+    #[arg(long, value_name = "NAME", value_parser = fabric_name, help_heading = "Claims")]
+    pub fabric_name: Option<String>,
+    /// What to do at the start where the prefix is another fabric's: refuse it, replace the other (the fabric itself was
+    /// changed), or off
+    #[arg(long, value_name = "MODE", default_value = "refuse", help_heading = "Claims")]
+    pub fabric_check: FabricCheckArg,
     /// How long an id is remembered
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Claims")]
     pub txid_dedup_ttl: Duration,
@@ -218,6 +226,23 @@ impl FromStr for TcpPort {
             _ => Err("want a port, 0 or off, or auto".to_owned()),
         }
     }
+}
+
+/// `--fabric-check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FabricCheckArg {
+    /// An error.
+    Refuse,
+    /// This fabric takes the prefix.
+    Replace,
+    /// Not looked at.
+    Off,
+}
+
+fn fabric_name(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| "want 1 to 64 printable ASCII characters without blanks".to_owned())
 }
 
 /// `--claim-mode`.

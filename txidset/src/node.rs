@@ -30,7 +30,7 @@ const MAX_OWNERS: usize = 256;
 /// Longest wait for one answer of the store; its session may allow less.
 const CALL: Duration = Duration::from_secs(1);
 /// Pauses after tries in vain: together half a second, by which a start is late when the store is gone.
-const PAUSES: [Duration; 4] = [
+pub(crate) const PAUSES: [Duration; 4] = [
     Duration::from_millis(20),
     Duration::from_millis(80),
     Duration::from_millis(200),

@@ -6,6 +6,7 @@
 pub mod state;
 pub mod stream;
 
+mod fabric;
 mod sockets;
 mod worker;
 
@@ -167,6 +168,8 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
+    let (draining, watch_drain) = watch::channel(false);
+    let look_out = fabric::watch(&config, backend.as_ref(), &deps.lifecycle, watch_drain.clone()).await?;
     let local = local_set(&config);
     let limits = StreamLimits::new(
         config.tcp_read_timeout,
@@ -175,8 +178,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         config.tcp_buffer_bytes.as_usize(),
     );
     let saved = saved_counters(&config)?;
-    let (draining, watch_drain) = watch::channel(false);
-    let (mut cells, mut workers, mut opening) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cells, mut workers, mut opening) = (Vec::new(), Vec::from_iter(look_out), Vec::new());
     for (index, sockets) in opened.workers.into_iter().enumerate() {
         let identity = match &saved {
             Some((directory, _)) => Identity::Standard(Arc::clone(directory)),

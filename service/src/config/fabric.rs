@@ -46,6 +46,24 @@ impl FabricArgs {
         }
     }
 
+    /// What makes this fabric and no other, in words: the groups, the port of the data and the shard bits.
+    pub fn words(&self, port: u16) -> String {
+        let groups = match self.fabric {
+            Family::Ipv4 => format!("ipv4 mc-ipv4-net={}", self.mc_ipv4_net),
+            Family::Ipv6 => {
+                let (scope, mode) = (Scope::from(self.scope), self.source_mode);
+                let name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+                format!(
+                    "ipv6 scope={} source-mode={} mc-group-id=0x{:04X}",
+                    name(&scope),
+                    name(&mode),
+                    self.mc_group_id
+                )
+            }
+        };
+        format!("{groups} egress-port={port} shard-bits={}", self.shard_bits)
+    }
+
     /// Leading id bits that choose the group.
     ///
     /// # Errors

@@ -1,0 +1,111 @@
+//! Whose prefix of the shared store it is: asked at the start, and looked at again while the proxy runs.
+//!
+//! A prefix that is another fabric's ends the start: claims of one fabric would suppress transactions of the other. A running
+//! proxy that finds out (the store lost its keys, or a node was told to replace the word) goes on, says so in `/readyz`
+//! (degraded) and in the log at each look: ending it would stop the traffic of a fabric that may be the right one.
+
+use crate::config::{Config, FabricCheckArg};
+use cache_backend::{Backend, Session};
+use service::{Condition, Lifecycle};
+use std::sync::Arc;
+use tokio::sync::watch;
+use txidset::fabric::Standing;
+use txidset::{FabricWord, Names};
+
+/// Starts the look-out; `None` where no store is shared, or it was turned off.
+///
+/// # Errors
+/// The prefix is another fabric's.
+pub(super) async fn watch(
+    config: &Config,
+    backend: Option<&Arc<dyn Backend>>,
+    lifecycle: &Lifecycle,
+    draining: watch::Receiver<bool>,
+) -> anyhow::Result<Option<service::Worker>> {
+    let check = config.fabric_check;
+    let Some(backend) = backend.filter(|b| b.immediate().is_none() && check != FabricCheckArg::Off) else {
+        return Ok(None);
+    };
+    let word = word(config);
+    let session = backend.session().await?;
+    let condition = lifecycle.condition("fabric");
+    match word.look(session.as_ref(), check == FabricCheckArg::Replace).await {
+        Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.words())),
+        Ok(standing) => tell(&condition, &word, &standing),
+        Err(error) => {
+            tracing::warn!("whose the prefix {} is could not be asked: {error}", config.txid_dedup_prefix);
+            condition.met("not known yet");
+        }
+    }
+    drop(session);
+    let backend = Arc::clone(backend);
+    let worker = service::lifecycle::spawn_worker("proxy-fabric".to_owned(), move || async move {
+        look_again(&*backend, &word, &condition, draining).await;
+    })?;
+    Ok(Some(worker))
+}
+
+fn word(config: &Config) -> FabricWord {
+    let claims = super::claims_config(config, true);
+    let names = Names::new(&claims.prefix, claims.keys);
+    let words = match &config.fabric_name {
+        Some(name) => format!("fabric-name={name}"),
+        None => config.fabric.words(config.egress_port),
+    };
+    let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
+    FabricWord::new(&names, &words, ttl)
+}
+
+async fn look_again(
+    backend: &dyn Backend,
+    word: &FabricWord,
+    condition: &Condition,
+    mut draining: watch::Receiver<bool>,
+) {
+    let mut session: Option<Box<dyn Session>> = None;
+    loop {
+        tokio::select! {
+            _ = draining.wait_for(|drains| *drains) => return,
+            () = tokio::time::sleep(word.pause()) => {}
+        }
+        if session.is_none() {
+            session = backend.session().await.ok();
+        }
+        let Some(session) = &session else { continue };
+        // What the store does not answer is asked at the next look; its own condition says that it does not.
+        if let Ok(standing) = word.look(session.as_ref(), false).await {
+            tell(condition, word, &standing);
+        }
+    }
+}
+
+fn tell(condition: &Condition, word: &FabricWord, standing: &Standing) {
+    let ours = word.words();
+    match standing {
+        Standing::Ours => condition.met(ours),
+        Standing::Replaced(theirs) => {
+            tracing::warn!(%theirs, %ours, "the prefix of the claims was another fabric's and is ours now");
+            condition.met(ours);
+        }
+        Standing::Theirs(theirs) => {
+            tracing::error!(%theirs, %ours, "the prefix of the claims is another fabric's: each suppresses transactions of the other");
+            condition.degraded(&format!("the prefix of the claims is another fabric's ({theirs})"));
+        }
+        Standing::Unreadable => {
+            tracing::warn!(
+                "what stands under the prefix of the claims about its fabric is of another version"
+            );
+            condition.met("written by another version");
+        }
+    }
+}
+
+fn refusal(config: &Config, theirs: &str, ours: &str) -> String {
+    format!(
+        "--txid-dedup-prefix {:?}: in this store it belongs to another fabric: \"{theirs}\", this one is \"{ours}\", and \
+         they would suppress each other's transactions. Give this fabric a prefix of its own; or, if both are one fabric, the \
+         same --fabric-name on all its proxies; or, if the fabric itself was changed, start once with \
+         --fabric-check=replace",
+        config.txid_dedup_prefix
+    )
+}

@@ -72,7 +72,7 @@ impl Aerospike {
         if settings.set.len() > 63 {
             return Err(OpenError(format!("aerospike: set \"{}\" is longer than 63 bytes", settings.set)));
         }
-        let name = hosts.iter().map(Host::address).collect::<Vec<_>>().join(",");
+        let name = hosts.iter().map(shown).collect::<Vec<_>>().join(",");
         let (boot, patience) = (settings.remote.boot, settings.remote.boot_patience);
         let breaker = Breaker::new(NAME, name.clone(), &settings.remote);
         let backend = Aerospike { config: Arc::new(Config { settings, hosts, name }), breaker };
@@ -85,6 +85,7 @@ impl Aerospike {
                 }
                 Err(failure) if !failure.permanent && boot == BootPolicy::Degraded => {
                     warn!(backend = NAME, reason = %failure.message, "started without the backend; it is dialled on");
+                    backend.breaker.begin_open();
                     return Ok(backend);
                 }
                 Err(failure) if failure.permanent || began.elapsed() + BOOT_PAUSE > patience => {
@@ -105,6 +106,11 @@ fn parse_host(text: &str) -> Result<Host, OpenError> {
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() { Err(wrong()) } else { Ok(Host::new(host, port)) }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+fn shown(host: &Host) -> String {
+    if host.name.contains(':') { format!("[{}]:{}", host.name, host.port) } else { host.address() }
 }
 
 impl Config {
@@ -139,9 +145,26 @@ impl Config {
             ResultCode::SecurityNotEnabled,
             ResultCode::SecurityNotSupported,
         ];
-        let permanent = in_chain(error, |cause| cause.matches(&refused));
+        // Of what the hosts said the client keeps the text alone: `Error CODE, node=…`.
+        let said_by_hosts = |cause: &Error| {
+            let text = cause.base_message();
+            let codes = text.split("Error ").skip(1).filter_map(|text| {
+                let digits = text.split(|c: char| !c.is_ascii_digit()).next()?;
+                digits.parse::<u8>().ok()
+            });
+            codes.map(ResultCode::from).any(|code| refused.contains(&code))
+        };
+        let permanent = in_chain(error, |cause| cause.matches(&refused) || said_by_hosts(cause));
         let hint = if permanent { " (check user and password)" } else { "" };
-        Failure { message: format!("{}: cannot connect: {}{hint}", self.name, chain(error)), permanent }
+        Failure { message: format!("{}: cannot connect: {}{hint}", self.name, self.said(error)), permanent }
+    }
+
+    /// An error and its causes, with the addresses as people write them.
+    fn said(&self, error: &Error) -> String {
+        let bare = self.hosts.iter().filter(|host| host.name.contains(':'));
+        let text = bare.fold(chain(error), |text, host| text.replace(&host.address(), &shown(host)));
+        // One line.
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
     async fn prove(&self) -> Result<(), Failure> {
@@ -199,7 +222,7 @@ impl Config {
             }
             _ => ("it does not work".to_owned(), false),
         };
-        let said = chain(error);
+        let said = self.said(error);
         Failure {
             message: format!("{}: namespace \"{namespace}\": {meaning} ({what}: {said})", self.name),
             permanent,
@@ -328,18 +351,17 @@ impl Backend for Aerospike {
 
     fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
         async {
+            let began = Instant::now();
+            if let Err(failure) = self.config.prove().await {
+                return Err(OpError::not_done(NAME, OpErrorKind::Disconnected, failure.message));
+            }
+            self.breaker.proved(began.elapsed());
             let stats = self.breaker.stats();
             if stats.state() != BreakerState::Closed {
                 let detail = format!("the breaker of {} is {}", stats.server(), stats.state().label());
                 return Err(OpError::not_done(NAME, OpErrorKind::BreakerOpen, detail));
             }
-            match self.config.client(true).await {
-                Ok(client) => {
-                    let _ = client.close().await;
-                    Ok(())
-                }
-                Err(failure) => Err(OpError::not_done(NAME, OpErrorKind::Disconnected, failure.message)),
-            }
+            Ok(())
         }
         .boxed()
     }
@@ -513,5 +535,8 @@ impl Session for AerospikeSession {
     }
     fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
         self.each(keys, deadline, true, |shared, key, _, left| delete(shared, key, left))
+    }
+    fn answers_in_parts(&self) -> bool {
+        true
     }
 }

@@ -9,10 +9,14 @@
 //! answer that the session gets, up to the operation timeout: a batch that waits behind others is as late as they are, so a
 //! burst after a calm is not taken for a server that hangs.
 //!
-//! *Breaker*, one per server, shared by the workers: closed → (a run of failed batches, over at least half an operation
+//! *Breaker*, one per server, shared by the workers: closed → (a run of failures, over at least half an operation
 //! timeout, so that one hiccup under several batches in flight is one event and not a run) → open → (pause over) → one real
 //! batch goes as a probe (half-open) → closed if it was answered, else open for twice as long. A batch failed when more
-//! than half of its keys have no answer.
+//! than half of its keys have no answer. The loss of a connection is one failure, however many batches waited on it and
+//! however many workers lost theirs at that moment; so is a dial that failed. A dial that saw a write and its read within
+//! one operation timeout closes the breaker like an answered probe.
+//!
+//! *Down*: while a session has no connection its batches are refused at once, unsent, and nothing is judged.
 //!
 //! *Bounds*, per session: batches and bytes that wait for their answer; beyond them a batch is refused as overloaded,
 //! which says nothing about the server and does not move the breaker.
@@ -200,6 +204,7 @@ enum Outcome {
 /// Leave to send one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Leave {
+    since: Instant,
     deadline: Duration,
     probe: bool,
 }
@@ -219,6 +224,8 @@ struct Judge {
     phase: Phase,
     pause: Duration,
     opened: Option<Instant>,
+    /// When a lost connection (or a dial that failed) was last counted: what began before is the same event.
+    lost: Option<Instant>,
     p99: Percentile,
 }
 
@@ -242,6 +249,7 @@ impl Breaker {
                 phase: Phase::Closed { run: 0, since: None },
                 pause: PAUSE_MIN,
                 opened: None,
+                lost: None,
                 p99: Percentile::default(),
             }),
         })
@@ -260,15 +268,39 @@ impl Breaker {
     fn admit(&self, now: Instant) -> Option<Leave> {
         let mut judge = self.judge();
         match judge.phase {
-            Phase::Closed { .. } => Some(Leave { deadline: self.stats.deadline(), probe: false }),
+            Phase::Closed { .. } => Some(Leave { since: now, deadline: self.stats.deadline(), probe: false }),
             Phase::HalfOpen => None,
             Phase::Open { until } if now < until => None,
             Phase::Open { .. } => {
                 judge.phase = Phase::HalfOpen;
                 self.enter(BreakerState::HalfOpen);
                 debug!(backend = self.stats.backend, server = %self.stats.server, "breaker sends a probe");
-                Some(Leave { deadline: self.cap, probe: true })
+                Some(Leave { since: now, deadline: self.cap, probe: true })
             }
+        }
+    }
+
+    /// The role starts without this server: it is not asked until it was seen to work.
+    pub(crate) fn begin_open(&self) {
+        let (mut judge, now) = (self.judge(), Instant::now());
+        judge.opened = Some(now);
+        self.open(&mut judge, now, PAUSE_MIN);
+    }
+
+    /// A dial that began at `began` failed.
+    pub(crate) fn dial_failed(&self, began: Instant) {
+        let leave = Leave { since: began, deadline: self.cap, probe: false };
+        self.record(Instant::now(), leave, Outcome::Failed(OpErrorKind::Disconnected));
+    }
+
+    /// A dial saw the server take a write and answer it, all within `took`.
+    pub(crate) fn proved(&self, took: Duration) {
+        let (mut judge, now) = (self.judge(), Instant::now());
+        match judge.phase {
+            Phase::Closed { .. } => {}
+            Phase::Open { .. } | Phase::HalfOpen if took <= self.cap => self.close(&mut judge, now),
+            Phase::Open { .. } => judge.phase = Phase::Open { until: now },
+            Phase::HalfOpen => {}
         }
     }
 
@@ -302,22 +334,30 @@ impl Breaker {
             Phase::Closed { .. } => judge.phase = Phase::Closed { run: 0, since: None },
             // A late answer of a batch from before says less than the probe that is under way.
             Phase::Open { .. } | Phase::HalfOpen if !leave.probe => {}
-            Phase::Open { .. } | Phase::HalfOpen => {
-                judge.phase = Phase::Closed { run: 0, since: None };
-                judge.pause = PAUSE_MIN;
-                self.enter(BreakerState::Closed);
-                let open = judge.opened.take().map_or(Duration::ZERO, |opened| now.duration_since(opened));
-                info!(
-                    backend = self.stats.backend,
-                    server = %self.stats.server,
-                    open_ms = micros(open) / 1000,
-                    "breaker closed: the server answers again"
-                );
-            }
+            Phase::Open { .. } | Phase::HalfOpen => self.close(judge, now),
         }
     }
 
+    fn close(&self, judge: &mut Judge, now: Instant) {
+        judge.phase = Phase::Closed { run: 0, since: None };
+        judge.pause = PAUSE_MIN;
+        self.enter(BreakerState::Closed);
+        let open = judge.opened.take().map_or(Duration::ZERO, |opened| now.duration_since(opened));
+        info!(
+            backend = self.stats.backend,
+            server = %self.stats.server,
+            open_ms = micros(open) / 1000,
+            "breaker closed: the server answers again"
+        );
+    }
+
     fn failed(&self, judge: &mut Judge, now: Instant, leave: Leave, kind: OpErrorKind) {
+        if !leave.probe && matches!(kind, OpErrorKind::Disconnected | OpErrorKind::Garbled) {
+            if judge.lost.is_some_and(|lost| leave.since <= lost) {
+                return;
+            }
+            judge.lost = Some(now);
+        }
         match judge.phase {
             Phase::Closed { run, since } => {
                 let (run, since) = (run.saturating_add(1), since.unwrap_or(now));
@@ -331,7 +371,7 @@ impl Breaker {
                 warn!(
                     backend = self.stats.backend,
                     server = %self.stats.server,
-                    failed_batches = run,
+                    failures = run,
                     last = kind.label(),
                     "breaker opened: this server is not asked until a probe is answered"
                 );
@@ -461,19 +501,29 @@ impl<S: Session> Guarded<S> {
             return ready(Vec::new()).boxed();
         }
         let now = Instant::now();
+        if self.session.is_down() {
+            let closed = self.breaker.stats.state() == BreakerState::Closed;
+            return self
+                .refuse(keys, if closed { OpErrorKind::Disconnected } else { OpErrorKind::BreakerOpen });
+        }
         let Some(place) = self.take_place(batch.bytes()) else {
             return self.refuse(keys, OpErrorKind::Overloaded);
         };
         let Some(leave) = self.breaker.admit(now) else {
             return self.refuse(keys, OpErrorKind::BreakerOpen);
         };
-        let end = deadline.min(now + self.breaker.cap);
+        // A session that answers in parts gives what it has at its deadline.
+        let longest = if self.session.answers_in_parts() { leave.deadline } else { self.breaker.cap };
+        let end = deadline.min(now + longest);
         let mut flight = Flight { breaker: self.breaker.clone(), leave, place, judged: false };
         let answers = start(&self.session, batch, end);
         async move {
             let answers = match flight.wait(answers, now, end).await {
-                Ok(answers) => {
+                Ok(mut answers) => {
                     flight.judge(judge_answers(&answers, now.elapsed()));
+                    if leave.probe {
+                        tell_of_the_breaker(&mut answers);
+                    }
                     answers
                 }
                 Err(waited) => {
@@ -508,6 +558,14 @@ impl<S: Session> Guarded<S> {
             return None;
         }
         Some(Place::take(self.waiting.clone(), self.breaker.stats.clone(), bytes))
+    }
+}
+
+/// A probe that could not even be sent: what its keys met is the open breaker.
+fn tell_of_the_breaker<T>(answers: &mut Answers<T>) {
+    let errors = answers.iter_mut().filter_map(|answer| answer.as_mut().err());
+    for error in errors.filter(|error| error.kind == OpErrorKind::Disconnected && !error.in_doubt) {
+        error.kind = OpErrorKind::BreakerOpen;
     }
 }
 
@@ -637,6 +695,12 @@ impl<S: Session> Session for Guarded<S> {
     fn distrust(&self) {
         self.session.distrust();
     }
+    fn is_down(&self) -> bool {
+        self.session.is_down()
+    }
+    fn answers_in_parts(&self) -> bool {
+        self.session.answers_in_parts()
+    }
 }
 
 #[cfg(test)]
@@ -699,6 +763,34 @@ mod tests {
         let leave = breaker.admit(now).unwrap();
         breaker.record(now + 25 * MS, leave, TIMED_OUT);
         assert_eq!(breaker.stats.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn the_loss_of_connections_is_one_failure_however_many_batches_waited() {
+        let (breaker, now) = (breaker(), Instant::now());
+        let lost = Outcome::Failed(OpErrorKind::Disconnected);
+        for cut in 0..2 {
+            let began = now + cut * 200 * MS;
+            let leaves: Vec<_> = (0..20).map(|_| breaker.admit(began).unwrap()).collect();
+            for (at, leave) in (0..).zip(leaves) {
+                breaker.record(began + 30 * MS + at * MS, leave, lost);
+            }
+        }
+        assert_eq!(breaker.stats.state(), BreakerState::Closed, "two cuts");
+        let leave = breaker.admit(now + 400 * MS).unwrap();
+        breaker.record(now + 401 * MS, leave, lost);
+        assert_eq!(breaker.stats.state(), BreakerState::Open, "the third in a row");
+    }
+
+    #[test]
+    fn a_dial_that_saw_a_quick_write_closes_and_a_slow_one_asks_for_a_probe() {
+        let (breaker, now) = (breaker(), Instant::now());
+        open(&breaker, now);
+        breaker.proved(51 * MS);
+        assert_eq!(breaker.stats.state(), BreakerState::Open);
+        assert!(breaker.admit(Instant::now()).is_some_and(|leave| leave.probe));
+        breaker.proved(50 * MS);
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
     }
 
     #[test]

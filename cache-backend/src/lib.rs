@@ -85,4 +85,12 @@ pub trait Session {
     /// The caller saw an answer that cannot belong to its question: drops the connections, so that everything that
     /// waits on them fails as garbled, and dials anew. Nothing to do for stores without a connection.
     fn distrust(&self) {}
+    /// There is no connection now: whatever is asked fails at once and unsent.
+    fn is_down(&self) -> bool {
+        false
+    }
+    /// At the deadline of a call the keys that were answered keep their answer.
+    fn answers_in_parts(&self) -> bool {
+        false
+    }
 }

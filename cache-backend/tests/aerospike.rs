@@ -6,14 +6,14 @@
 mod support;
 
 use cache_backend::{
-    AerospikeSettings, Backend, BootPolicy, BreakerState, Claimed, OpErrorKind, RemoteSettings, Session,
-    Settings,
+    AerospikeSettings, Backend, BootPolicy, BreakerState, Claimed, Credential, OpErrorKind, RemoteSettings,
+    Secret, Session, Settings,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
-use support::aerospike::{NAMESPACE, StandIn};
 use support::*;
+use tests::stand_in::{NAMESPACE, PASSWORD, StandIn, USER};
 
 fn settings_for(address: String) -> AerospikeSettings {
     let remote = RemoteSettings {
@@ -235,8 +235,53 @@ async fn a_killed_server_is_used_again_after_its_restart_and_a_degraded_start_fi
     .await;
     settings.remote.boot = BootPolicy::Degraded;
     let (_degraded, without) = open(settings).await;
-    assert_eq!(kinds(&without.claim(pairs("k", 0..4, "v"), TTL, soon()).await).len(), 4);
+    let answers = without.claim(pairs("k", 0..4, "v"), TTL, soon()).await;
+    assert_eq!(kinds(&answers), [OpErrorKind::BreakerOpen; 4]);
     stand_in.listen().await;
     eventually_claims("claims after the restart", &*session).await;
     eventually_claims("claims of the session that started without", &*without).await;
+}
+
+#[tokio::test]
+async fn a_login_is_made_and_a_wrong_password_is_named() {
+    let stand_in = StandIn::start().await;
+    stand_in.node.asks_for_login.store(true, SeqCst);
+    let login = |password: &str| AerospikeSettings {
+        credential: Some(Credential {
+            user: Some(USER.to_owned()),
+            password: Secret::Plain(password.to_owned()),
+        }),
+        ..settings_for(stand_in.address())
+    };
+    let (_backend, session) = open(login(PASSWORD)).await;
+    assert_eq!(created(&session.claim(pairs("k", 0..10, "v"), TTL, soon()).await), 10);
+    let error = open_error(login("a wrong one")).await;
+    assert!(error.contains("check user and password") && error.contains(&stand_in.address()), "{error}");
+    assert!(!error.contains("a wrong one"), "{error}");
+}
+
+#[tokio::test]
+async fn an_address_of_ip_version_6_is_shown_in_brackets() {
+    for ending in ["", ",[::1]:4001"] {
+        let hosts = format!("[::1]:4000{ending}");
+        let mut settings = settings_for(String::new());
+        settings.hosts = hosts.split(',').map(str::to_owned).collect();
+        let error = open_error(settings).await;
+        assert!(error.contains(&hosts) && !error.contains(" ::1:"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_got_lost_is_found_as_a_record_and_never_as_another_claim_of_ours() {
+    let stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.remote.op_timeout = Duration::from_millis(400);
+    settings.remote.deadline_floor = settings.remote.op_timeout;
+    let (_backend, session) = open(settings).await;
+    stand_in.node.lose_one_in.store(10, SeqCst);
+    let answers = session.claim(pairs("k", 0..50, "own"), TTL, soon()).await;
+    assert_eq!((created(&answers), kinds(&answers).len()), (45, 5));
+    stand_in.node.lose_one_in.store(0, SeqCst);
+    let again = session.claim(pairs("k", 0..50, "other"), TTL, soon()).await;
+    assert_eq!(existing(&again, "own"), 50, "each landed once");
 }

@@ -409,6 +409,30 @@ async fn a_connection_cut_in_mid_pipeline_answers_nothing_of_the_batch() {
 }
 
 #[tokio::test]
+async fn one_cut_costs_what_was_under_way_and_nothing_that_comes_after() {
+    if !redis_is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let proxy = Proxy::before(server.port).await;
+    let mut settings = impatient(&proxy.address);
+    settings.remote.op_timeout = Duration::from_secs(2);
+    settings.remote.deadline_floor = settings.remote.op_timeout;
+    let (backend, session) = open(settings).await;
+    eventually_claims("claims before the cut", &*session).await;
+    proxy.mischief.delay_ms.store(20, SeqCst);
+    proxy.mischief.cut_after.store(1, SeqCst);
+    let batch = |name: &str| session.claim(pairs(name, 0..20, "v"), TTL, soon());
+    let (a, b, c, d) = tokio::join!(batch("a"), batch("b"), batch("c"), batch("d"));
+    for answers in [a, b, c, d] {
+        assert_eq!(kinds(&answers), [OpErrorKind::Disconnected; 20]);
+    }
+    let after = session.claim(pairs("after", 0..20, "v"), TTL, soon()).await;
+    assert_eq!(created(&after), 20, "held for the next connection: {after:?}");
+    assert_eq!(backend.guards()[0].transitions(BreakerState::Open), 0, "one cut is one failure");
+}
+
+#[tokio::test]
 async fn a_caller_who_sees_an_impossible_answer_has_the_connection_replaced() {
     if !redis_is_installed() {
         return;
@@ -464,7 +488,7 @@ async fn a_degraded_start_goes_without_and_finds_the_server_later() {
         degraded.topology = topology;
         let (backend, session) = open(degraded.clone()).await;
         let answers = session.claim(pairs("k", 0..4, "v"), TTL, soon()).await;
-        assert_eq!(kinds(&answers), [OpErrorKind::Disconnected; 4]);
+        assert_eq!(kinds(&answers), [OpErrorKind::BreakerOpen; 4]);
         assert!(backend.healthy().await.is_err());
         server.restart();
         assert!(server.comes_up());

@@ -165,7 +165,7 @@ async fn a_degraded_start_finds_the_cluster_later_and_a_strict_one_names_the_slo
     let (_backend, session) = open(settings).await;
     assert_eq!(
         kinds(&session.claim(pairs("k", 0..2, "v"), TTL, soon()).await),
-        [OpErrorKind::Disconnected; 2]
+        [OpErrorKind::BreakerOpen; 2]
     );
     lone.restart();
     assert!(lone.comes_up());

@@ -3,11 +3,13 @@
 //! Everything a test made goes away when it ends, also when it fails: namespaces are deleted and processes killed by
 //! id on drop. What a killed test run left behind is swept by the next one (names carry the id of their owner).
 
+pub mod aerospike;
 pub mod fleet;
 pub mod net;
 pub mod process;
 pub mod redis;
 pub mod relay;
+pub mod stand_in;
 
 pub use fleet::{Fleet, Setup};
 pub use net::{Host, Net};

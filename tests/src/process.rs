@@ -10,9 +10,13 @@ pub fn oncecast() -> PathBuf {
     if let Some(path) = std::env::var_os("ONCECAST_BIN") {
         return path.into();
     }
+    beside_this_test("oncecast")
+}
+
+/// A program that cargo built beside this test.
+pub fn beside_this_test(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
-    let path =
-        test.parent().and_then(|deps| deps.parent()).map(|dir| dir.join("oncecast")).unwrap_or_default();
+    let path = test.parent().and_then(|deps| deps.parent()).map(|dir| dir.join(name)).unwrap_or_default();
     assert!(path.exists(), "{} is missing: run `cargo build` first, or set ONCECAST_BIN", path.display());
     path
 }

@@ -9,12 +9,15 @@ use super::stream::{Stream, Tls};
 use crate::{Credential, OpenError, RemoteSettings};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::fmt;
+use std::future::pending;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A probe key lives no longer than this.
 const PROBE_TTL: Duration = Duration::from_secs(10);
+/// Between two tries to hear a Sentinel's announcements.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Longest answer of the cold path (the slot table of a large Cluster).
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -54,6 +57,15 @@ pub(super) struct DialError {
 }
 
 impl DialError {
+    /// Of several ways that all failed.
+    fn of_all(failures: Vec<DialError>) -> DialError {
+        let permanent = failures.iter().all(|failure| failure.permanent);
+        let messages: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
+        match messages.is_empty() {
+            true => DialError::permanent("no address is configured".to_owned()),
+            false => DialError { message: messages.join("; "), permanent },
+        }
+    }
     fn passing(message: String) -> DialError {
         DialError { message, permanent: false }
     }
@@ -99,6 +111,8 @@ pub(super) struct Dialled {
     pub(super) stream: Stream,
     pub(super) endpoint: Endpoint,
     pub(super) form: ClaimForm,
+    /// It took a write and answered it; otherwise only its greeting was seen.
+    pub(super) proven: bool,
 }
 
 /// How much a server must show.
@@ -140,27 +154,47 @@ impl Dialer {
     ) -> Result<Dialled, DialError> {
         match target {
             Target::Node(endpoint) => self.dial_endpoint(endpoint, probe_key, proof).await,
-            Target::Master => {
-                let endpoint = self.within("the Sentinels", self.ask_sentinels()).await?;
-                self.dial_endpoint(&endpoint, probe_key, proof).await
-            }
+            Target::Master => self.dial_master(probe_key, proof).await,
             Target::First => {
-                let mut worst: Option<DialError> = None;
+                let mut failures = Vec::new();
                 for endpoint in &self.seeds {
                     match self.dial_endpoint(endpoint, probe_key.clone(), proof).await {
                         Ok(dialled) => return Ok(dialled),
-                        Err(error) => {
-                            worst = Some(match worst {
-                                None => error,
-                                Some(worst) => DialError {
-                                    message: format!("{}; {}", worst.message, error.message),
-                                    permanent: worst.permanent && error.permanent,
-                                },
-                            });
-                        }
+                        Err(error) => failures.push(error),
                     }
                 }
-                Err(worst.unwrap_or_else(|| DialError::permanent("no address is configured".to_owned())))
+                Err(DialError::of_all(failures))
+            }
+        }
+    }
+
+    /// Asks all Sentinels at once and dials each server that one of them names, as their news may be of different age; the
+    /// first that is a master wins.
+    async fn dial_master(&self, probe_key: Option<Vec<u8>>, proof: Proof) -> Result<Dialled, DialError> {
+        let Some(sentinels) = &self.sentinels else {
+            return Err(DialError::permanent("no Sentinel is configured".to_owned()));
+        };
+        let ask = |endpoint| self.ask_sentinel(sentinels, endpoint);
+        let mut asked: FuturesUnordered<_> = sentinels.endpoints.iter().map(ask).collect();
+        let mut dials = FuturesUnordered::new();
+        let mut named: Vec<Endpoint> = Vec::new();
+        let (mut silent, mut refused) = (Vec::new(), Vec::new());
+        loop {
+            tokio::select! {
+                Some(answer) = asked.next() => match answer {
+                    Ok(master) if named.contains(&master) => {}
+                    Ok(master) => {
+                        named.push(master.clone());
+                        let probe_key = probe_key.clone();
+                        dials.push(async move { self.dial_endpoint(&master, probe_key, proof).await });
+                    }
+                    Err(error) => silent.push(error),
+                },
+                Some(dialled) = dials.next() => match dialled {
+                    Ok(dialled) => return Ok(dialled),
+                    Err(error) => refused.push(error),
+                },
+                else => return Err(DialError::of_all(if refused.is_empty() { silent } else { refused })),
             }
         }
     }
@@ -180,12 +214,13 @@ impl Dialer {
             if let Some(form) = form {
                 self.form.store(form as u8, Relaxed);
             }
+            let proven = form.is_some();
             let form = form.unwrap_or(match self.form.load(Relaxed) {
                 0 => ClaimForm::SetNxGet,
                 1 => ClaimForm::Script,
                 _ => ClaimForm::TwoSteps,
             });
-            Ok(Dialled { stream: conversation.stream, endpoint: endpoint.clone(), form })
+            Ok(Dialled { stream: conversation.stream, endpoint: endpoint.clone(), form, proven })
         })
         .await
     }
@@ -224,32 +259,64 @@ impl Dialer {
         }
     }
 
-    /// Asks all Sentinels at once; the first that knows the master wins.
-    async fn ask_sentinels(&self) -> Result<Endpoint, DialError> {
-        let Some(sentinels) = &self.sentinels else {
-            return Err(DialError::permanent("no Sentinel is configured".to_owned()));
-        };
-        let ask = |endpoint| self.ask_sentinel(sentinels, endpoint);
-        let mut asked: FuturesUnordered<_> = sentinels.endpoints.iter().map(ask).collect();
-        let mut messages = Vec::new();
-        let mut permanent = true;
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(master) => return Ok(master),
-                Err(error) => {
-                    permanent &= error.permanent;
-                    messages.push(error.message);
-                }
+    /// A question to one Sentinel and its answer.
+    async fn question(
+        &self,
+        sentinels: &Sentinels,
+        endpoint: &Endpoint,
+        words: &[&[u8]],
+    ) -> Result<(Conversation, Value), DialError> {
+        self.within(&endpoint.to_string(), async {
+            let mut conversation = Conversation::connect(endpoint, &self.tls).await?;
+            conversation.authenticate(sentinels.credential.as_ref()).await?;
+            let answer = conversation.ask(words).await?;
+            Ok((conversation, answer))
+        })
+        .await
+    }
+
+    /// Completes with the new master when a Sentinel announces one; never where there are no Sentinels.
+    pub(super) async fn master_moved(&self) -> Endpoint {
+        let Some(sentinels) = &self.sentinels else { return pending().await };
+        let watch = |endpoint| self.watch_sentinel(sentinels, endpoint);
+        let mut watches: FuturesUnordered<_> = sentinels.endpoints.iter().map(watch).collect();
+        match watches.next().await {
+            Some(master) => master,
+            None => pending().await,
+        }
+    }
+
+    async fn watch_sentinel(&self, sentinels: &Sentinels, endpoint: &Endpoint) -> Endpoint {
+        loop {
+            if let Ok(master) = self.hear_sentinel(sentinels, endpoint).await {
+                return master;
+            }
+            tokio::time::sleep(WATCH_PAUSE.mul_f64(rand::random_range(0.75..1.25))).await;
+        }
+    }
+
+    /// Subscribed to one Sentinel until it says `name old-host old-port new-host new-port`.
+    async fn hear_sentinel(&self, sentinels: &Sentinels, endpoint: &Endpoint) -> Result<Endpoint, DialError> {
+        let subscribe: [&[u8]; 2] = [b"SUBSCRIBE", b"+switch-master"];
+        let (mut conversation, answer) = self.question(sentinels, endpoint, &subscribe).await?;
+        if let Value::Error(error) = answer {
+            return Err(conversation.refused("SUBSCRIBE", &error));
+        }
+        loop {
+            let message = conversation.next().await?;
+            let text = message.items().last().and_then(Value::text).unwrap_or_default();
+            if let [name, _, _, host, port] = text.split(' ').collect::<Vec<_>>()[..]
+                && name == sentinels.master
+                && let Ok(port) = port.parse()
+            {
+                return Ok(Endpoint::Tcp { host: host.to_owned(), port, tls: sentinels.data_tls });
             }
         }
-        Err(DialError { message: messages.join("; "), permanent })
     }
 
     async fn ask_sentinel(&self, sentinels: &Sentinels, endpoint: &Endpoint) -> Result<Endpoint, DialError> {
-        let mut conversation = Conversation::connect(endpoint, &self.tls).await?;
-        conversation.authenticate(sentinels.credential.as_ref()).await?;
         let words: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", sentinels.master.as_bytes()];
-        let answer = conversation.ask(&words).await?;
+        let (conversation, answer) = self.question(sentinels, endpoint, &words).await?;
         let name = &sentinels.master;
         match (&answer, answer.items()) {
             (_, [host, port]) => {
@@ -321,6 +388,11 @@ impl Conversation {
         if let Err(error) = self.exchange(&command).await {
             return Err(self.passing(format!("the connection broke during the handshake: {error}")));
         }
+        self.next().await
+    }
+
+    /// The next answer.
+    async fn next(&mut self) -> Result<Value, DialError> {
         loop {
             match Value::parse(&self.input) {
                 Ok(Some((value, length))) => {

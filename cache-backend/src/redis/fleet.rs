@@ -139,6 +139,7 @@ impl Fleet {
             RedisTopology::Sentinel { .. } => Target::Master,
             RedisTopology::Auto | RedisTopology::Cluster => return,
         };
+        self.breaker(&target).begin_open();
         self.adopt(Arc::new(Map::one(target)));
     }
 

@@ -10,21 +10,27 @@
 //! suppresses nothing, and of a value as long as its own the caller sees whose it is. Where another value was found (the
 //! `1` of a Go node) the batch is fenced afterwards, and the next one from the start. So a claim costs one command.
 //!
-//! Promises: submitting never waits; while the connection is down it fails at once; a lost connection is dialled again
-//! in the background with backoff and jitter; a connection whose oldest batch had no answer for the stall time is
-//! dropped, so a host that vanished is noticed without waiting for TCP.
+//! Promises: submitting never waits; while the connection is down it fails at once; a connection whose oldest batch had
+//! no answer for the stall time is dropped, so a host that vanished is noticed without waiting for TCP.
+//!
+//! *A cut* costs the batches that were under way and no others: nothing that was sent is sent again, a connection that had
+//! answered is dialled anew at once, and what comes meanwhile is held, unsent, for half an operation timeout at most.
+//! Further dials follow with backoff and jitter; where Sentinels watch the server, the pauses stay short and the news of
+//! another master ends them (and the connection to the old one) at once. The breaker hears of each failed dial.
 //!
 //! Limits: batches and bytes that wait are bounded; beyond them a batch is refused as overloaded.
 //!
 //! Cost: one write and one read syscall for as many batches as are there; one copy of keys and values; an allocation for
 //! each old value, none for a created key.
 
-use super::dial::{CLAIM_SCRIPT, ClaimForm, DialError, Dialer, Proof, Target};
+use super::address::Endpoint;
+use super::dial::{CLAIM_SCRIPT, ClaimForm, DialError, Dialer, Dialled, Proof, Target};
 use super::resp::{Surprise, Token, decimal, lossy, put_head, put_word, token};
 use super::stream::Stream;
 use crate::guard::vec_of_errors;
-use crate::{Answers, Claimed, KeyValues, OpError, OpErrorKind};
+use crate::{Answers, Breaker, Claimed, KeyValues, OpError, OpErrorKind};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -43,6 +49,8 @@ use tracing::{debug, info, warn};
 pub(super) const NAME: &str = "redis";
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// The same where Sentinels name the server: a new master is found soon after it was made.
+const BACKOFF_MAX_SENTINEL: Duration = Duration::from_millis(200);
 const STALL_MIN: Duration = Duration::from_secs(1);
 const READ_CHUNK: usize = 64 << 10;
 /// Values of a claim from this length on carry marks by which the caller tells which key they belong to.
@@ -72,7 +80,7 @@ struct Shared {
 }
 
 struct State {
-    /// Present while connected.
+    /// Present while connected, and while batches are held for the connection that follows a lost one.
     form: Option<ClaimForm>,
     /// Why not connected.
     down: String,
@@ -98,8 +106,28 @@ impl State {
 
     /// Fences a batch all of whose replies are there.
     fn fence_late(&mut self, mut batch: Batch) {
+        let start = self.outgoing.len();
         batch.fence = Some(self.fence());
+        batch.length = self.outgoing.len() - start;
         self.submitted.push_back(batch);
+    }
+
+    /// Removes those of the batches that are not sent that fail the test, with their commands, and returns them.
+    fn remove(&mut self, keep: impl Fn(&Batch) -> bool) -> Vec<Batch> {
+        let commands = std::mem::take(&mut self.outgoing);
+        let mut rest = commands.as_slice();
+        let mut removed = Vec::new();
+        for batch in std::mem::take(&mut self.submitted) {
+            let (its, behind) = rest.split_at_checked(batch.length).unwrap_or((rest, &[]));
+            rest = behind;
+            if keep(&batch) {
+                self.outgoing.extend_from_slice(its);
+                self.submitted.push_back(batch);
+            } else {
+                removed.push(batch);
+            }
+        }
+        removed
     }
 }
 
@@ -107,7 +135,8 @@ impl State {
 pub(super) struct Route {
     pub(super) dialer: Arc<Dialer>,
     pub(super) target: Target,
-    pub(super) probe_key: Box<dyn Fn() -> Option<Vec<u8>> + Send>,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) probe_key: Box<dyn Fn() -> Option<Vec<u8>> + Send + Sync>,
 }
 
 impl Link {
@@ -134,6 +163,11 @@ impl Link {
         let stall = (remote.op_timeout * 4).max(STALL_MIN);
         let task = runtime.spawn(run(shared.clone(), route, stall, first)).abort_handle();
         (Link { shared, task }, dialled)
+    }
+
+    /// Neither connected nor about to be.
+    pub(super) fn is_down(&self) -> bool {
+        self.shared.lock().form.is_none()
     }
 
     /// Whoever sees an answer that cannot be true calls this.
@@ -212,10 +246,13 @@ impl Link {
         if full {
             return Err(OpError::not_done(NAME, OpErrorKind::Overloaded, String::new()));
         }
+        let start = state.outgoing.len();
         let steps = write(&mut state.outgoing, form);
         let fence = (marks.is_none() || state.fence_claims).then(|| state.fence());
+        let length = state.outgoing.len() - start;
         state.submitted.push_back(Batch {
             work,
+            length,
             steps,
             step: 0,
             left: batch.len(),
@@ -236,6 +273,34 @@ pub(super) type Submitted<T> = Result<oneshot::Receiver<Answers<T>>, OpError>;
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is a connection: what was held and still has somebody waiting for it goes first.
+    fn resume(&self, form: ClaimForm) {
+        let mut state = self.lock();
+        if state.form.is_some_and(|before| before != form) {
+            drop(state);
+            self.give_up("the server changed while batches were held for it");
+            state = self.lock();
+        }
+        let unwanted = state.remove(Batch::is_wanted);
+        self.load.fetch_sub(unwanted.len(), Relaxed);
+        let now = Instant::now();
+        state.submitted.iter_mut().for_each(|batch| batch.since = now);
+        state.form = Some(form);
+    }
+
+    /// There is no connection: what was held, and what comes, fails unsent.
+    fn give_up(&self, why: &str) {
+        let unsent = {
+            let mut state = self.lock();
+            state.form = None;
+            state.down = why.to_owned();
+            state.outgoing = Vec::new();
+            std::mem::take(&mut state.submitted)
+        };
+        self.load.fetch_sub(unsent.len(), Relaxed);
+        unsent.into_iter().for_each(|batch| batch.fail(OpErrorKind::Disconnected, false, why));
     }
 }
 
@@ -316,6 +381,8 @@ enum Step {
 /// A batch whose replies are awaited.
 struct Batch {
     work: Work,
+    /// Bytes of its commands.
+    length: usize,
     steps: &'static [Step],
     step: usize,
     /// Keys that are not answered yet.
@@ -440,6 +507,16 @@ impl Batch {
         Ok(())
     }
 
+    /// Somebody waits for the answers.
+    fn is_wanted(&self) -> bool {
+        match &self.work {
+            Work::Claim(slot) => !slot.caller.is_closed(),
+            Work::Set(slot) => !slot.caller.is_closed(),
+            Work::Get(slot) => !slot.caller.is_closed(),
+            Work::Del(slot) => !slot.caller.is_closed(),
+        }
+    }
+
     fn give(self) {
         match self.work {
             Work::Claim(slot) => slot.give(),
@@ -489,6 +566,7 @@ enum Ending {
     Distrusted,
     Stalled(Duration),
     Redial(String),
+    Moved(Endpoint),
 }
 
 impl Ending {
@@ -506,6 +584,9 @@ impl Ending {
             Ending::Distrusted => "connection dropped: an answer belonged to another request".to_owned(),
             Ending::Stalled(stall) => format!("connection dropped: no answer for {stall:?}"),
             Ending::Redial(said) => format!("connection dropped: the server said {said}"),
+            Ending::Moved(master) => {
+                format!("connection dropped: a Sentinel says that {master} is the master now")
+            }
         }
     }
 }
@@ -519,41 +600,111 @@ async fn run(
 ) {
     let server = route.dialer.name(&route.target);
     let mut first = Some(first);
-    let mut backoff = BACKOFF_MIN;
+    let mut pauses = Pauses::new(&route.target);
+    let mut news = news_of_master(&route);
     let mut lost = false;
     loop {
-        match route.dialer.dial(&route.target, (route.probe_key)(), Proof::Lenient).await {
-            Ok(dialled) => {
+        let began = Instant::now();
+        let mut moved = false;
+        let dialled = tokio::select! {
+            dialled = dial(&shared, &route) => Some(dialled),
+            _ = &mut news => None,
+        };
+        match dialled {
+            Some(Ok(dialled)) => {
                 if lost {
                     info!(backend = NAME, %server, endpoint = %dialled.endpoint, "connected again");
                 } else {
                     debug!(backend = NAME, %server, endpoint = %dialled.endpoint, form = ?dialled.form, "connected");
                 }
-                shared.lock().form = Some(dialled.form);
+                shared.resume(dialled.form);
+                if dialled.proven {
+                    route.breaker.proved(began.elapsed());
+                }
                 if let Some(first) = first.take() {
                     let _ = first.send(Ok(()));
                 }
-                let began = Instant::now();
-                let ending = Serving::new(&shared, dialled.stream, stall).serve().await;
                 lost = true;
-                warn!(backend = NAME, %server, reason = %ending, "connection lost, dialling again");
-                if began.elapsed() >= BACKOFF_MAX {
-                    backoff = BACKOFF_MIN;
+                let mut serving = Serving::new(&shared, dialled.stream, stall);
+                let ending = serving.until_moved(&dialled.endpoint, &route, &mut news).await;
+                warn!(backend = NAME, %server, reason = %ending.text(), "connection lost, dialling again");
+                let again_at_once = pauses.may_skip(serving.answered, Instant::now());
+                serving.fail_all(&ending, again_at_once);
+                if again_at_once {
+                    continue;
                 }
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 if !lost {
                     lost = true;
                     warn!(backend = NAME, %server, reason = %error, "cannot connect, dialling on");
                 }
-                shared.lock().down = error.to_string();
+                shared.give_up(&error.to_string());
+                route.breaker.dial_failed(began);
                 if let Some(first) = first.take() {
                     let _ = first.send(Err(error));
                 }
             }
+            None => moved = true,
         }
-        tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        if moved {
+            news = news_of_master(&route);
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pauses.next()) => {}
+            _ = &mut news => news = news_of_master(&route),
+        }
+    }
+}
+
+/// One dial. What is held meanwhile waits for half an operation timeout at most.
+async fn dial(shared: &Shared, route: &Route) -> Result<Dialled, DialError> {
+    let mut dial = std::pin::pin!(route.dialer.dial(&route.target, (route.probe_key)(), Proof::Lenient));
+    tokio::select! {
+        dialled = &mut dial => return dialled,
+        () = tokio::time::sleep(route.dialer.remote.op_timeout / 2) => {}
+    }
+    shared.give_up("the connection was lost and is not back yet");
+    dial.await
+}
+
+/// Completes with the new master when a Sentinel announces one.
+fn news_of_master(route: &Route) -> BoxFuture<'static, Endpoint> {
+    let (dialer, watched) = (route.dialer.clone(), route.target == Target::Master);
+    Box::pin(async move { if watched { dialer.master_moved().await } else { std::future::pending().await } })
+}
+
+/// How long to wait before the next dial.
+struct Pauses {
+    next: Duration,
+    most: Duration,
+    /// When a connection was last dialled anew without a pause.
+    skipped: Option<Instant>,
+}
+
+impl Pauses {
+    fn new(target: &Target) -> Pauses {
+        let most = if *target == Target::Master { BACKOFF_MAX_SENTINEL } else { BACKOFF_MAX };
+        Pauses { next: BACKOFF_MIN, most, skipped: None }
+    }
+
+    /// A connection that `answered` was lost: the next dial needs no pause, unless that happened a moment ago.
+    fn may_skip(&mut self, answered: bool, now: Instant) -> bool {
+        if answered {
+            self.next = BACKOFF_MIN;
+        }
+        let may = answered && self.skipped.is_none_or(|at| now.duration_since(at) >= BACKOFF_MIN);
+        if may {
+            self.skipped = Some(now);
+        }
+        may
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.next.mul_f64(rand::random_range(0.5..1.0));
+        self.next = (self.next * 2).min(self.most);
+        pause
     }
 }
 
@@ -570,6 +721,8 @@ struct Serving<'a> {
     stall: Duration,
     tick: tokio::time::Interval,
     redial: Option<String>,
+    /// At least one batch was answered.
+    answered: bool,
 }
 
 impl<'a> Serving<'a> {
@@ -587,14 +740,28 @@ impl<'a> Serving<'a> {
             stall,
             tick,
             redial: None,
+            answered: false,
         }
     }
 
-    /// Until the connection ends; everything that waits has failed by then.
-    async fn serve(mut self) -> String {
-        let ending = poll_fn(|cx| self.poll(cx)).await;
-        self.fail_all(&ending);
-        ending.text()
+    /// Until the connection ends, or a Sentinel names another master than `endpoint`. [`Serving::fail_all`] follows.
+    async fn until_moved(
+        &mut self,
+        endpoint: &Endpoint,
+        route: &Route,
+        news: &mut BoxFuture<'static, Endpoint>,
+    ) -> Ending {
+        loop {
+            tokio::select! {
+                ending = poll_fn(|cx| self.poll(cx)) => return ending,
+                master = &mut *news => {
+                    *news = news_of_master(route);
+                    if master != *endpoint {
+                        return Ending::Moved(master);
+                    }
+                }
+            }
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
@@ -700,25 +867,27 @@ impl<'a> Serving<'a> {
                 Progress::Unproven => self.shared.lock().fence_late(batch),
                 Progress::Done => {
                     self.shared.load.fetch_sub(1, Relaxed);
+                    self.answered = true;
                     batch.give();
                 }
             }
         }
     }
 
-    fn fail_all(&mut self, ending: &Ending) {
+    /// What was sent is in doubt. What was not is held for the next connection, or fails as well.
+    fn fail_all(&mut self, ending: &Ending, hold: bool) {
         let (kind, text) = (ending.kind(), ending.text());
-        let unsent = {
+        // Those that were answered and wait for their fence were sent as well.
+        let answered = {
             let mut state = self.shared.lock();
-            state.form = None;
-            state.down = text.clone();
             state.distrusted = false;
-            state.outgoing = Vec::new();
-            std::mem::take(&mut state.submitted)
+            state.remove(|batch| batch.left > 0)
         };
-        self.shared.load.fetch_sub(self.waiting.len() + unsent.len(), Relaxed);
-        self.waiting.drain(..).for_each(|batch| batch.fail(kind, true, &text));
-        unsent.into_iter().for_each(|batch| batch.fail(kind, false, &text));
+        if !hold {
+            self.shared.give_up(&text);
+        }
+        self.shared.load.fetch_sub(self.waiting.len() + answered.len(), Relaxed);
+        self.waiting.drain(..).chain(answered).for_each(|batch| batch.fail(kind, true, &text));
     }
 }
 

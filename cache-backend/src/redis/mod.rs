@@ -136,15 +136,19 @@ impl Backend for Redis {
             if map.targets.is_empty() {
                 return down("no server is known yet".to_owned());
             }
+            for target in &map.targets {
+                let (key, began) =
+                    (map.probe_key(target, &self.fleet.dialer.remote.probe_prefix), Instant::now());
+                match self.fleet.dialer.dial(target, key, dial::Proof::Lenient).await {
+                    Ok(dialled) if dialled.proven => self.fleet.breaker(target).proved(began.elapsed()),
+                    Ok(_) => {}
+                    Err(error) => return down(error.message),
+                }
+            }
             for guard in self.fleet.guards() {
                 if guard.state() != BreakerState::Closed {
                     let detail = format!("the breaker of {} is {}", guard.server(), guard.state().label());
                     return Err(OpError::not_done(NAME, OpErrorKind::BreakerOpen, detail));
-                }
-            }
-            for target in &map.targets {
-                if let Err(error) = self.fleet.dialer.dial(target, None, dial::Proof::Lenient).await {
-                    return down(error.message);
                 }
             }
             Ok(())

@@ -86,8 +86,11 @@ impl RedisSession {
         match routes.nodes.as_slice() {
             [node] if routes.map.is_single() => op(&node.plain, batch, deadline),
             [] => {
-                let why = if self.nodes.fleet.is_closed() { "closed" } else { "no server is known yet" };
-                let error = OpError::not_done(NAME, OpErrorKind::Disconnected, why);
+                let (kind, why) = match self.nodes.fleet.is_closed() {
+                    true => (OpErrorKind::Disconnected, "closed"),
+                    false => (OpErrorKind::BreakerOpen, "no server is known yet"),
+                };
+                let error = OpError::not_done(NAME, kind, why);
                 ready(vec_of_errors(batch.len(), &error)).boxed()
             }
             _ => {
@@ -153,9 +156,15 @@ impl Node {
                 fleet.map().probe_key(&target, &fleet.dialer.remote.probe_prefix)
             })
         };
-        let route = Route { dialer: fleet.dialer.clone(), target: target.clone(), probe_key };
+        let (breaker, remote) = (fleet.breaker(target), &fleet.dialer.remote);
+        let route = Route {
+            dialer: fleet.dialer.clone(),
+            target: target.clone(),
+            breaker: breaker.clone(),
+            probe_key,
+        };
         let (link, dialled) = Link::start(runtime, route);
-        let (link, breaker, remote) = (Arc::new(link), fleet.breaker(target), &fleet.dialer.remote);
+        let link = Arc::new(link);
         let guarded =
             |asking| Guarded::new(NodeSession { link: link.clone(), asking }, breaker.clone(), remote);
         let node = Node { target: target.clone(), plain: guarded(false), asking: guarded(true), link };
@@ -327,6 +336,9 @@ impl Session for NodeSession {
     }
     fn distrust(&self) {
         self.link.distrust();
+    }
+    fn is_down(&self) -> bool {
+        self.link.is_down()
     }
 }
 

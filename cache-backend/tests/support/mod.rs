@@ -5,8 +5,6 @@
     reason = "each test file is a crate of its own and uses a part of the fixture"
 )]
 
-#[cfg(feature = "aerospike")]
-pub mod aerospike;
 pub mod fake;
 pub mod fleets;
 

@@ -1,7 +1,11 @@
 //! A stand-in for an Aerospike server: one node, as much of the wire protocol as the official client needs for
-//! create-only writes, reads and deletes with TTLs; and the bad days of a real one.
+//! create-only writes, reads and deletes with TTLs, and for a login; and the bad days of a real one.
+//!
+//! The tests of `cache-backend` run it in their own process, the end-to-end tests as a program of its own
+//! (`src/bin/aerospike-stand-in.rs`) on a host of its own.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,9 +13,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
+/// The one namespace it has.
 pub const NAMESPACE: &str = "test";
+/// The user it knows where it asks for one.
+pub const USER: &str = "oncecast";
+/// That user's password.
+pub const PASSWORD: &str = "sesame";
+/// What a client sends for it: bcrypt with the salt that all Aerospike clients share.
+const CREDENTIAL: &[u8] = b"$2a$10$7EqJtq98hPqEX7fNZaFWoOqVhm1GE4LvzVMofbiHeQ3LHwUxZrdl.";
 
 const INFO: u8 = 1;
+const LOGIN: u8 = 2;
 const DATA: u8 = 3;
 const OK: u8 = 0;
 const NOT_FOUND: u8 = 2;
@@ -19,6 +31,8 @@ const EXISTS: u8 = 5;
 const FULL: u8 = 8;
 const NO_NAMESPACE: u8 = 20;
 const FORBIDDEN: u8 = 22;
+const NO_SECURITY: u8 = 52;
+const WRONG_CREDENTIAL: u8 = 65;
 
 /// What the node does wrong, and what it saw.
 #[derive(Default)]
@@ -30,9 +44,15 @@ pub struct Node {
     pub full: AtomicBool,
     /// Nothing is answered, not even the info requests.
     pub stalled: AtomicBool,
-    /// One of so many writes is not answered.
+    /// One of so many writes is neither done nor answered.
     pub stall_one_in: AtomicU64,
+    /// One of so many writes is done and not answered.
+    pub lose_one_in: AtomicU64,
     writes: AtomicU64,
+    /// Whoever connects has to log in.
+    pub asks_for_login: AtomicBool,
+    /// The next data answer ends in its middle, and so does its connection.
+    pub cut_next: AtomicBool,
     /// Every data answer is late by so many milliseconds; the write has happened.
     pub late_ms: AtomicU64,
     /// TTL of the last write as it stood on the wire.
@@ -50,8 +70,9 @@ struct Record {
 
 /// The running stand-in.
 pub struct StandIn {
+    /// What it does wrong.
     pub node: Arc<Node>,
-    pub port: u16,
+    address: SocketAddr,
     task: Option<AbortHandle>,
 }
 
@@ -62,13 +83,19 @@ impl Drop for StandIn {
 }
 
 impl StandIn {
+    /// On a port of this host that is free.
     pub async fn start() -> StandIn {
-        let mut stand_in = StandIn { node: Arc::default(), port: 0, task: None };
+        StandIn::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+    /// At a given address.
+    pub async fn at(address: SocketAddr) -> StandIn {
+        let mut stand_in = StandIn { node: Arc::default(), address, task: None };
         stand_in.listen().await;
         stand_in
     }
+    /// Where it listens.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
     /// The listener and all connections are gone; the records stay for the next start.
     pub fn kill(&mut self) {
@@ -79,13 +106,13 @@ impl StandIn {
     /// On the port of before, if there was one.
     pub async fn listen(&mut self) {
         let listener = loop {
-            match TcpListener::bind(("127.0.0.1", self.port)).await {
+            match TcpListener::bind(self.address).await {
                 Ok(listener) => break listener,
                 // The aborted task may still hold the port.
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         };
-        self.port = listener.local_addr().expect("has an address").port();
+        self.address = listener.local_addr().expect("has an address");
         let node = self.node.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -107,6 +134,7 @@ async fn serve(node: Arc<Node>, mut stream: TcpStream) -> std::io::Result<()> {
         node.wait_while_stalled().await;
         let answer = match head[1] {
             INFO => node.info(&String::from_utf8_lossy(&body)).into_bytes(),
+            LOGIN => node.login(&body),
             DATA => {
                 let at_once = node.at_once.fetch_add(1, SeqCst) + 1;
                 node.most_at_once.fetch_max(at_once, SeqCst);
@@ -123,6 +151,10 @@ async fn serve(node: Arc<Node>, mut stream: TcpStream) -> std::io::Result<()> {
         let mut framed = vec![2, head[1]];
         framed.extend_from_slice(&(answer.len() as u64).to_be_bytes()[2..]);
         framed.extend_from_slice(&answer);
+        if head[1] == DATA && node.cut_next.swap(false, SeqCst) {
+            framed.truncate(framed.len() / 2);
+            return stream.write_all(&framed).await;
+        }
         stream.write_all(&framed).await?;
     }
 }
@@ -147,6 +179,52 @@ impl Node {
             _ => String::new(),
         };
         request.lines().map(|name| format!("{name}\t{}\n", answer(name))).collect()
+    }
+
+    /// Sets what it does wrong by name; `false`: no such name.
+    pub fn set(&self, name: &str, value: u64) -> bool {
+        let switch = |switch: &AtomicBool| switch.store(value != 0, SeqCst);
+        match name {
+            "forbids-ttl" => switch(&self.forbids_ttl),
+            "full" => switch(&self.full),
+            "stalled" => switch(&self.stalled),
+            "asks-for-login" => switch(&self.asks_for_login),
+            "cut-next" => switch(&self.cut_next),
+            "stall-one-in" => self.stall_one_in.store(value, SeqCst),
+            "lose-one-in" => self.lose_one_in.store(value, SeqCst),
+            "late-ms" => self.late_ms.store(value, SeqCst),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Records held now, expired ones left out.
+    pub fn records(&self) -> usize {
+        let mut records = self.records.lock().expect("not poisoned");
+        records.retain(|_, record| record.expires.is_none_or(|expires| Instant::now() < expires));
+        records.len()
+    }
+
+    /// The answer to a login with a credential, or with the session that an earlier one brought.
+    fn login(&self, body: &[u8]) -> Vec<u8> {
+        const AUTHENTICATE: u8 = 0;
+        const SESSION: &[u8] = b"session";
+        const SESSION_TOKEN: u8 = 5;
+        let field = |bytes: &[u8]| body.windows(bytes.len()).any(|window| window == bytes);
+        let session = body.get(2) == Some(&AUTHENTICATE) && field(SESSION);
+        let result = match () {
+            () if !self.asks_for_login.load(SeqCst) => NO_SECURITY,
+            () if field(USER.as_bytes()) && (session || field(CREDENTIAL)) => OK,
+            () => WRONG_CREDENTIAL,
+        };
+        let mut answer = vec![0, result, 0, u8::from(result == OK)];
+        answer.resize(16, 0);
+        if result == OK {
+            answer.extend_from_slice(&u32::try_from(SESSION.len() + 1).expect("short").to_be_bytes());
+            answer.push(SESSION_TOKEN);
+            answer.extend_from_slice(SESSION);
+        }
+        answer
     }
 
     /// `None`: no answer will come.
@@ -178,8 +256,12 @@ impl Node {
             });
         }
         self.last_ttl.store(request.ttl, SeqCst);
-        let one_in = self.stall_one_in.load(SeqCst);
-        if one_in > 0 && self.writes.fetch_add(1, SeqCst).is_multiple_of(one_in) {
+        let write = self.writes.fetch_add(1, SeqCst);
+        let one_in = |count: &AtomicU64| {
+            let one_in = count.load(SeqCst);
+            one_in > 0 && write.is_multiple_of(one_in)
+        };
+        if one_in(&self.stall_one_in) {
             return None;
         }
         let known = records.contains_key(&request.digest);
@@ -194,7 +276,7 @@ impl Node {
                 OK
             }
         };
-        Some(header(result, 0))
+        (!one_in(&self.lose_one_in)).then(|| header(result, 0))
     }
 }
 

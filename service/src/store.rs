@@ -59,24 +59,21 @@ pub fn watch(purpose: Purpose, backend: &Arc<dyn Backend>, lifecycle: &Lifecycle
     });
 }
 
-/// Looks and asks, for ever.
+/// Looks and asks, for ever. A store that nobody uses is asked too while a breaker is open: what it answers may close it.
 async fn look_after(backend: &dyn Backend, condition: Condition) {
     let mut ask_at = Instant::now() + ASK_AGAIN;
     let mut asked = Ok(());
     loop {
         tokio::time::sleep(LOOK).await;
-        let mut standing = standing(backend);
-        if standing.is_ok() {
-            if Instant::now() >= ask_at {
-                asked = backend.healthy().await.map_err(|error| error.to_string());
-                ask_at = Instant::now() + if asked.is_ok() { ASK } else { ASK_AGAIN };
-            }
-            standing = asked.clone();
-        } else {
+        if standing(backend).is_err() {
             // Once the breakers close, what was answered before they opened is worth nothing.
-            (asked, ask_at) = (Ok(()), Instant::now());
+            (asked, ask_at) = (Ok(()), ask_at.min(Instant::now() + ASK_AGAIN));
         }
-        tell(&condition, backend.name(), &standing);
+        if Instant::now() >= ask_at {
+            asked = backend.healthy().await.map_err(|error| error.to_string());
+            ask_at = Instant::now() + if asked.is_ok() { ASK } else { ASK_AGAIN };
+        }
+        tell(&condition, backend.name(), &standing(backend).and_then(|()| asked.clone()));
     }
 }
 

@@ -4,6 +4,7 @@
 //! id on drop. What a killed test run left behind is swept by the next one (names carry the id of their owner).
 
 pub mod aerospike;
+pub mod day;
 pub mod fleet;
 pub mod net;
 pub mod process;

@@ -132,6 +132,11 @@ pub fn run(host: &Host, args: &str, seconds: f64) -> (bool, String, String) {
     (status.success(), process.stdout(), process.stderr())
 }
 
+/// Body of a role's `/readyz` without blanks.
+pub fn readyz(host: &Host, admin_port: u16) -> String {
+    run(host, &format!("status 127.0.0.1:{admin_port} --page readyz"), 10.0).1.split_whitespace().collect()
+}
+
 /// Starts a role and waits until its admin address says ready.
 pub fn role(host: &Host, admin_port: u16, args: &str) -> Process {
     let process = Process::start(host, &format!("{args} --metrics-addr 127.0.0.1:{admin_port}"));

@@ -1,0 +1,176 @@
+//! One day of a fleet that shares a store: two proxies get all the traffic, one listener delivers it, and every frame is
+//! counted at the consumer.
+//!
+//! On each bad day: nothing is lost, nothing is delivered twice, each copy that crossed the fabric twice is explained by
+//! a counter, no frame waited for the store longer than it may, claims are decided in the store again without a restart,
+//! and the log says each change of state once.
+
+use crate::fleet::PROXY_ADMIN;
+use crate::process::{readyz, run};
+use crate::{Fleet, Net, Process, Setup, block_file, eventually};
+
+/// Frames of one day and how many of them a second: about four seconds.
+pub const FRAMES: u64 = 4_000;
+const RATE: u64 = 1_000;
+/// `--cache-op-timeout` of claims.
+const DEADLINE: f64 = 0.05;
+/// What timers and schedulers may add to it before the worker counts itself late.
+const ALLOWANCE: f64 = 0.005;
+/// Lines that one proxy may write from start to end of a bad day.
+pub const LINES: usize = 40;
+
+/// Decisions of proxies by reason.
+pub const DECISIONS: &str = "bsp_txid_claim_decisions_total";
+/// Ways to let a frame through although another node may have sent it.
+const EXPLANATIONS: [&str; 6] =
+    ["in_doubt", "breaker_open", "bypassed", "parking_full", "draining", "taken_over"];
+
+/// A fleet and its traffic.
+pub struct Day {
+    /// Who takes part.
+    pub fleet: Fleet,
+    /// Who sends.
+    pub sending: Process,
+}
+
+impl Day {
+    /// Two proxies with these options, and all frames on their way to both.
+    pub fn begin(net: Net, proxy: String) -> Day {
+        Day::of(net, Setup { proxy, ..Setup::default() })
+    }
+
+    pub fn of(net: Net, setup: Setup) -> Day {
+        let receive = format!("--count {FRAMES} --linger 0.5 --timeout 60 --json");
+        let fleet = Fleet::on(net, &Setup { receive, ..setup });
+        let (block, to) = (block_file().display().to_string(), fleet.udp_targets());
+        let send = format!("send {block} --to {to} --duplicates 100 --count {FRAMES} --rate {RATE} --json");
+        let sending = Process::start(&fleet.sender, &send);
+        Day { fleet, sending }
+    }
+
+    pub fn sum(&self, name: &str) -> u64 {
+        self.fleet.proxies.iter().map(|proxy| whole(proxy.metric(name))).sum()
+    }
+
+    pub fn decided(&self, why: &str) -> u64 {
+        self.sum(&format!("{DECISIONS}{{why=\"{why}\"}}"))
+    }
+
+    /// Copies that the listener's gate removed.
+    pub fn removed(&self) -> u64 {
+        whole(self.fleet.listeners[0].metric("bsl_frames_tx_deduped_total"))
+    }
+
+    /// Waits until the proxies have let through that many frames.
+    pub fn reach(&self, frames: u64) {
+        let there = || self.sum("bsp_packets_forwarded_total") >= frames;
+        assert!(eventually(20.0, there), "{} forwarded", self.sum("bsp_packets_forwarded_total"));
+    }
+
+    /// Waits until both proxies notice, in `/readyz`, that the store does not help; they stay ready.
+    pub fn notices(&self) {
+        assert!(eventually(10.0, || self.readiness().iter().all(|body| body.contains("\"degraded\":[\""))));
+        assert!(
+            self.readiness().iter().all(|body| body.contains("\"ready\":true")),
+            "{:?}",
+            self.readiness()
+        );
+    }
+
+    /// Waits until claims are decided in the store again.
+    pub fn recovers(&self) {
+        assert!(eventually(10.0, || self.readiness().iter().all(|body| body.contains("\"degraded\":[]"))));
+        let before = self.decided("won") + self.decided("settled");
+        let again = || self.decided("won") + self.decided("settled") > before + 100;
+        assert!(eventually(10.0, again), "no claim is decided: {}", self.summary());
+    }
+
+    pub fn readiness(&self) -> Vec<String> {
+        self.fleet.proxies.iter().map(|proxy| readyz(&proxy.host, PROXY_ADMIN)).collect()
+    }
+
+    pub fn status(&self) -> String {
+        run(&self.fleet.proxies[0].host, &format!("status 127.0.0.1:{PROXY_ADMIN}"), 10.0).1
+    }
+
+    pub fn summary(&self) -> String {
+        let reasons = ["won", "settled", "exists"].into_iter().chain(EXPLANATIONS);
+        let decided = reasons.map(|why| (why, self.decided(why))).filter(|(_, count)| *count > 0);
+        format!("{:?}, {}", decided.collect::<Vec<_>>(), self.waits())
+    }
+
+    fn waits(&self) -> String {
+        let of = |name: &str| self.fleet.proxies.iter().map(|proxy| proxy.metric(name)).fold(0.0, f64::max);
+        let (longest, late) = (of("bsp_txid_claim_longest_wait_seconds"), of("bsp_txid_claim_late_total"));
+        format!("longest wait {longest} s, {late} late because the worker was")
+    }
+
+    /// No frame waited for the store longer than one deadline. Where the machine gave a proxy its turn too late, the
+    /// proxy itself says so and counts the frames.
+    fn nobody_waited_too_long(&self) {
+        for proxy in &self.fleet.proxies {
+            assert_eq!(proxy.metric("bsp_txid_claim_overdue_total"), 0.0, "{}", self.waits());
+            let (longest, late) = (
+                proxy.metric("bsp_txid_claim_longest_wait_seconds"),
+                proxy.metric("bsp_txid_claim_late_total"),
+            );
+            assert!(longest > 0.0 && (longest <= DEADLINE + ALLOWANCE || late > 0.0), "{}", self.waits());
+        }
+    }
+
+    /// Whatever was dropped or lost anywhere, from the pages of all roles.
+    pub fn losses(&self) -> String {
+        let Fleet { proxies, listeners, retry, .. } = &self.fleet;
+        let mut found = String::new();
+        for role in proxies.iter().chain(listeners).chain([retry]) {
+            let page = run(&role.host, &format!("status 127.0.0.1:{} --page metrics", role.admin), 10.0).1;
+            let lines = page.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
+            let telling =
+                ["drop", "lost", "gap", "forwarded_total", "received", "reassembl", "accepted", "deduped"];
+            let lines = lines.filter(|line| telling.iter().any(|word| line.contains(word)));
+            found.extend(lines.map(|line| format!("{}: {line}\n", role.host.namespace)));
+        }
+        found
+    }
+
+    /// Everything was sent and delivered once, and what crossed the fabric twice is explained. Returns the copies.
+    pub fn all_arrived(&mut self) -> u64 {
+        self.sending.succeed(40.0);
+        self.fleet.consumer.wait(90.0);
+        let report = self.fleet.consumer.stdout();
+        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+        if report["unique"] != FRAMES {
+            eprintln!("{}\n{}", self.summary(), self.losses());
+        }
+        assert_eq!((&report["unique"], &report["duplicates"]), (&FRAMES.into(), &0.into()), "{report}");
+        let won = self.decided("won");
+        let in_doubt: u64 = EXPLANATIONS.iter().map(|why| self.decided(why)).sum();
+        assert!(won <= FRAMES && won + in_doubt >= FRAMES, "an id is won once: {}", self.summary());
+        let copies = won + in_doubt - FRAMES;
+        assert_eq!(
+            self.removed(),
+            copies,
+            "the listener's gate removes and counts what the proxies let through twice"
+        );
+        self.nobody_waited_too_long();
+        assert!(self.fleet.all_run());
+        eprintln!("copies {copies}; {}", self.summary());
+        copies
+    }
+
+    /// The logs of the proxies: bounded, and with a line for each of `wanted`.
+    pub fn logged(&self, wanted: &[&str]) {
+        for log in self.fleet.proxies.iter().map(|proxy| proxy.process.stderr()) {
+            assert!(log.lines().count() <= LINES, "{} lines:\n{log}", log.lines().count());
+            for line in wanted {
+                assert!(log.contains(line), "no {line:?} in\n{log}");
+            }
+        }
+    }
+}
+
+/// A count, as metrics give it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+pub fn whole(count: f64) -> u64 {
+    count as u64
+}

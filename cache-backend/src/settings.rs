@@ -132,10 +132,11 @@ pub struct Credential {
 }
 
 /// `redis`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// `host:port`, `redis://`, `rediss://` (TLS) or `unix:///path`. A URL may carry user, password and `/db`; what is
-    /// given in the fields below wins. With Sentinel these are the Sentinels, with Cluster the seeds.
+    /// given in the fields below wins. With Sentinel these are the Sentinels, with Cluster the seeds. User and password
+    /// are not in the `Debug` output.
     pub addresses: Vec<String>,
     /// What stands behind the addresses.
     pub topology: RedisTopology,
@@ -147,6 +148,26 @@ pub struct RedisSettings {
     pub tls: TlsSettings,
     /// Deadlines, bounds, boot.
     pub remote: RemoteSettings,
+}
+
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A list that was split inside of a password has a part with an `@` that is no URL: nothing of it is shown.
+        let readable = self.addresses.iter().all(|address| !address.contains('@') || address.contains("://"));
+        let shown = |address: &String| match address.rsplit_once('@') {
+            _ if !readable => "hidden".to_owned(),
+            Some((_, rest)) => format!("hidden@{rest}"),
+            None => address.clone(),
+        };
+        out.debug_struct("RedisSettings")
+            .field("addresses", &self.addresses.iter().map(shown).collect::<Vec<_>>())
+            .field("topology", &self.topology)
+            .field("credential", &self.credential)
+            .field("db", &self.db)
+            .field("tls", &self.tls)
+            .field("remote", &self.remote)
+            .finish()
+    }
 }
 
 impl RedisSettings {

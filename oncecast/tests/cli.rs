@@ -70,6 +70,39 @@ fn help_and_version_go_to_stdout_with_exit_code_0() {
 }
 
 #[test]
+fn the_password_of_a_redis_url_is_never_shown() {
+    let quiet = |args: &[&str], env: &[(&str, &str)], code| {
+        let output = oncecast(args, env);
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {all}");
+        assert!(!all.contains("sesame"), "{args:?}: {all}");
+        all
+    };
+    let good = "redis://me:sesame@cache:6379";
+    let bad = [
+        "redis://me:sesame@cache:x",
+        "me:sesame@cache:6379",
+        "http://me:sesame@cache",
+        "redis://a:sesame,x@b:1,c",
+    ];
+    for role in ROLES {
+        let shown = quiet(&[role, "--print-config", &format!("--redis-addr={good}")], &[], 0);
+        assert!(shown.contains("(hidden)@cache:6379"), "{shown}");
+        quiet(&[role, "--print-config"], &[("REDIS_ADDR", good)], 0);
+        let toml = file(&format!("redis-addr = \"{good}\""));
+        quiet(&[role, "--print-config", "--config", toml.path().to_str().unwrap()], &[], 0);
+        for bad in &bad[1..] {
+            quiet(&[role, "--check", &format!("--redis-addr={bad}")], &[], 2);
+            quiet(&[role, "--check"], &[("REDIS_ADDR", bad)], 2);
+            let toml = file(&format!("redis-addr = \"{bad}\""));
+            quiet(&[role, "--check", "--config", toml.path().to_str().unwrap()], &[], 2);
+        }
+        // What only the backend refuses is said at start.
+        quiet(&[role, "--iface=lo", "--metrics-addr=off", &format!("--redis-addr={}", bad[0])], &[], 1);
+    }
+}
+
+#[test]
 fn the_file_is_checked_key_by_key() {
     let refused = |toml: &str| {
         let file = file(toml);

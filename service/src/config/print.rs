@@ -46,7 +46,14 @@ pub(super) fn masked(option: &str, value: &str) -> (String, bool) {
     if is_secret(option) && !value.is_empty() {
         return (HIDDEN.to_owned(), true);
     }
-    let Some((_, after)) = value.split_once("://") else { return (value.to_owned(), false) };
+    let Some((_, after)) = value.split_once("://") else {
+        // An address of a store is either a URL or has no user: somebody left the scheme out.
+        let of_store = option.ends_with("redis-addr") || option.ends_with("aerospike-hosts");
+        return match value.contains('@') && of_store {
+            true => (HIDDEN.to_owned(), true),
+            false => (value.to_owned(), false),
+        };
+    };
     if !after.contains('@') {
         return (value.to_owned(), false);
     }
@@ -125,6 +132,8 @@ mod tests {
         );
         assert_eq!(hidden("redis-addr", "redis://u:p,q@h:1"), "(hidden)");
         assert_eq!(hidden("redis-addr", "h:1,h:2"), "h:1,h:2");
+        assert_eq!(hidden("txid-dedup-redis-addr", "u:p@h:1"), "(hidden)");
+        assert_eq!(hidden("state-dir", "/var/a@b"), "/var/a@b");
     }
 
     #[test]

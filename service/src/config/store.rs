@@ -186,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_an_address_is_in_no_debug_output() {
+        for addresses in ["redis://u:sesame@h:1", "h:1,rediss://:sesame@h:2", "redis://u:x,sesame@h:1"] {
+            let command = BackendArgs::augment_args(clap::Command::new("role").no_binary_name(true));
+            let matches = command.try_get_matches_from([format!("--redis-addr={addresses}")]).unwrap();
+            let args = BackendArgs::from_arg_matches(&matches).unwrap();
+            let settings = args.settings(BackendKind::Redis, Purpose::Claims).unwrap();
+            for text in [format!("{args:?}"), format!("{settings:?}"), format!("{settings:#?}")] {
+                assert!(!text.contains("sesame"), "{text}");
+            }
+        }
+        let shown = format!("{:?}", redis("--redis-addr=redis://u:p@h:1,h:2", Purpose::Claims));
+        assert!(shown.contains("h:1") && shown.contains("\"h:2\""), "{shown}");
+    }
+
+    #[test]
     fn claims_are_waited_for_shorter_than_frames_unless_told() {
         let of = |flags, purpose| redis(flags, purpose).remote.op_timeout.as_millis();
         assert_eq!(of("--redis-addr=a:1", Purpose::Claims), 50);

@@ -272,9 +272,15 @@ impl FromStr for HostPorts {
 
 display_joined!(HostPorts, HostPort::to_string);
 
-/// A comma separated list of names (interfaces, addresses).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A comma separated list of names (interfaces, addresses). User and password of a URL among them are not in its `Debug`.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Names(pub Vec<String>);
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Names").field(&super::print::masked("redis-addr", &self.to_string()).0).finish()
+    }
+}
 
 impl FromStr for Names {
     type Err = Unacceptable;

@@ -13,8 +13,8 @@ use clap::ValueEnum;
 use frame::flow::Origin;
 use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    BackendArgs, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent, ScopeArg,
-    SourceModeArg, duration,
+    BackendArgs, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent, Purpose,
+    ScopeArg, SourceModeArg, duration,
 };
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -351,6 +351,7 @@ impl Config {
             park_bytes: self.claim_park_bytes.as_usize(),
             prefix: format!("{}{deployment}:", self.egress_dedup_prefix).into_bytes(),
             tier2,
+            patience: self.backend.op_timeout(Purpose::Claims),
             ..ClaimsConfig::default()
         }
     }

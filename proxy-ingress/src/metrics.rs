@@ -41,7 +41,10 @@ table! {
     CLAIM_PARKED = gauge("bsp_txid_claim_parked", ["worker"], "Copies that wait for another proxy to settle its claim.");
     CLAIM_PARKED_BYTES = gauge("bsp_txid_claim_parked_bytes", ["worker"], "Their bytes.");
     CLAIM_PARKED_TIME = histogram("bsp_txid_claim_parked_seconds", ["outcome"], "How long copies were parked: let_go (their owner sent its own), or went_on (taken over, asked about again, or sent for want of room or of an answer).");
-    CLAIM_WAIT = histogram("bsp_txid_claim_wait_seconds", [], "Time from claim to decision of frames that waited.");
+    CLAIM_WAIT = histogram("bsp_txid_claim_wait_seconds", ["why"], "Time from claim to decision of frames that waited, parking included, by what was decided.");
+    CLAIM_LONGEST = gauge("bsp_txid_claim_longest_wait_seconds", ["worker"], "The longest that a frame has waited for an answer about its claim, parking not included.");
+    CLAIM_OVERDUE = counter("bsp_txid_claim_overdue_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout although the worker had a turn in time: always 0, or a fault.");
+    CLAIM_LATE = counter("bsp_txid_claim_late_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout because the worker's turn came late: a busy machine, or a process that was stopped.");
     TIER1_ENTRIES = gauge("bsp_txid_local_entries", [], "Ids remembered in this process.");
     TIER1_CAPACITY = gauge("bsp_txid_local_capacity", [], "Ids that this process can remember.");
     TIER1_EVICTED = counter("bsp_txid_local_evicted_early_total", [], "Ids forgotten before their time because room was needed.");
@@ -146,7 +149,9 @@ fn claiming(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {
     sink.counter(&CLAIM_LOCAL, &[worker, "seen"], tally.seen_locally.get());
     sink.counter(&CLAIM_LOCAL, &[worker, "new"], tally.new_locally.get());
     sink.counter(&CLAIM_RELEASED, &[worker], tally.released.get());
-    sink.histogram(&CLAIM_WAIT, &[], &tally.wait_time);
+    for why in Why::ALL {
+        sink.histogram(&CLAIM_WAIT, &[why.label()], tally.wait_time(why));
+    }
     sink.gauge(&SLAB_BYTES, &[worker], tally.slab_bytes.get() as f64);
     sink.gauge(&SLAB_FRAMES, &[worker], tally.slab_frames.get() as f64);
     sink.counter(&SLAB_OVERFLOW, &[worker], tally.slab_overflow.get());
@@ -166,6 +171,9 @@ fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
     for why in Why::ALL {
         sink.counter(&CLAIM_DECIDED, &[worker, why.label()], stats.by(why).value());
     }
+    sink.gauge(&CLAIM_LONGEST, &[worker], stats.longest_wait.value() as f64 / 1e6);
+    sink.counter(&CLAIM_OVERDUE, &[worker], stats.overdue.value());
+    sink.counter(&CLAIM_LATE, &[worker], stats.late.value());
     sink.counter(&CLAIM_FENCED, &[worker], stats.fenced.value());
     sink.counter(&CLAIM_SLIPPED, &[worker], stats.slipped.value());
     sink.gauge(&CLAIM_PARKED, &[worker], stats.parked.value() as f64);

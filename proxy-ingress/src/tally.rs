@@ -4,6 +4,7 @@ use crate::pipeline::DropReason;
 use frame::{GroupIndex, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
 use std::sync::Arc;
+use txidset::Why;
 
 /// Kinds that ingress accepts, in the order of their counters.
 pub const KINDS: [Kind; 6] =
@@ -98,8 +99,7 @@ pub struct Tally {
     pub gso_refused: Gauge,
     /// From the end of a receive to the end of the emit that followed.
     pub burst_time: Histogram,
-    /// From the claim to the decision of frames that waited.
-    pub wait_time: Histogram,
+    wait_time: [Histogram; Why::ALL.len()],
     groups: Vec<GroupTally>,
     control: GroupTally,
     bits: ShardBits,
@@ -145,11 +145,16 @@ impl Tally {
             queued_errors: Gauge::default(),
             gso_refused: Gauge::default(),
             burst_time: Histogram::default(),
-            wait_time: Histogram::default(),
+            wait_time: Default::default(),
             groups: (0..bits.groups()).map(|_| GroupTally::default()).collect(),
             control: GroupTally::default(),
             bits,
         }
+    }
+
+    /// From the claim to the decision of frames that waited.
+    pub fn wait_time(&self, why: Why) -> &Histogram {
+        &self.wait_time[why.index()]
     }
 
     /// Cell of a drop reason.

@@ -19,6 +19,7 @@ mod ask;
 mod judge;
 mod mark;
 mod park;
+mod patience;
 
 pub use ask::{Answer, Ask, Request, RequestId};
 pub use judge::Trust;
@@ -35,6 +36,7 @@ use ask::InFlight;
 use cache_backend::KeyValues;
 use mark::Cohorts;
 use park::Parked;
+use patience::Patience;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -169,6 +171,9 @@ pub struct ClaimsConfig {
     pub keys: KeyStyle,
     /// Whether there is a tier 2.
     pub tier2: bool,
+    /// `--cache-op-timeout`: how long a frame waits for an answer about its claim, the wait for a place in a request
+    /// included. The wait of a parked copy for its owner is not part of it.
+    pub patience: Duration,
 }
 
 impl Default for ClaimsConfig {
@@ -183,6 +188,7 @@ impl Default for ClaimsConfig {
             prefix: b"bsp:tx:".to_vec(),
             keys: KeyStyle::Hex,
             tier2: false,
+            patience: Duration::MAX,
         }
     }
 }
@@ -230,6 +236,9 @@ pub struct Claims {
     free: Vec<u32>,
     /// Entries to be claimed with the next request, oldest first.
     unclaimed: VecDeque<Handle>,
+    /// The same, of those that were asked about before: they go first.
+    again: VecDeque<Handle>,
+    patience: Patience,
     waiting: Load,
     wait_limit: Load,
     parked: Parked,
@@ -297,6 +306,8 @@ struct Entry {
     bytes: u32,
     /// Between which marks it came.
     cohort: u64,
+    /// Since when it waits for an answer.
+    since: Instant,
     nonce: u64,
     /// When the request of its latest claim was built.
     built: Instant,
@@ -356,6 +367,8 @@ impl Claims {
             entries: Vec::new(),
             free: Vec::new(),
             unclaimed: VecDeque::new(),
+            again: VecDeque::new(),
+            patience: Patience::default(),
             waiting: Load::default(),
             to_release: VecDeque::new(),
             in_flight: Vec::new(),
@@ -405,6 +418,7 @@ impl Claims {
     pub fn claim(&mut self, now: Instant, batch: &[(ClaimKey, Token, u32)], out: &mut Vec<Verdict>) {
         let local = Arc::clone(&self.local);
         let bypass = self.bypasses(now);
+        self.patience.clock(now);
         let mut seen = 0;
         local.insert_each(
             batch,
@@ -437,6 +451,7 @@ impl Claims {
             return true;
         }
         entry.token = token;
+        self.patience.clock(now);
         if !self.fence(now, handle.index) {
             return true;
         }
@@ -503,7 +518,7 @@ impl Claims {
     pub fn next_timeout(&self) -> Option<Instant> {
         let write = self.flights.write_after.filter(|_| !self.flights.writing);
         let read = self.parked.next_read.filter(|_| !self.flights.reading);
-        [self.ledger.closes_at(), write, read].into_iter().flatten().min()
+        [self.ledger.closes_at(), write, read, self.out_of_patience_at()].into_iter().flatten().min()
     }
 
     /// Time has passed: closes the epoch, and makes reads and writes due. `poll_request` afterwards.
@@ -512,12 +527,14 @@ impl Claims {
         if self.flights.write_after.is_some_and(|at| at <= now) {
             self.flights.write_after = None;
         }
+        self.expire(now);
     }
 
     /// From now on nothing is parked: what waits is sent, at once. Claims under way are sent without their answer, so
     /// a caller with time first waits for `waiting` to come down.
     pub fn drain(&mut self, now: Instant) {
         self.draining = true;
+        self.patience.clock(now);
         self.ledger.close(now, true);
         self.send_all_parked(now);
         for index in 0..self.entries.len() {
@@ -565,7 +582,7 @@ impl Claims {
 
     /// Sends the oldest frame that was not asked about; `false` where there is none.
     fn bypass_oldest(&mut self) -> bool {
-        while let Some(handle) = self.unclaimed.pop_front() {
+        while let Some(handle) = self.unclaimed.pop_front().or_else(|| self.again.pop_front()) {
             if self.is(handle, State::Unclaimed) {
                 self.decide_send(handle.index, Why::Bypassed);
                 return true;
@@ -602,8 +619,9 @@ impl Claims {
         // Tickets and handles of before are void.
         entry.generation = entry.generation.wrapping_add(1);
         entry.state = State::Unclaimed;
+        entry.since = self.patience.now(entry.since);
         let handle = self.handle(index);
-        self.unclaimed.push_front(handle);
+        self.again.push_back(handle);
     }
 
     /// The caller is told to send.
@@ -633,6 +651,7 @@ impl Claims {
 
     /// Takes the entry out of what waits.
     fn leave(&mut self, index: u32) {
+        self.observe_wait(index);
         let entry = &mut self.entries[index as usize];
         match entry.state {
             State::Unclaimed | State::Asked => self.waiting.remove(entry.bytes),
@@ -668,6 +687,7 @@ impl Claims {
         let entry = &mut self.entries[index as usize];
         (entry.state, entry.key, entry.token, entry.bytes, entry.built) = (state, key, token, bytes, now);
         entry.cohort = self.cohorts.enter();
+        entry.since = now;
         index
     }
 
@@ -722,6 +742,7 @@ impl Entry {
             token: 0,
             bytes: 0,
             cohort: 0,
+            since: now,
             nonce: 0,
             built: now,
             asked: None,

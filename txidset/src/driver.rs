@@ -64,7 +64,8 @@ impl Driver {
                         Ask::Claim { .. } => self.op_timeout,
                         _ => self.op_timeout.min(claims.config().longest_deadline()),
                     };
-                    self.running.push(start(session.as_ref(), request, now + timeout));
+                    let deadline = request.until.map_or(now + timeout, |until| until.min(now + timeout));
+                    self.running.push(start(session.as_ref(), request, deadline));
                 }
             }
         }

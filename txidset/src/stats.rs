@@ -19,6 +19,11 @@ impl Count {
     pub(crate) fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
     }
+    pub(crate) fn raise(&self, n: u64) {
+        if n > self.value() {
+            self.set(n);
+        }
+    }
 }
 
 /// What happened to the frames of one worker.
@@ -34,6 +39,12 @@ pub struct ClaimStats {
     pub waiting: Count,
     /// Bytes of `waiting`.
     pub waiting_bytes: Count,
+    /// The longest that a frame waited for an answer about its claim, in microseconds.
+    pub longest_wait: Count,
+    /// Frames that waited longer than they may although the worker had a turn in time: none, or there is a fault.
+    pub overdue: Count,
+    /// Frames that waited longer than they may because the worker's turn came late.
+    pub late: Count,
     /// Copies parked until another owner settles.
     pub parked: Count,
     /// Bytes of `parked`.

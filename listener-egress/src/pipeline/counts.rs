@@ -228,6 +228,10 @@ pub struct Counts {
     pub reassembly_bytes: u64,
     /// Bytes of frames that wait for a claim now.
     pub waiting_bytes: u64,
+    /// Frames that waited for the store longer than they may although the worker had a turn in time: none.
+    pub claims_overdue: u64,
+    /// The same because the worker's turn came late.
+    pub claims_late: u64,
 }
 
 impl Counts {

@@ -567,6 +567,11 @@ impl Pipeline {
         self.counts.endpoints = self.requester.registry.len() as u64;
         self.counts.reassembly_bytes = self.reassembler.bytes() as u64;
         self.counts.waiting_bytes = self.gate.bytes() as u64;
+        if let Some(claims) = self.gate.claims() {
+            let stats = claims.stats();
+            self.counts.claims_overdue = stats.overdue.value();
+            self.counts.claims_late = stats.late.value();
+        }
         &self.counts
     }
 }

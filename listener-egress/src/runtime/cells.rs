@@ -145,7 +145,7 @@ static CLAIM_PARKED: Metric =
 type Read = fn(&Shown) -> u64;
 
 /// Counters with no label but the worker.
-static COUNTERS: [(Metric, Read); 46] = [
+static COUNTERS: [(Metric, Read); 48] = [
     (counter("bsl_inbox_dropped_total", W, "Control messages that found the worker's inbox full"), |s| {
         s.inbox_dropped
     }),
@@ -230,6 +230,23 @@ static COUNTERS: [(Metric, Read); 46] = [
         s.counts.claims_waited
     }),
     (counter("bsl_egress_claim_open_total", W, "Frames let through undecided"), |s| s.counts.claims_open),
+    (
+        counter(
+            "bsl_egress_claim_overdue_total",
+            W,
+            "Frames that waited for the store longer than --cache-op-timeout although the worker had a turn in time: \
+             always 0, or a fault",
+        ),
+        |s| s.counts.claims_overdue,
+    ),
+    (
+        counter(
+            "bsl_egress_claim_late_total",
+            W,
+            "Frames that waited for the store longer than --cache-op-timeout because the worker's turn came late",
+        ),
+        |s| s.counts.claims_late,
+    ),
     (counter("bsl_egress_claim_local_hit_total", W, "Frames whose id this process had seen"), |s| {
         s.counts.dropped_for(DropReason::Deduplicated)
     }),

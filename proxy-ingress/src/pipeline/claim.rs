@@ -163,13 +163,13 @@ impl Gate {
         }
         loop {
             match self.claims.next_decision()? {
-                Decision::Suppress { token, .. } => {
+                Decision::Suppress { token, why } => {
                     if let Some((candidate, _)) = self.slab.release(Key::from_token(token)) {
                         tally.deduped(candidate.frame.kind).add(1);
-                        tally.wait_time.observe(now.saturating_duration_since(candidate.since));
+                        tally.wait_time(why).observe(now.saturating_duration_since(candidate.since));
                     }
                 }
-                Decision::Send { token, ticket, .. } => {
+                Decision::Send { token, ticket, why } => {
                     let gone = self
                         .slab
                         .find(Key::from_token(token))
@@ -181,7 +181,7 @@ impl Gate {
                     match self.slab.release(Key::from_token(token)) {
                         None | Some((_, Held::Gone)) => self.claims.sent(now, ticket),
                         Some((candidate, held)) => {
-                            tally.wait_time.observe(now.saturating_duration_since(candidate.since));
+                            tally.wait_time(why).observe(now.saturating_duration_since(candidate.since));
                             return Some(Cleared { candidate, held, ticket: Some(ticket) });
                         }
                     }
@@ -221,6 +221,11 @@ impl Gate {
     /// Frames in the batch that are cleared and not taken.
     pub fn has_cleared(&self) -> bool {
         !(self.cleared.is_empty() && self.present.is_empty())
+    }
+
+    /// The store does not keep up.
+    pub fn is_behind(&self) -> bool {
+        self.claims.is_behind()
     }
 
     /// Waiting bytes and frames, parked ones included.

@@ -562,11 +562,13 @@ impl Ingress {
         self.outlets.iter().all(Outlet::is_blocked)
     }
 
-    /// TCP stops being read first: when an interface has a backlog, half of the slab is taken, or large frames wait.
+    /// TCP stops being read first: when an interface has a backlog, half of the slab is taken, frames wait long for their
+    /// place in a request to the store, or large frames wait.
     pub fn may_read_streams(&self) -> bool {
         let (bytes, _) = self.gate.load();
         !self.outlets.iter().any(Outlet::is_blocked)
             && bytes <= self.config.slab_bytes / 2
+            && !self.gate.is_behind()
             && self.objects.len() < 64
     }
 

@@ -309,6 +309,7 @@ pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
         prefix: config.txid_dedup_prefix.clone().into_bytes(),
         keys: config.claim_keys.into(),
         tier2,
+        patience: config.backend.op_timeout(Purpose::Claims),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Request {
     pub id: RequestId,
     /// What to do.
     pub ask: Ask,
+    /// Nobody waits for the answer any longer than this.
+    pub until: Option<Instant>,
 }
 
 /// What a request asks.
@@ -76,6 +78,8 @@ pub enum Answer {
 pub(super) struct InFlight {
     pub(super) id: RequestId,
     pub(super) asked: Asked,
+    /// When its frames have waited as long as they may.
+    pub(super) until: Option<Instant>,
 }
 
 pub(super) enum Asked {
@@ -135,23 +139,27 @@ impl Claims {
     fn start(&mut self, asked: Asked, ask: Ask) -> Request {
         let id = RequestId(self.flights.next_id);
         self.flights.next_id += 1;
-        self.in_flight.push(InFlight { id, asked });
-        Request { id, ask }
+        self.in_flight.push(InFlight { id, asked, until: None });
+        Request { id, ask, until: None }
     }
 
     fn claim_request(&mut self, now: Instant) -> Option<Request> {
-        let full = self.unclaimed.len() >= self.config.max_batch;
+        let queued = self.unclaimed.len() + self.again.len();
+        let full = queued >= self.config.max_batch;
         let most = if full { MAX_CLAIM_REQUESTS } else { MAX_SMALL_REQUESTS };
-        if self.unclaimed.is_empty() || self.flights.claims >= most {
+        if queued == 0 || self.flights.claims >= most {
             return None;
         }
         let mut batch = self.spare.pop().unwrap_or_default();
-        let mut handles = Vec::with_capacity(self.unclaimed.len().min(self.config.max_batch));
+        let mut handles = Vec::with_capacity(queued.min(self.config.max_batch));
+        let mut oldest: Option<Instant> = None;
         let mut key = Vec::with_capacity(128);
         while handles.len() < self.config.max_batch
-            && let Some(handle) = self.unclaimed.pop_front()
+            && let Some(handle) = self.again.pop_front().or_else(|| self.unclaimed.pop_front())
         {
             if self.is(handle, State::Unclaimed) {
+                let since = self.entries[handle.index as usize].since;
+                oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
                 self.build_claim(now, handle.index, &mut key, &mut batch);
                 handles.push(handle);
             }
@@ -163,7 +171,13 @@ impl Claims {
         self.stats.claims.add(handles.len() as u64);
         self.stats.claim_requests.add(1);
         let ttl = self.config.ttl;
-        Some(self.start(Asked::Claim(handles), Ask::Claim { batch, ttl }))
+        let until = oldest.and_then(|since| self.answered_by(since));
+        let mut request = self.start(Asked::Claim(handles), Ask::Claim { batch, ttl });
+        request.until = until;
+        if let Some(flight) = self.in_flight.last_mut() {
+            flight.until = until;
+        }
+        Some(request)
     }
 
     /// Appends key and value of an entry's claim, in the epoch that is open now.

@@ -27,6 +27,7 @@ pub enum Trust {
 impl Claims {
     /// A request was answered.
     pub fn on_answer(&mut self, now: Instant, id: RequestId, answer: Answer) -> Trust {
+        self.patience.clock(now);
         let trust = match (self.landed(id), answer) {
             (Some(Asked::Claim(handles)), Answer::Claimed(answers)) => self.claimed(now, &handles, answers),
             (Some(Asked::Read { owners, late, issued }), Answer::Read(answers)) => {
@@ -60,6 +61,7 @@ impl Claims {
 
     /// A request has no answer: every key of it failed in this way.
     pub fn on_failure(&mut self, now: Instant, id: RequestId, kind: OpErrorKind) {
+        self.patience.clock(now);
         if let Some(asked) = self.landed(id) {
             self.unanswered(now, asked, kind);
         }
@@ -102,7 +104,7 @@ impl Claims {
         Trust::Kept
     }
 
-    fn claims_in_doubt(&mut self, now: Instant, handles: &[Handle], kind: OpErrorKind) {
+    pub(super) fn claims_in_doubt(&mut self, now: Instant, handles: &[Handle], kind: OpErrorKind) {
         for &handle in handles {
             if self.is(handle, State::Asked) {
                 let _ = self.claim_in_doubt(now, handle.index, kind);

@@ -289,9 +289,10 @@ impl Claims {
         times.observe(parked);
     }
 
-    /// A read has no answer. Copies are sent where the backend is gone, and where they have waited for a lease.
+    /// A read has no answer. Copies are sent where the backend is gone, and where they have waited for a lease. One lost
+    /// connection is not the end of a backend.
     pub(super) fn read_failed(&mut self, now: Instant, owner: u64, kind: OpErrorKind) {
-        let gone = matches!(kind, OpErrorKind::BreakerOpen | OpErrorKind::Disconnected);
+        let gone = kind == OpErrorKind::BreakerOpen;
         let why = if kind == OpErrorKind::BreakerOpen { Why::BreakerOpen } else { Why::InDoubt };
         self.judge_copies(owner, |claims, index| {
             let waited = now.saturating_duration_since(claims.entries[index as usize].parked_at);

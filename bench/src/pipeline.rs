@@ -4,6 +4,7 @@
 //! drift of a machine cancels. Rates are frames per second of CPU time of the forwarder: its worker is saturated, so on a
 //! machine of its own that is frames a second, and on a shared one it does not depend on who else runs.
 
+use crate::budget::Budget;
 use crate::net::{INGRESS, Line, MIDDLE, counter};
 use crate::process::{Oncecast, Process, together};
 use crate::row::{Bar, Row, median};
@@ -107,16 +108,16 @@ impl Run {
 impl Pipeline {
     /// Makes the network; the error says why there can be none.
     pub fn new(oncecast: Oncecast, quick: bool) -> anyhow::Result<Pipeline> {
-        let (rounds, frames) = if quick { (1, 600_000) } else { (5, 2_000_000) };
+        let (rounds, frames) = if quick { (1, 400_000) } else { (5, 1_000_000) };
         Ok(Pipeline { line: Line::new()?, oncecast, places: Places::new(), rounds, frames, sha: sha_cost()? })
     }
 
     /// All rows of the proxy.
-    pub fn rows(&self) -> anyhow::Result<Vec<Row>> {
-        let (mut rows, rate) = self.saturated()?;
-        rows.extend(crate::ingest::rows(self)?);
-        rows.extend(self.latency(rate / 2.0)?);
-        rows.push(self.workers()?);
+    pub fn rows(&self, budget: &Budget) -> anyhow::Result<Vec<Row>> {
+        let (mut rows, rate) = self.saturated(budget)?;
+        rows.extend(crate::ingest::rows(self, budget)?);
+        rows.extend(self.latency(rate / 2.0, budget)?);
+        rows.push(self.workers(budget)?);
         if few_cores() {
             for row in &mut rows {
                 row.remark("; fewer than 4 cores: the processes share them, this means little");
@@ -126,9 +127,9 @@ impl Pipeline {
     }
 
     /// Rows at saturation, and the proxy's frames per CPU second.
-    fn saturated(&self) -> anyhow::Result<(Vec<Row>, f64)> {
+    fn saturated(&self, budget: &Budget) -> anyhow::Result<(Vec<Row>, f64)> {
         let (mut proxy, mut plain, mut floor, mut reference) = (vec![], vec![], vec![], vec![]);
-        for _ in 0..self.rounds {
+        for () in budget.rounds("saturated", 1..=self.rounds) {
             floor.push(self.run(Forwarder::Floor, Pace::Unpaced)?);
             proxy.push(self.run(Forwarder::Proxy, Pace::Unpaced)?);
             plain.push(self.run(Forwarder::PlainProxy, Pace::Unpaced)?);
@@ -208,9 +209,9 @@ impl Pipeline {
     }
 
     /// Added latency at a rate: time from the generator's stamp to the sink, proxy against floor.
-    fn latency(&self, rate: f64) -> anyhow::Result<Vec<Row>> {
+    fn latency(&self, rate: f64, budget: &Budget) -> anyhow::Result<Vec<Row>> {
         let (mut proxy, mut floor) = (vec![], vec![]);
-        for _ in 0..self.rounds {
+        for () in budget.rounds("latency", 1..=self.rounds) {
             floor.push(self.run(Forwarder::Floor, Pace::Rate(rate))?.latency);
             proxy.push(self.run(Forwarder::Proxy, Pace::Rate(rate))?.latency);
         }
@@ -235,9 +236,9 @@ impl Pipeline {
     }
 
     /// One worker against two, nobody joined, bytes counted at the interface.
-    fn workers(&self) -> anyhow::Result<Row> {
+    fn workers(&self, budget: &Budget) -> anyhow::Result<Row> {
         let (mut ratios, mut rates) = (vec![], vec![]);
-        for _ in 0..self.rounds {
+        for () in budget.rounds("workers", 1..=self.rounds) {
             let one = self.interface_rate(1)?;
             let two = self.interface_rate(2)?;
             ratios.push(two / one);

@@ -168,15 +168,26 @@ impl Process {
     }
 }
 
-/// CPU seconds that all threads of a process used so far.
-pub fn cpu_of(id: u32) -> anyhow::Result<f64> {
-    let mut nanoseconds = 0;
+/// Seconds that all threads of a process were on a core so far.
+fn cpu_of(id: u32) -> anyhow::Result<f64> {
+    schedule_of(id).map(|[on, _]| on)
+}
+
+/// Seconds that all threads of a process waited for a core so far: what others on the machine cost it.
+pub fn kept_waiting(id: u32) -> anyhow::Result<f64> {
+    schedule_of(id).map(|[_, waiting]| waiting)
+}
+
+fn schedule_of(id: u32) -> anyhow::Result<[f64; 2]> {
+    let mut nanoseconds = [0; 2];
     for thread in std::fs::read_dir(format!("/proc/{id}/task")).context("reading CPU time")? {
         // "on-cpu waiting slices", nanoseconds; a thread may end meanwhile.
         let text = std::fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
-        nanoseconds += text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        for (sum, word) in nanoseconds.iter_mut().zip(text.split_whitespace()) {
+            *sum += word.parse::<u64>().unwrap_or(0);
+        }
     }
-    Ok(nanoseconds as f64 / 1e9)
+    Ok(nanoseconds.map(|nanoseconds| nanoseconds as f64 / 1e9))
 }
 
 /// Lets a process that runs already use these cores only.

@@ -3,6 +3,7 @@
 //! A claim is one id looked up and, where it is new, inserted; three of ten ids repeat a recent one. The sets are filled
 //! first, so every insertion also evicts. Own set and `lru` take turns, so that drift of the machine cancels.
 
+use crate::budget::Budget;
 use crate::row::{Bar, Row, median};
 use multicast_io::thread_time;
 use std::hash::{BuildHasher, RandomState};
@@ -107,7 +108,7 @@ fn run(threads: usize, first: u64, claims: usize, claim: &(impl Fn(&[ClaimKey]) 
 }
 
 /// Measures the three rows.
-pub fn rows(quick: bool) -> Vec<Row> {
+pub fn rows(quick: bool, budget: &Budget) -> Vec<Row> {
     let (rounds, claims) = if quick { (3, 1 << 19) } else { (7, 1 << 21) };
     let base = Instant::now();
     let set = LocalSet::starting_at(CAPACITY, Duration::from_secs(600), 42, base);
@@ -123,7 +124,7 @@ pub fn rows(quick: bool) -> Vec<Row> {
     fill.chunks(BATCH).for_each(other);
     let threads = crate::machine::cores().len().clamp(1, 4);
     let (mut own_cpu, mut lru_cpu, mut scaling) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
+    for (round, ()) in (0..).zip(budget.rounds("sets", 1..=rounds)) {
         let first = round << 44;
         own_cpu.push(cpu(first, claims, own));
         lru_cpu.push(cpu(first, claims, other));

@@ -3,6 +3,7 @@
 //!
 //! Two proxies, three of ten frames go to both, one copy right after the other.
 
+use crate::budget::Budget;
 use crate::process::Process;
 use crate::row::{Bar, Row, median};
 use crate::shared::Shared;
@@ -47,31 +48,33 @@ impl Run {
     }
 }
 
-/// Measures the rows.
-pub fn rows(shared: &Shared) -> anyhow::Result<Vec<Row>> {
-    let mut rows = vec![with_redis(shared)?, with_memory(shared)?];
+/// Measures the rows; both proxies together claim `offered` times a second.
+pub fn rows(shared: &Shared, offered: f64, budget: &Budget) -> anyhow::Result<Vec<Row>> {
+    let rate = offered / (1.0 + BOTH as f64 / 100.0);
+    let mut rows = vec![with_redis(shared, rate, budget)?, with_memory(shared, rate, budget)?];
     rows.extend(steady(shared)?);
-    rows.push(crate::takeover::row(shared)?);
+    rows.push(crate::takeover::row(shared, budget)?);
     Ok(rows)
 }
 
 /// Frames a CPU second of both proxies, settled against simple claims in the server.
-fn with_redis(shared: &Shared) -> anyhow::Result<Row> {
+fn with_redis(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Row> {
     let rounds = if shared.quick { 1 } else { 5 };
     let (mut settled, mut simple) = (vec![], vec![]);
-    for _ in 0..rounds {
-        settled.push(run(shared, Mode::Settled, &shared.with_redis())?);
-        simple.push(run(shared, Mode::Simple, &shared.with_redis())?);
+    for () in budget.rounds("settled", 1..=rounds) {
+        settled.push(run(shared, Mode::Settled, &shared.with_redis(), rate)?);
+        simple.push(run(shared, Mode::Simple, &shared.with_redis(), rate)?);
     }
     let ratio =
         median(settled.iter().zip(&simple).map(|(one, other)| one.per_cpu_second() / other.per_cpu_second()));
-    let rate = |runs: &[Run]| median(runs.iter().map(Run::per_cpu_second)) / 1e3;
+    let of_cpu = |runs: &[Run]| median(runs.iter().map(Run::per_cpu_second)) / 1e3;
     let undecided = |runs: &[Run]| median(runs.iter().map(|run| 100.0 * run.undecided / run.frames));
     let note = format!(
-        "{:.0} k frames/s of CPU, simple {:.0} k; {BOTH} % of the frames at both proxies; undecided {:.2} and {:.2} %, kernel \
+        "{:.0} k frames/s of CPU, simple {:.0} k; {:.0} k frames/s, {BOTH} % of them at both proxies; undecided {:.2} and {:.2} %, kernel \
          drops {:.0} and {:.0}",
-        rate(&settled),
-        rate(&simple),
+        of_cpu(&settled),
+        of_cpu(&simple),
+        rate / 1e3,
         undecided(&settled),
         undecided(&simple),
         median(settled.iter().map(|run| run.drops)),
@@ -81,12 +84,12 @@ fn with_redis(shared: &Shared) -> anyhow::Result<Row> {
 }
 
 /// The same with a memory store; the bar is what two equal runs differ by.
-fn with_memory(shared: &Shared) -> anyhow::Result<Row> {
+fn with_memory(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Row> {
     let rounds = if shared.quick { 2 } else { 3 };
     let (mut settled, mut simple) = (vec![], vec![]);
-    for _ in 0..rounds {
+    for () in budget.rounds("settled_memory", 2..=rounds) {
         for (mode, rates) in [(Mode::Settled, &mut settled), (Mode::Simple, &mut simple)] {
-            rates.push(run(shared, mode, "--cache-backend memory")?.per_cpu_second());
+            rates.push(run(shared, mode, "--cache-backend memory", rate)?.per_cpu_second());
         }
     }
     let spread = |rates: &[f64]| {
@@ -104,14 +107,14 @@ fn with_memory(shared: &Shared) -> anyhow::Result<Row> {
     Ok(Row::new("settled_vs_simple_memory", ratio, "x", Bar::Least(1.0 - spread), note))
 }
 
-/// Two proxies under a load as fast as their generator sends it.
-fn run(shared: &Shared, mode: Mode, backend: &str) -> anyhow::Result<Run> {
+/// Two proxies under a load of so many new frames a second.
+fn run(shared: &Shared, mode: Mode, backend: &str, rate: f64) -> anyhow::Result<Run> {
     shared.flush();
     let proxies = pair(shared, mode, backend)?;
-    let frames = if shared.quick { 200_000 } else { 400_000 };
-    let rate = 200_000;
+    let frames = rate * if shared.quick { 1.0 } else { 1.5 };
+    let twin = shared.ingress(1);
     let options =
-        format!("--frames {frames} --rate {rate} --train 32 --twin {} --both {BOTH}", shared.ingress(1));
+        format!("--frames {frames:.0} --rate {rate:.0} --train 32 --twin {twin} --both {BOTH} --seconds 3");
     let mut generator = shared.generator(&options)?;
     let before = cpu(&proxies)?;
     generator.begin();

@@ -3,6 +3,7 @@
 //! The owner claims through a relay that never gives it an answer. Once the claim stands in the server the owner is killed,
 //! and only then its sibling gets its copy: the whole lease is still to come, so this is the longest that a frame waits.
 
+use crate::budget::Budget;
 use crate::net::inside;
 use crate::row::{Bar, Row, median};
 use crate::shared::Shared;
@@ -20,7 +21,7 @@ const BEYOND: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Measures the row.
-pub fn row(shared: &Shared) -> anyhow::Result<Row> {
+pub fn row(shared: &Shared, budget: &Budget) -> anyhow::Result<Row> {
     shared.flush();
     let times = if shared.quick { 3 } else { 9 };
     let relay = Relay::before(&shared.redis);
@@ -29,7 +30,7 @@ pub fn row(shared: &Shared) -> anyhow::Result<Row> {
     let sender = inside(&shared.sender, || Ok(UdpSocket::bind("[::]:0")?))?;
     let mut waits = Vec::new();
     // Every proxy that claimed is dead or has another id: no frame is known already.
-    for frame in traffic::frames(times, 0)? {
+    for (frame, ()) in traffic::frames(times, 0)?.into_iter().zip(budget.rounds("takeover", 1..=times)) {
         relay.mischief.withhold(false);
         let owner = shared.proxy(0, &format!("--cache-backend redis --redis-addr {}", relay.address()))?;
         relay.mischief.withhold(true);
@@ -43,7 +44,8 @@ pub fn row(shared: &Shared) -> anyhow::Result<Row> {
     }
     let longest = waits.iter().copied().fold(0.0, f64::max);
     let note = format!(
-        "longest of {times}, median {:.0} ms; lease {} ms",
+        "longest of {}, median {:.0} ms; lease {} ms",
+        waits.len(),
         median(waits.iter().copied()),
         LEASE.as_millis()
     );

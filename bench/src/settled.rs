@@ -50,7 +50,8 @@ impl Run {
 
 /// Measures the rows; both proxies together claim `offered` times a second.
 pub fn rows(shared: &Shared, offered: f64, budget: &Budget) -> anyhow::Result<Vec<Row>> {
-    let rate = offered / (1.0 + BOTH as f64 / 100.0);
+    // Two proxies ask the server at once: what one may be offered is more than enough for both.
+    let rate = 0.75 * offered / (1.0 + BOTH as f64 / 100.0);
     let mut rows = vec![with_redis(shared, rate, budget)?, with_memory(shared, rate, budget)?];
     rows.extend(steady(shared)?);
     rows.push(crate::takeover::row(shared, budget)?);

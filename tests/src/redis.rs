@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
 
+/// The server's program: `ONCECAST_REDIS_SERVER` (a Valkey, say), or what the system has.
+pub fn server() -> std::ffi::OsString {
+    std::env::var_os("ONCECAST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
 /// One server on port 6379, without persistence.
 pub struct Redis {
     pub host: Host,
@@ -16,7 +21,7 @@ pub struct Redis {
 impl Redis {
     /// `None`, said loudly, where namespaces or `redis-server` are missing.
     pub fn world() -> Option<Net> {
-        if Command::new("redis-server").arg("--version").output().is_err() {
+        if Command::new(server()).arg("--version").output().is_err() {
             eprintln!(
                 "\n*** SKIPPED: redis-server is not installed (Debian: apt-get install redis-server) ***\n"
             );
@@ -41,7 +46,7 @@ impl Redis {
     /// Starts it again, empty, and waits until it answers.
     pub fn restart(&mut self) {
         self.kill();
-        let mut command = self.host.command("redis-server");
+        let mut command = self.host.command(server());
         command.args(["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
         command.arg("--unixsocket").arg(self.socket());
         command.arg("--dir").arg(self.dir.path()).args(&self.arguments);
@@ -146,7 +151,7 @@ fn sentinel(host: &Host, port: u16, master: u8) -> (Process, TempDir) {
     );
     let file = dir.path().join("conf");
     std::fs::write(&file, config).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let mut command = host.command("redis-server");
+    let mut command = host.command(server());
     command.arg(&file).args(["--sentinel", "--dir"]).arg(dir.path());
     (Process::spawn("sentinel", command), dir)
 }

@@ -19,6 +19,8 @@ pub struct Mischief {
     cut: AtomicBool,
     garble: AtomicBool,
     withhold: AtomicBool,
+    /// Bytes a second; 0 for any number.
+    pace: AtomicU64,
     /// Times that an answer was cut or garbled.
     done: AtomicU64,
 }
@@ -35,6 +37,15 @@ impl Mischief {
     /// The next answer becomes something else.
     pub fn garble_next(&self) {
         self.garble.store(true, SeqCst);
+    }
+    /// Answers arrive at so many bytes a second.
+    pub fn pace(&self, bytes: u64) {
+        self.pace.store(bytes, SeqCst);
+    }
+    fn wait_for(&self, bytes: u64) {
+        if let Some(micros) = (bytes * 1_000_000).checked_div(self.pace.load(SeqCst)) {
+            std::thread::sleep(Duration::from_micros(micros));
+        }
     }
     /// From now on no answer arrives, or again.
     pub fn withhold(&self, withhold: bool) {
@@ -119,7 +130,11 @@ fn pass(client: UnixStream, server: UnixStream, mischief: &Arc<Mischief>) {
                 bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
             }
             mischief.done.fetch_add(u64::from(cut || garbled), SeqCst);
-            if bytes.is_empty() || to_client.write_all(&bytes).is_err() || cut {
+            let written = bytes.chunks(256).try_for_each(|piece| {
+                mischief.wait_for(piece.len() as u64);
+                to_client.write_all(piece)
+            });
+            if bytes.is_empty() || written.is_err() || cut {
                 let _ = to_client.shutdown(Shutdown::Both);
                 return;
             }

@@ -112,8 +112,9 @@ impl SentinelSet {
              sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
         );
         std::fs::write(dir.path().join("conf"), config).expect("written");
-        let process =
-            Process::start(Command::new("redis-server").args(["conf", "--sentinel"]).current_dir(dir.path()));
+        let process = Process::start(
+            Command::new(tests::redis::server()).args(["conf", "--sentinel"]).current_dir(dir.path()),
+        );
         (process, dir, port)
     }
 

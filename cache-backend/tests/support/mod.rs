@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// True where `redis-server` can be started. A test that returns early because of this says so, loudly.
 pub fn redis_is_installed() -> bool {
-    let there = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let there = Command::new(tests::redis::server()).arg("--version").stdout(Stdio::null()).status().is_ok();
     if !there {
         eprintln!(
             "\n*** SKIPPED: redis-server is not installed (Debian: apt-get install redis-server) ***\n"
@@ -125,7 +125,7 @@ impl Server {
     }
     pub fn restart(&mut self) {
         self.process = None;
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(tests::redis::server());
         command.current_dir(self.dir.path());
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--unixsocket", "s"]);
         command.args(["--save", "", "--appendonly", "no", "--loglevel", "warning", "--logfile", "log"]);

@@ -171,6 +171,7 @@ fn a_pair_of_listeners_delivers_everything_while_its_store_is_gone() {
     eprintln!("{report}, {open} delivered undecided");
     assert_eq!(report["unique"], FRAMES, "{report}");
     assert!(twice <= open, "every second delivery is explained: {twice}, {open} undecided");
+    assert_eq!(of(&day, "bsl_egress_claim_overdue_total"), 0, "nobody waited longer than one deadline");
     assert!(day.fleet.all_run());
 }
 

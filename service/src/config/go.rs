@@ -2,7 +2,7 @@
 //!
 //! Its unit files and charts must run unchanged, and nothing they ask for may be dropped in silence: such a flag is parsed,
 //! and a value other than the default is answered with a warning at start, or with an error where going on without it would
-//! leave somebody without frames. As soon as a role declares an option of the same name, its row here stops to matter.
+//! leave somebody without frames. The warning tells what is not built yet from what will not be. As soon as a role declares an option of the same name, its row here stops to matter.
 
 /// A flag of the Go stack that is accepted and does nothing.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,8 @@ pub struct GoFlag {
     pub default: &'static str,
     /// Another value is an error instead of a warning.
     pub refused: bool,
+    /// Why it will not be built; empty where it only has not been yet.
+    pub unwise: &'static str,
 }
 
 impl GoFlag {
@@ -38,7 +40,7 @@ const fn row(
     env: &'static str,
     default: &'static str,
 ) -> GoFlag {
-    GoFlag { roles, flag, env, default, refused: false }
+    GoFlag { roles, flag, env, default, refused: false, unwise: "" }
 }
 
 /// A flag whose value, if not the default, must not be ignored.
@@ -48,7 +50,14 @@ const fn only(
     env: &'static str,
     default: &'static str,
 ) -> GoFlag {
-    GoFlag { roles, flag, env, default, refused: true }
+    GoFlag { roles, flag, env, default, refused: true, unwise: "" }
+}
+
+/// Courtesy marks of listeners in the proxies' store.
+const fn mark(flag: &'static str, env: &'static str, default: &'static str) -> GoFlag {
+    let unwise = "a listener does not mark ids in the proxies' store, since a mark can suppress a transaction that others \
+                  still miss (docs/migrating.md, courtesy marks)";
+    GoFlag { roles: LISTENER, flag, env, default, refused: false, unwise }
 }
 
 /// Every such flag.
@@ -124,17 +133,17 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(RETRY, "tee-listen", "TEE_LISTEN", ""),
     row(RETRY, "mc-join-enabled", "MC_JOIN_ENABLED", "true"),
     // Courtesy marks in the proxies' store.
-    row(LISTENER, "ingress-set-backend", "INGRESS_SET_BACKEND", ""),
-    row(LISTENER, "ingress-set-redis-addr", "INGRESS_SET_REDIS_ADDR", ""),
-    row(LISTENER, "ingress-set-aerospike-hosts", "INGRESS_SET_AEROSPIKE_HOSTS", ""),
-    row(LISTENER, "ingress-set-aerospike-namespace", "INGRESS_SET_AEROSPIKE_NAMESPACE", "cache"),
-    row(LISTENER, "ingress-set-aerospike-set", "INGRESS_SET_AEROSPIKE_SET", "bsp-tx"),
-    row(LISTENER, "ingress-set-prefix", "INGRESS_SET_PREFIX", "bsp:tx:"),
-    row(LISTENER, "ingress-set-ttl", "INGRESS_SET_TTL", "10m"),
-    row(LISTENER, "ingress-set-local-cap", "INGRESS_SET_LOCAL_CAP", "1048576"),
-    row(LISTENER, "txid-dedup-addr", "TXID_DEDUP_ADDR", ""),
-    row(LISTENER, "txid-dedup-prefix", "TXID_DEDUP_PREFIX", "bsp:tx:"),
-    row(LISTENER, "txid-dedup-ttl", "TXID_DEDUP_TTL", "10m"),
+    mark("ingress-set-backend", "INGRESS_SET_BACKEND", ""),
+    mark("ingress-set-redis-addr", "INGRESS_SET_REDIS_ADDR", ""),
+    mark("ingress-set-aerospike-hosts", "INGRESS_SET_AEROSPIKE_HOSTS", ""),
+    mark("ingress-set-aerospike-namespace", "INGRESS_SET_AEROSPIKE_NAMESPACE", "cache"),
+    mark("ingress-set-aerospike-set", "INGRESS_SET_AEROSPIKE_SET", "bsp-tx"),
+    mark("ingress-set-prefix", "INGRESS_SET_PREFIX", "bsp:tx:"),
+    mark("ingress-set-ttl", "INGRESS_SET_TTL", "10m"),
+    mark("ingress-set-local-cap", "INGRESS_SET_LOCAL_CAP", "1048576"),
+    mark("txid-dedup-addr", "TXID_DEDUP_ADDR", ""),
+    mark("txid-dedup-prefix", "TXID_DEDUP_PREFIX", "bsp:tx:"),
+    mark("txid-dedup-ttl", "TXID_DEDUP_TTL", "10m"),
     // Tuning of mechanisms that work differently here.
     row(LISTENER, "nack-jitter-max", "NACK_JITTER_MAX", "200ms"),
     row(LISTENER, "nack-backoff-base", "NACK_BACKOFF_BASE", "500ms"),

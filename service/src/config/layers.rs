@@ -576,8 +576,10 @@ fn ignored_flags(role: &str, effective: &[Effective]) -> Result<Vec<String>, Exi
             let line = format!("oncecast {role}: {given} is not implemented; want \"{}\"\n", go.default);
             return Err(Exit::usage(line));
         }
-        warnings
-            .push(format!("{given} is accepted for compatibility, not implemented yet: it has no effect"));
+        warnings.push(match go.unwise {
+            "" => format!("{given} is accepted for compatibility, not implemented yet: it has no effect"),
+            why => format!("{given} is accepted for compatibility and has no effect on purpose: {why}"),
+        });
     }
     Ok(warnings)
 }
@@ -842,6 +844,14 @@ mod tests {
         let line = refusal(&["listener", "-mode=receiver"], &[]);
         assert_eq!(line, "oncecast listener: --mode=receiver (flag) is not implemented; want \"collapsed\"");
         assert!(load_with(&["listener", "-mode=collapsed", "-delivery-addrs="], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_flag_that_will_not_be_built_says_why() {
+        let (_, role) = load_with(&["listener", "-ingress-set-redis-addr=redis://u:p@h:1"], &[]).unwrap();
+        let warnings = role.warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("(hidden)@h:1") && warnings[0].contains("on purpose"), "{warnings:?}");
     }
 
     #[test]

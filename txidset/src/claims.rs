@@ -527,7 +527,7 @@ impl Claims {
         if self.flights.write_after.is_some_and(|at| at <= now) {
             self.flights.write_after = None;
         }
-        self.expire(now);
+        self.expire_queues(now);
     }
 
     /// From now on nothing is parked: what waits is sent, at once. Claims under way are sent without their answer, so

@@ -12,10 +12,16 @@ const OP_TIMEOUT: Duration = Duration::from_millis(50);
 /// A session keeps its own deadlines; one that does not is cut off this much later.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// So many turns of the runtime after a timer has fired, what the kernel had for its connections then is read: one looks at
+/// the sockets, the next lets their tasks read.
+const TURNS_TO_READ: u8 = 2;
+
 /// Session and requests in flight of one worker.
 pub struct Driver {
     store: Store,
     op_timeout: Duration,
+    /// Since when the worker reads what has come, before it gives up what has not; turns of the runtime since then.
+    reading: Option<(Instant, u8)>,
     /// `None`: cut off.
     running: FuturesUnordered<BoxFuture<'static, (RequestId, Option<Answer>)>>,
 }
@@ -42,7 +48,7 @@ impl Driver {
                 None => Store::Remote(backend.session().await?),
             },
         };
-        Ok(Driver { store, op_timeout: OP_TIMEOUT, running: FuturesUnordered::new() })
+        Ok(Driver { store, op_timeout: OP_TIMEOUT, reading: None, running: FuturesUnordered::new() })
     }
 
     /// Longest time that one call may take.
@@ -75,14 +81,38 @@ impl Driver {
     /// nothing to wait for. Cancel safe. Afterwards: `pump`, then drain `claims.next_decision()`.
     pub async fn progress(&mut self, claims: &mut Claims) {
         match self.wait(claims.next_timeout()).await {
-            Woken::Timeout => claims.on_timeout(Instant::now()),
+            Woken::Timeout => {
+                let since = self.read_what_has_come().await;
+                self.give_the_rest(claims);
+                claims.give_up(since);
+                claims.on_timeout(Instant::now());
+            }
             Woken::Answer(id, answer) => {
                 self.give(claims, id, answer);
                 // What else has arrived meanwhile is worth no second turn of the caller's loop.
-                while let Some(Some((id, answer))) = self.running.next().now_or_never() {
-                    self.give(claims, id, answer);
-                }
+                self.give_the_rest(claims);
             }
+        }
+    }
+
+    /// A worker that was busy elsewhere finds its timer due and the answers not read yet. A call that is dropped in here is
+    /// gone on with by the next. Returns the moment up to which everything was read.
+    async fn read_what_has_come(&mut self) -> Instant {
+        loop {
+            let (since, turns) = self.reading.get_or_insert_with(|| (Instant::now(), 0));
+            if *turns >= TURNS_TO_READ {
+                let since = *since;
+                self.reading = None;
+                return since;
+            }
+            *turns += 1;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn give_the_rest(&mut self, claims: &mut Claims) {
+        while let Some(Some((id, answer))) = self.running.next().now_or_never() {
+            self.give(claims, id, answer);
         }
     }
 
@@ -320,6 +350,23 @@ mod tests {
         let mut claims = claims(1);
         claim(&mut claims, 1);
         assert_eq!(why(decided(&mut driver, &mut claims).await), Why::InDoubt);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_there_counts_although_the_worker_comes_late() {
+        let mut driver = Driver::open(Some(Arc::new(remote(false)))).await.unwrap();
+        let config =
+            ClaimsConfig { tier2: true, patience: Duration::from_millis(20), ..ClaimsConfig::default() };
+        let local = Arc::new(LocalSet::new(4096, Duration::from_secs(60), 1));
+        let mut claims = Claims::new(config, local, 1);
+        claim(&mut claims, 1);
+        driver.pump(&mut claims, Instant::now());
+        // The worker is busy with something else until after the deadline.
+        std::thread::sleep(Duration::from_millis(40));
+        driver.pump(&mut claims, Instant::now());
+        assert_eq!(claims.next_decision(), None, "what was asked about waits for its answer to be read");
+        assert_eq!(why(decided(&mut driver, &mut claims).await), Why::Won);
+        assert_eq!(claims.stats().overdue.value(), 0);
     }
 
     #[tokio::test]

@@ -5,9 +5,12 @@
 //! an answer needs; a request gets as much time as its oldest frame has left, and what it does not answer is in doubt. The
 //! time that a parked copy waits for its owner is not part of it; the takeover that may follow is a wait of its own.
 //!
-//! What is measured: each wait that ended too late is counted under its cause. *Store*: the worker had a turn after the end
-//! of the frame's patience and left it waiting, which is a fault of this module. *Worker*: its turn itself came late, as on a
-//! machine that is too busy, or after a stop of the process.
+//! A worker that comes late first reads the answers that came meanwhile: only what is still unanswered then is in doubt
+//! (`give_up`, which the driver calls).
+//!
+//! What is measured: each wait that ended too late is counted under its cause. *Overdue*: the worker gave up others after the
+//! end of this frame's patience and left it waiting, which is a fault of this module. *Late*: the worker itself came late, as
+//! on a machine that is too busy, or after a stop of the process.
 //!
 //! Cost: two comparisons a frame, and a look at the heads of two queues and at the requests under way each turn.
 
@@ -24,8 +27,8 @@ const ALLOWANCE: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     now: Option<Instant>,
-    /// When `on_timeout` was called last.
-    turn: Option<Instant>,
+    /// When `give_up` was called last.
+    gave_up: Option<Instant>,
 }
 
 impl Patience {
@@ -49,9 +52,9 @@ impl Claims {
         since.checked_add(self.config.patience)
     }
 
-    /// Lets go what has waited as long as it may.
-    pub(super) fn expire(&mut self, now: Instant) {
-        self.patience.clock(now);
+    /// Every answer that had come by `now` was given to `on_answer`: what waits for one too long is in doubt.
+    pub fn give_up(&mut self, now: Instant) {
+        self.expire_queues(now);
         for flight in 0..self.in_flight.len() {
             let flight = &mut self.in_flight[flight];
             if flight.until.is_some_and(|until| until <= now)
@@ -62,6 +65,13 @@ impl Claims {
                 self.claims_in_doubt(now, &handles, OpErrorKind::Timeout);
             }
         }
+        self.patience.gave_up = Some(now);
+        self.show_load();
+    }
+
+    /// Lets go what waits for its place in a request too long.
+    pub(super) fn expire_queues(&mut self, now: Instant) {
+        self.patience.clock(now);
         let mut queue = std::mem::take(&mut self.unclaimed);
         self.expire_queue(now, &mut queue);
         self.unclaimed = queue;
@@ -69,7 +79,6 @@ impl Claims {
         self.expire_queue(now, &mut queue);
         queue.append(&mut self.again);
         self.again = queue;
-        self.patience.turn = Some(now);
         self.show_load();
     }
 
@@ -86,7 +95,7 @@ impl Claims {
         }
     }
 
-    /// When `expire` has something to do.
+    /// When the next frame has waited as long as it may.
     pub(super) fn out_of_patience_at(&self) -> Option<Instant> {
         let requests = self.in_flight.iter().filter_map(|flight| flight.until);
         let queued = [&self.unclaimed, &self.again].into_iter().filter_map(|queue| queue.front());
@@ -114,8 +123,8 @@ impl Claims {
         if waited <= self.config.patience.saturating_add(ALLOWANCE) {
             return;
         }
-        let turn_after = self.patience.turn.is_some_and(|turn| turn >= due);
-        let cause = if turn_after { &self.stats.overdue } else { &self.stats.late };
+        let left_waiting = self.patience.gave_up.is_some_and(|at| at >= due);
+        let cause = if left_waiting { &self.stats.overdue } else { &self.stats.late };
         cause.add(1);
     }
 }
@@ -143,6 +152,7 @@ mod tests {
     }
 
     fn requests(claims: &mut Claims, now: Instant) -> Vec<Request> {
+        claims.give_up(now);
         claims.on_timeout(now);
         std::iter::from_fn(|| claims.poll_request(now)).collect()
     }

@@ -624,7 +624,7 @@ impl Session for Silent {
 fn when_the_store_falls_behind_streams_stop_first_and_then_the_oldest_that_was_not_asked_about_is_sent() {
     // Requests under way, and keys of each.
     const BATCH: usize = 256;
-    const ASKED: usize = 4 * BATCH;
+    const ASKED: usize = 16 * BATCH;
     const WAITING: usize = 6_000;
     const FRAMES: usize = 7_000;
     let frames: Vec<Vec<u8>> = (0..FRAMES).map(|n| tx_frame(u32::try_from(n).unwrap(), 200)).collect();

@@ -10,10 +10,8 @@ use anyhow::Context;
 use cache_backend::{Backend, Memory};
 use frame::{Fabric, ShardBits};
 use multicast_io::{Burst, Progress, Span, Train};
-use proxy_ingress::pipeline::emit::OutletLimits;
-use proxy_ingress::pipeline::number::{FlowLimits, Identity, MIN_FLOWS};
-use proxy_ingress::pipeline::train::Order;
-use proxy_ingress::pipeline::{Ingress, IngressConfig, Policy, Transmit};
+use proxy_ingress::pipeline::number::Identity;
+use proxy_ingress::pipeline::{Ingress, IngressConfig, Transmit};
 use proxy_ingress::tally::Tally;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -50,33 +48,7 @@ impl Pipeline {
     pub fn new(memory: bool) -> anyhow::Result<Pipeline> {
         let bits = ShardBits::new(2).context("shard bits")?;
         let now = Instant::now();
-        let config = IngressConfig {
-            policy: Policy {
-                verify_payload_hash: true,
-                verify_subtree_root: true,
-                require_block_pow: true,
-                min_pow_bits: 0,
-                require_ef: false,
-                allow_stamped_ingress: false,
-                frag_mtu: 1_500,
-            },
-            fabric: Fabric::V4 { net: 9 },
-            shard_bits: bits,
-            egress_port: 9_001,
-            beacon_port: 9_300,
-            identity: Identity::Instance([7; 16]),
-            stamp_source: true,
-            flows: FlowLimits { flows: MIN_FLOWS, idle: Duration::from_secs(300) },
-            digests: true,
-            max_segment: 1_452,
-            padding_percent: 15,
-            train_order: Order::Length,
-            outlets: 1,
-            outlet: OutletLimits { bytes: 1 << 20, deadline: Duration::from_secs(1) },
-            claims: true,
-            slab_bytes: 4 << 20,
-            slab_entries: 16_384,
-        };
+        let config = IngressConfig::new(Fabric::V4 { net: 9 }, bits, Identity::Instance([7; 16]));
         let local = Arc::new(LocalSet::starting_at(1 << 17, Duration::from_secs(600), 1, now));
         let claims = Claims::new(ClaimsConfig { tier2: memory, ..ClaimsConfig::default() }, local, 1);
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -5,9 +5,7 @@ use frame::block::Block;
 use frame::data::{HEADER, HeaderFields, encode_header};
 use frame::{Fabric, HashKey, Kind, SeqNum, ShardBits, tx};
 use multicast_io::{Burst, Progress, Span, Train};
-use proxy_ingress::pipeline::emit::OutletLimits;
-use proxy_ingress::pipeline::number::{FlowLimits, Identity};
-use proxy_ingress::pipeline::train::Order;
+use proxy_ingress::pipeline::number::Identity;
 use proxy_ingress::pipeline::{Ingress, IngressConfig, Policy, Transmit};
 use proxy_ingress::tally::Tally;
 use std::hint::black_box;
@@ -135,30 +133,7 @@ impl Source {
 
 fn config(shard_bits: ShardBits, verify: bool) -> IngressConfig {
     IngressConfig {
-        policy: Policy {
-            verify_payload_hash: verify,
-            verify_subtree_root: true,
-            require_block_pow: true,
-            min_pow_bits: 0,
-            require_ef: false,
-            allow_stamped_ingress: false,
-            frag_mtu: 1_500,
-        },
-        fabric: Fabric::V4 { net: 9 },
-        shard_bits,
-        egress_port: 9_001,
-        beacon_port: 9_300,
-        identity: Identity::Instance([7; 16]),
-        stamp_source: true,
-        flows: FlowLimits { flows: 65_536, idle: Duration::from_secs(300) },
-        digests: true,
-        max_segment: 1_452,
-        padding_percent: 15,
-        train_order: Order::Length,
-        outlets: 1,
-        outlet: OutletLimits { bytes: 16 << 20, deadline: Duration::from_secs(1) },
-        claims: true,
-        slab_bytes: 32 << 20,
-        slab_entries: 1 << 17,
+        policy: Policy { verify_payload_hash: verify, ..Policy::default() },
+        ..IngressConfig::new(Fabric::V4 { net: 9 }, shard_bits, Identity::Instance([7; 16]))
     }
 }

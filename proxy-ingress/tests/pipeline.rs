@@ -8,7 +8,6 @@ use frame::{Datagram, Fabric, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block,
 use multicast_io::{Burst, Progress, Span, Train};
 use proxy_ingress::pipeline::emit::OutletLimits;
 use proxy_ingress::pipeline::number::{Directory, FlowLimits, Identity, MIN_FLOWS};
-use proxy_ingress::pipeline::train::Order;
 use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Policy, Transmit, Via, admit};
 use proxy_ingress::tally::Tally;
 use std::collections::{HashMap, HashSet};
@@ -64,37 +63,14 @@ struct World {
     driver: Driver,
 }
 
-fn policy() -> Policy {
-    Policy {
-        verify_payload_hash: true,
-        verify_subtree_root: true,
-        require_block_pow: true,
-        min_pow_bits: 0,
-        require_ef: false,
-        allow_stamped_ingress: false,
-        frag_mtu: 1_500,
-    }
-}
-
 fn config(outlets: usize) -> IngressConfig {
     IngressConfig {
-        policy: policy(),
-        fabric: Fabric::V4 { net: 9 },
-        shard_bits: ShardBits::new(2).unwrap(),
-        egress_port: 9_001,
-        beacon_port: 9_300,
-        identity: Identity::Instance([7; 16]),
-        stamp_source: true,
         flows: FlowLimits { flows: MIN_FLOWS, idle: Duration::from_secs(300) },
-        digests: true,
-        max_segment: 1_452,
-        padding_percent: 15,
-        train_order: Order::Length,
         outlets,
         outlet: OutletLimits { bytes: 1 << 20, deadline: DEADLINE },
-        claims: true,
         slab_bytes: 1 << 20,
         slab_entries: 4_096,
+        ..IngressConfig::new(Fabric::V4 { net: 9 }, ShardBits::new(2).unwrap(), Identity::Instance([7; 16]))
     }
 }
 
@@ -256,47 +232,47 @@ fn every_way_to_be_refused_has_its_name() {
         bytes[6] = byte;
         bytes
     };
-    let strict = Policy { require_ef: true, ..policy() };
-    let whole = Policy { frag_mtu: 0, ..policy() };
-    let unverified = Policy { verify_payload_hash: false, ..policy() };
+    let strict = Policy { require_ef: true, ..Policy::default() };
+    let whole = Policy { frag_mtu: 0, ..Policy::default() };
+    let unverified = Policy { verify_payload_hash: false, ..Policy::default() };
     let cases: Vec<(Policy, Vec<u8>, DropReason)> = vec![
-        (policy(), good[..91].to_vec(), DropReason::Decode),
-        (policy(), good[..150].to_vec(), DropReason::Decode),
-        (policy(), vec![], DropReason::Decode),
-        (policy(), of_kind(0x55), DropReason::Decode),
-        (policy(), of_kind(0x03), DropReason::Fragment),
-        (policy(), of_kind(0x07), DropReason::BlockHeader),
-        (policy(), of_kind(0x08), DropReason::Bundle),
-        (policy(), of_kind(0x09), DropReason::Object),
-        (policy(), b"\xBE\xEF\x01\x01 submission".to_vec(), DropReason::Object),
-        (policy(), of_kind(0x40), DropReason::Manifest),
-        (policy(), of_kind(0x30), DropReason::AnnounceOverUdp),
-        (policy(), of_kind(0x10), DropReason::Control),
-        (policy(), of_kind(0x14), DropReason::Control),
-        (policy(), stamped_frame(Kind::Tx, 0, id, (0, 9), &payload), DropReason::Stamped),
+        (Policy::default(), good[..91].to_vec(), DropReason::Decode),
+        (Policy::default(), good[..150].to_vec(), DropReason::Decode),
+        (Policy::default(), vec![], DropReason::Decode),
+        (Policy::default(), of_kind(0x55), DropReason::Decode),
+        (Policy::default(), of_kind(0x03), DropReason::Fragment),
+        (Policy::default(), of_kind(0x07), DropReason::BlockHeader),
+        (Policy::default(), of_kind(0x08), DropReason::Bundle),
+        (Policy::default(), of_kind(0x09), DropReason::Object),
+        (Policy::default(), b"\xBE\xEF\x01\x01 submission".to_vec(), DropReason::Object),
+        (Policy::default(), of_kind(0x40), DropReason::Manifest),
+        (Policy::default(), of_kind(0x30), DropReason::AnnounceOverUdp),
+        (Policy::default(), of_kind(0x10), DropReason::Control),
+        (Policy::default(), of_kind(0x14), DropReason::Control),
+        (Policy::default(), stamped_frame(Kind::Tx, 0, id, (0, 9), &payload), DropReason::Stamped),
         (strict, good.clone(), DropReason::NotExtended),
         (strict, payload.clone(), DropReason::BareNotExtended),
-        (policy(), frame_of(Kind::Tx, 0, id, &two), DropReason::NotOneTx),
-        (policy(), flipped, DropReason::HashMismatch),
-        (policy(), two.clone(), DropReason::BareMalformed),
-        (policy(), b"not a transaction".to_vec(), DropReason::BareMalformed),
-        (policy(), frame_of(Kind::Block, 1, [0; 32], &header[..79]), DropReason::BlockMalformed),
-        (policy(), frame_of(Kind::Block, 1, [0; 32], &header), DropReason::HashMismatch),
-        (policy(), easy, DropReason::BlockPow),
-        (policy(), lying_count, DropReason::SubtreeMalformed),
-        (policy(), forged, DropReason::SubtreeRoot),
-        (policy(), subtree_frame(&repeated), DropReason::SubtreeRoot),
+        (Policy::default(), frame_of(Kind::Tx, 0, id, &two), DropReason::NotOneTx),
+        (Policy::default(), flipped, DropReason::HashMismatch),
+        (Policy::default(), two.clone(), DropReason::BareMalformed),
+        (Policy::default(), b"not a transaction".to_vec(), DropReason::BareMalformed),
+        (Policy::default(), frame_of(Kind::Block, 1, [0; 32], &header[..79]), DropReason::BlockMalformed),
+        (Policy::default(), frame_of(Kind::Block, 1, [0; 32], &header), DropReason::HashMismatch),
+        (Policy::default(), easy, DropReason::BlockPow),
+        (Policy::default(), lying_count, DropReason::SubtreeMalformed),
+        (Policy::default(), forged, DropReason::SubtreeRoot),
+        (Policy::default(), subtree_frame(&repeated), DropReason::SubtreeRoot),
         (unverified, frame_of(Kind::Tx, 0, id, &huge), DropReason::FragmentOverflow),
-        (policy(), anchor, DropReason::AnchorOversize),
+        (Policy::default(), anchor, DropReason::AnchorOversize),
         (whole, frame_of(Kind::Tx, 0, id, &vec![0; 70_000]), DropReason::Oversize),
-        (policy(), frame_of(Kind::LegacyTx, 0, id, &vec![0; 70_000]), DropReason::Oversize),
+        (Policy::default(), frame_of(Kind::LegacyTx, 0, id, &vec![0; 70_000]), DropReason::Oversize),
     ];
     for (policy, bytes, reason) in cases {
         let got = admit(&policy, &bytes, Via::Udp).map(|frame| frame.kind);
         assert_eq!(got, Err(reason), "{reason:?}: {:02x?}", &bytes[..bytes.len().min(16)]);
     }
-    assert!(admit(&policy(), &good, Via::Udp).is_ok());
-    assert!(admit(&policy(), &subtree_frame(&leaves), Via::Udp).is_ok());
+    assert!(admit(&Policy::default(), &good, Via::Udp).is_ok());
+    assert!(admit(&Policy::default(), &subtree_frame(&leaves), Via::Udp).is_ok());
 }
 
 #[test]

@@ -48,6 +48,21 @@ pub struct Policy {
     pub frag_mtu: u16,
 }
 
+impl Default for Policy {
+    /// The defaults of the options.
+    fn default() -> Policy {
+        Policy {
+            verify_payload_hash: true,
+            verify_subtree_root: true,
+            require_block_pow: true,
+            min_pow_bits: 0,
+            require_ef: false,
+            allow_stamped_ingress: false,
+            frag_mtu: 1_500,
+        }
+    }
+}
+
 impl Policy {
     /// Longest frame that leaves as one datagram of the configured MTU.
     pub fn max_whole(&self) -> usize {

@@ -75,6 +75,31 @@ pub struct IngressConfig {
     pub slab_entries: usize,
 }
 
+impl IngressConfig {
+    /// What the options of the role are by default, for one interface of an Ethernet.
+    pub fn new(fabric: Fabric, shard_bits: ShardBits, identity: Identity) -> IngressConfig {
+        IngressConfig {
+            policy: Policy::default(),
+            fabric,
+            shard_bits,
+            egress_port: 9_001,
+            beacon_port: 9_300,
+            identity,
+            stamp_source: true,
+            flows: FlowLimits { flows: 65_536, idle: Duration::from_secs(300) },
+            digests: true,
+            max_segment: 1_452,
+            padding_percent: 15,
+            train_order: Order::Length,
+            outlets: 1,
+            outlet: OutletLimits { bytes: 16 << 20, deadline: Duration::from_secs(1) },
+            claims: true,
+            slab_bytes: 32 << 20,
+            slab_entries: 1 << 17,
+        }
+    }
+}
+
 /// A frame of the next emission.
 struct Load {
     span: Span,

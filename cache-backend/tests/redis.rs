@@ -492,6 +492,11 @@ async fn a_degraded_start_goes_without_and_finds_the_server_later() {
         assert!(backend.healthy().await.is_err());
         server.restart();
         assert!(server.comes_up());
+        eventually("a look at an idle store closes its breaker", || async {
+            backend.healthy().await.is_ok()
+                && backend.guards().iter().all(|guard| guard.state() == BreakerState::Closed)
+        })
+        .await;
         eventually_claims("claims once the server is there", &*session).await;
 
         degraded.addresses = vec!["http://nonsense".to_owned()];

@@ -212,6 +212,7 @@ fn a_degraded_start_forwards_and_finds_the_store_when_it_comes() {
     let mut day = Day::begin(net, format!("--redis-addr {address} --backend-boot=degraded"));
     day.reach(FRAMES / 6);
     day.notices();
+    assert!(day.decided("breaker_open") > 0 && day.decided("in_doubt") == 0, "{}", day.summary());
     let redis = Redis::with(store, "");
     day.recovers();
     day.all_arrived();

@@ -5,6 +5,9 @@
 
 pub mod config;
 pub mod metrics;
+#[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "only the simulator plants faults"))]
+#[doc(hidden)]
+pub mod mutation;
 pub mod pipeline;
 pub mod runtime;
 pub mod tally;

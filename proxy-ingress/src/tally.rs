@@ -108,6 +108,11 @@ pub struct Tally {
 impl Tally {
     /// All zero.
     pub fn new(bits: ShardBits) -> Tally {
+        Tally::noting(bits, Arc::new(service::Recent::new("sent")))
+    }
+
+    /// All zero; frames are noted in `recent`.
+    pub fn noting(bits: ShardBits, recent: Arc<service::Recent>) -> Tally {
         Tally {
             packets_received: Counter::default(),
             bytes_received: Counter::default(),
@@ -126,7 +131,7 @@ impl Tally {
             train_lengths: Default::default(),
             fragmented: Counter::default(),
             fragments: Counter::default(),
-            recent: Arc::new(service::Recent::new("sent")),
+            recent,
             released: Counter::default(),
             send_blocked: Counter::default(),
             subtree_roots_ok: Counter::default(),

@@ -629,3 +629,20 @@ fn when_the_store_falls_behind_streams_stop_first_and_then_the_oldest_that_was_n
     world.pass(Duration::ZERO);
     assert_eq!(world.stamps().len(), FRAMES, "and none is lost");
 }
+
+#[test]
+fn a_frame_that_found_no_room_to_wait_and_is_refused_releases_its_claim() {
+    let tiny = IngressConfig { slab_bytes: 0, slab_entries: 8, ..config(1) };
+    let mut world = World::with_backend(tiny, Some(Arc::new(Silent)));
+    world.kernels[0] = Kernel { room: Some(0), error: Some(ENOBUFS), ..Kernel::default() };
+    // Parked copies have room of their own: it must be taken first.
+    let filler: Vec<Vec<u8>> = (10..14).map(|seed| tx_frame(seed, 200)).collect();
+    world.round(&filler);
+    let frame = tx_frame(1, 200);
+    world.round(std::slice::from_ref(&frame));
+    world.pass(DEADLINE + Duration::from_millis(20));
+    assert!(world.dropped(DropReason::SendRefused) > 0);
+    world.kernels[0].room = None;
+    world.round(std::slice::from_ref(&frame));
+    assert!(world.stamps().iter().any(|(_, _, id)| *id == id_of(&frame)), "the client's resend goes through");
+}

@@ -459,6 +459,29 @@ impl Claims {
         false
     }
 
+    /// The caller has no room to keep the frame of `token` until it hears of its decision: it leaves now, under the ticket
+    /// returned. `None` where it is parked or suppressed already. Cost: looks through the frames that wait, newest first.
+    pub fn let_through(&mut self, token: Token) -> Option<Ticket> {
+        let decided =
+            |decision: &Decision| matches!(decision, Decision::Send { token: of, .. } if *of == token);
+        if let Some(at) = self.decisions.iter().rposition(decided) {
+            return match self.decisions.remove(at) {
+                Some(Decision::Send { ticket, .. }) => Some(ticket),
+                _ => None,
+            };
+        }
+        let asked = self.in_flight.iter().rev().flat_map(|flight| flight.claims().iter().rev());
+        let mut waiting = self.unclaimed.iter().rev().chain(asked);
+        let is_waiting = |handle: &Handle| {
+            self.entries[handle.index as usize].token == token
+                && (self.is(*handle, State::Unclaimed) || self.is(*handle, State::Asked))
+        };
+        let index = waiting.find(|handle| is_waiting(handle))?.index;
+        let ticket = self.make_ours(index, Why::Bypassed);
+        self.show_load();
+        Some(ticket)
+    }
+
     /// The frame of `ticket` was handed over (taken by the kernel on every emit interface).
     pub fn sent(&mut self, _now: Instant, ticket: Ticket) {
         let Some(handle) = self.ticketed(ticket) else { return };
@@ -626,6 +649,13 @@ impl Claims {
 
     /// The caller is told to send.
     fn decide_send(&mut self, index: u32, why: Why) {
+        let token = self.entries[index as usize].token;
+        let ticket = self.make_ours(index, why);
+        self.decisions.push_back(Decision::Send { token, ticket, why });
+    }
+
+    /// The caller sends the entry's frame.
+    fn make_ours(&mut self, index: u32, why: Why) -> Ticket {
         self.leave(index);
         let entry = &mut self.entries[index as usize];
         if let Some(place) = entry.asked.take() {
@@ -633,10 +663,8 @@ impl Claims {
             entry.held.push(Link { place, certain: false, depth: entry.chain.len() });
         }
         entry.state = State::Ours;
-        let token = entry.token;
         self.stats.by(why).add(1);
-        let ticket = self.ticket(index);
-        self.decisions.push_back(Decision::Send { token, ticket, why });
+        self.ticket(index)
     }
 
     /// The caller is told that another node has sent the frame.

@@ -10,6 +10,7 @@
 use super::counts::{Counts, DropReason};
 use super::reassemble::{Parts, Rebuilt};
 use super::slots::{Slot, Slots};
+use crate::mutation::Mutation;
 use frame::{DataFrame, HashKey, Kind, SeqNum};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,6 +91,7 @@ pub struct Gate {
     candidates: Vec<Candidate>,
     asked: Vec<(ClaimKey, u64, u32)>,
     verdicts: Vec<Verdict>,
+    pub(super) mutation: Option<Mutation>,
 }
 
 /// Buffers kept for reuse, each at most this long.
@@ -108,6 +110,7 @@ impl Gate {
             candidates: Vec::new(),
             asked: Vec::new(),
             verdicts: Vec::new(),
+            mutation: None,
         }
     }
 
@@ -178,11 +181,19 @@ impl Gate {
                     counts.claims_waited += 1;
                     if let Some(at) = in_batch {
                         let frame = bytes_of(at);
-                        let frame = frame.get(..c.wire_len as usize).unwrap_or(frame);
+                        let padded = self.mutation == Some(Mutation::PaddingDelivered);
+                        let frame = frame.get(..c.wire_len as usize).filter(|_| !padded).unwrap_or(frame);
                         if self.bytes + frame.len() > self.budget {
-                            // The token's answer will find nothing to deliver: it was delivered already.
                             counts.claims_open += 1;
-                            out.push(delivery);
+                            // Settled only when the consumer has it, like any other.
+                            delivery.ticket =
+                                self.claims.as_mut().and_then(|claims| claims.let_through(token));
+                            if delivery.ticket.is_some() {
+                                self.kept.remove(slot);
+                            }
+                            if self.mutation != Some(Mutation::FullTableDrops) {
+                                out.push(delivery);
+                            }
                         } else {
                             self.fill(slot, frame);
                         }

@@ -37,6 +37,7 @@ pub use request::{Request, Requester};
 pub use track::{Filled, FlowClass, InFlight, Lost, Seen, Sighting, TrackLimits, Tracker};
 pub use verify::{VerifyRules, verify};
 
+use crate::mutation::Mutation;
 use frame::data::HEADER;
 use frame::flow::{Origin, hash_key};
 use frame::{
@@ -137,6 +138,7 @@ pub struct Pipeline {
     unclaimed: u64,
     next_tick: Instant,
     ticks: u32,
+    mutation: Option<Mutation>,
 }
 
 impl Pipeline {
@@ -157,8 +159,17 @@ impl Pipeline {
             unclaimed: 0,
             next_tick: now + TICK,
             ticks: 0,
+            mutation: None,
             settings,
         }
+    }
+
+    /// Plants a fault.
+    #[cfg(feature = "mutants")]
+    #[doc(hidden)]
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+        self.gate.mutation = Some(mutation);
     }
 
     /// Takes one batch. Afterwards: `take_deliveries`, `take_requests`, `next_timeout`.
@@ -261,11 +272,19 @@ impl Pipeline {
         let (key, seq) = (frame.hash_key, frame.seq_num);
         let mut s = Sighting { key, seq, subtree, class, source, wanted: wanted.is_ok(), trusted: false };
         self.admit(door, source, &s)?;
+        if self.mutation == Some(Mutation::RepairSwallowed) && self.requester.registry.knows_host(source) {
+            return Err(DropReason::Deduplicated);
+        }
         if wanted.is_ok() {
-            verify(&frame, &self.settings.verify)?;
+            if self.mutation != Some(Mutation::NothingVerified) {
+                verify(&frame, &self.settings.verify)?;
+            }
             s.trusted = true;
         }
         let seen = self.observe(now, &s);
+        if self.mutation == Some(Mutation::DuplicateClosesGap) && seen == Seen::Known {
+            self.observe(now, &Sighting { seq: SeqNum(seq.0.saturating_add(1)), ..s });
+        }
         wanted?;
         let claim = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
         self.gate.ask(gate::Candidate {
@@ -392,6 +411,9 @@ impl Pipeline {
 
     /// Takes an entry of a flow digest whose group this worker owns.
     pub fn digest(&mut self, now: Instant, source: IpAddr, entry: &frame::digest::Entry) {
+        if self.mutation == Some(Mutation::DigestIgnored) {
+            return;
+        }
         if !self.filter.admits_source(source) {
             return self.counts.drop(DropReason::SenderFilter);
         }
@@ -460,6 +482,9 @@ impl Pipeline {
             Place::Batch(index) => batch.bytes(index as usize),
             Place::Kept(kept) => self.gate.bytes_of(kept),
         };
+        if self.mutation == Some(Mutation::PaddingDelivered) {
+            return bytes;
+        }
         bytes.get(..delivery.wire_len as usize).unwrap_or(bytes)
     }
 
@@ -492,6 +517,9 @@ impl Pipeline {
     /// The consumer's queue is full: the frame is dropped and its claim released, but endpoints still hold it, so it is
     /// asked for again when there is room. Before `release`.
     pub fn no_room<B: Batch + ?Sized>(&mut self, now: Instant, delivery: &Delivery, batch: &B) {
+        if self.mutation == Some(Mutation::RefusedFrameForgotten) {
+            return self.undelivered(now, delivery.ticket, DropReason::ConsumerQueueFull);
+        }
         if let Some(parts) = self.gate.parts_of(delivery) {
             self.reassembler.forget(parts);
             for seq in &parts.numbers {
@@ -513,6 +541,9 @@ impl Pipeline {
     pub fn undelivered(&mut self, now: Instant, ticket: Option<Ticket>, reason: DropReason) {
         self.counts.drop(reason);
         match ticket {
+            Some(ticket) if self.mutation == Some(Mutation::UndeliveredSettles) => {
+                self.gate.sent(now, ticket)
+            }
             Some(ticket) => self.gate.failed(now, ticket),
             None => self.unclaimed = self.unclaimed.saturating_sub(1),
         }

@@ -983,6 +983,31 @@ fn a_datagram_queue_forms_runs_of_equal_length_with_one_shorter_end() {
     assert_eq!(accepted, 10 + 99 * 3);
 }
 
+#[test]
+fn a_frame_that_found_no_place_to_wait_answers_its_claim_like_any_other() {
+    let mut settings = settings();
+    settings.claims = ClaimsConfig { tier2: true, ..ClaimsConfig::default() };
+    settings.waiting_bytes = 0;
+    let mut world = World::with(settings);
+    let batch = [(address(PROXY), tx(1))];
+    let mut passed = || {
+        world.pipeline.take(world.now, Door::Groups, batch.as_slice());
+        let mut deliveries = Vec::new();
+        world.pipeline.take_deliveries(&mut deliveries);
+        deliveries
+    };
+    let first = passed();
+    assert!(first[0].ticket.is_some(), "so that it is known whether the consumer has it");
+    assert!(passed().is_empty());
+    // The consumer has no room: endpoints are asked again, and what they send is no duplicate.
+    world.pipeline.no_room(world.now, &first[0], batch.as_slice());
+    world.pipeline.release(&first[0]);
+    world.pipeline.take(world.now, Door::Groups, batch.as_slice());
+    let mut deliveries = Vec::new();
+    world.pipeline.take_deliveries(&mut deliveries);
+    assert_eq!(deliveries.len(), 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Whatever the order, the loss and the copies on the way: with an endpoint that has everything, every number is

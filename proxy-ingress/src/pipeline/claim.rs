@@ -6,6 +6,7 @@
 
 use super::admit::Admitted;
 use super::slab::{BLOCK, Held, Key, Slab};
+use crate::mutation::Mutation;
 use crate::tally::Tally;
 use multicast_io::{Burst, Span};
 use std::collections::VecDeque;
@@ -55,6 +56,7 @@ pub struct Gate {
     cleared: VecDeque<Cleared>,
     /// Undecided frames that are still in the burst.
     in_burst: Vec<Key>,
+    pub(super) mutation: Option<Mutation>,
 }
 
 impl Gate {
@@ -73,6 +75,7 @@ impl Gate {
             present: VecDeque::new(),
             cleared: VecDeque::new(),
             in_burst: Vec::new(),
+            mutation: None,
         }
     }
 
@@ -95,7 +98,9 @@ impl Gate {
             }
             None => {
                 tally.slab_overflow.add(1);
-                self.clear(at, None);
+                if self.mutation != Some(Mutation::FrameWithoutPlaceDropped) {
+                    self.clear(at, None);
+                }
             }
         }
     }
@@ -175,7 +180,8 @@ impl Gate {
                         .find(Key::from_token(token))
                         .is_none_or(|(_, held)| matches!(held, Held::Gone));
                     // An owner that comes late asks again: a sibling may have taken over.
-                    if !gone && !self.claims.may_send(now, ticket, token) {
+                    let asks = self.mutation != Some(Mutation::LateFrameSent);
+                    if !gone && asks && !self.claims.may_send(now, ticket, token) {
                         continue;
                     }
                     match self.slab.release(Key::from_token(token)) {
@@ -201,10 +207,16 @@ impl Gate {
                 continue;
             }
             tally.slab_overflow.add(1);
+            // The ticket says how it went: a claim that settled although the kernel refused its frame would be a loss.
+            let ticket = self.claims.let_through(key.token());
             if let Some((candidate, _)) = self.slab.find(key) {
-                overflow(Cleared { candidate: candidate.clone(), held: Held::InBurst(span), ticket: None });
+                overflow(Cleared { candidate: candidate.clone(), held: Held::InBurst(span), ticket });
             }
-            self.slab.mark_gone(key);
+            if ticket.is_some() {
+                self.slab.release(key);
+            } else {
+                self.slab.mark_gone(key);
+            }
         }
     }
 

@@ -4,13 +4,16 @@
 //! A flow is announced 100 ms after it became active, every 100 ms while it stays active, then after twice the time
 //! each, up to 10 s, until it expires. Pure schedule: the caller says what time it is and sends what it is given.
 //!
+//! A key that was retired keeps being announced for a while, as far as its numbers were handed over.
+//!
 //! Limits: at most [`MAX_PER_TICK`] datagrams a tick; flows that did not get a place stay due and come first next time.
 //! Cost: nothing for a frame of an active flow; a heap operation for each announcement.
 
-use super::number::{FlowRef, FlowTable};
+use super::number::{Announced, FlowRef, FlowTable};
+use frame::SeqNum;
 use frame::digest::{ENTRY, Entry, HEADER};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Time from activity to announcement.
@@ -23,6 +26,17 @@ pub const MAX_DATAGRAM: usize = 1_400;
 pub const ENTRIES: usize = (MAX_DATAGRAM - HEADER) / ENTRY;
 /// Digests a tick.
 pub const MAX_PER_TICK: usize = 8;
+
+/// Retired keys that are announced; more push out the oldest.
+const MOST_RETIRED: usize = 1_024;
+
+/// The last word about a retired key.
+#[derive(Clone, Copy, Debug)]
+struct LastWord {
+    at: Instant,
+    interval: Duration,
+    entry: Entry,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Due {
@@ -40,6 +54,7 @@ struct Due {
 pub struct Schedule {
     due: BinaryHeap<Reverse<Due>>,
     woken: Vec<FlowRef>,
+    retired: VecDeque<LastWord>,
 }
 
 impl Schedule {
@@ -58,6 +73,20 @@ impl Schedule {
         }
     }
 
+    /// A flow goes on under another key; of the numbers it gave out under this one, `lost` were not handed over. (With
+    /// several interfaces that lost the same frames they count for each, and less is announced than might be.)
+    pub fn last_word(&mut self, now: Instant, flow: &Announced, lost: u64) {
+        let highest = SeqNum(flow.highest.0.saturating_sub(lost));
+        if highest.0 == 0 {
+            return;
+        }
+        if self.retired.len() == MOST_RETIRED {
+            self.retired.pop_front();
+        }
+        let entry = Entry { hash_key: flow.hash_key, highest, group: flow.group, subtree_id: flow.subtree };
+        self.retired.push_back(LastWord { at: now + FIRST, interval: FIRST, entry });
+    }
+
     /// Makes active flows due now: there will be no later.
     pub fn hasten(&mut self, now: Instant) {
         let active = |due: &Due| due.interval == FIRST;
@@ -68,16 +97,21 @@ impl Schedule {
             (due.at, due.interval, due.announced) = (now.min(due.at), LONGEST, u64::MAX);
         }
         self.due = due.into();
+        for word in &mut self.retired {
+            (word.at, word.interval) = (now.min(word.at), LONGEST);
+        }
     }
 
     /// When [`Schedule::next_digest`] has something to say.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.due.peek().map(|Reverse(due)| due.at)
+        let flow = self.due.peek().map(|Reverse(due)| due.at);
+        self.retired.iter().map(|word| word.at).chain(flow).min()
     }
 
     /// Flows that are due now, as entries of one digest; empty when none is.
     pub fn next_digest(&mut self, now: Instant, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
         entries.clear();
+        self.say_last_words(now, entries);
         while entries.len() < ENTRIES {
             let Some(&Reverse(due)) = self.due.peek() else { break };
             if due.at > now {
@@ -86,6 +120,18 @@ impl Schedule {
             self.due.pop();
             self.announce(now, due, flows, entries);
         }
+    }
+
+    fn say_last_words(&mut self, now: Instant, entries: &mut Vec<Entry>) {
+        self.retired.retain_mut(|word| {
+            if word.at > now || entries.len() == ENTRIES {
+                return true;
+            }
+            entries.push(word.entry);
+            word.interval *= 2;
+            word.at = now + word.interval;
+            word.interval <= LONGEST
+        });
     }
 
     fn announce(&mut self, now: Instant, due: Due, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
@@ -157,6 +203,23 @@ mod tests {
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= LONGEST.as_millis()));
         assert!(*times.last().unwrap() < 300_000 + 20_000);
         assert!(flows.is_empty() && schedule.next_timeout().is_none());
+    }
+
+    #[test]
+    fn a_retired_key_is_announced_for_a_while_as_far_as_its_numbers_left() {
+        let (mut flows, mut schedule, start) = (table(), Schedule::new(), Instant::now());
+        let route = Route { destination: GroupIndex(1), ingredient: GroupIndex(1), subtree: &[0; 32] };
+        let flow = flows.flow(start, &route, ANYONE);
+        let key = (0..5).map(|_| flows.next(flow).unwrap().hash_key).last().unwrap();
+        schedule.wake(start, &mut flows);
+        schedule.last_word(start, &flows.announced(flow).unwrap(), 2);
+        flows.retire(flow);
+        let (mut said, mut entries) = (Vec::new(), Vec::new());
+        while let Some(at) = schedule.next_timeout() {
+            schedule.next_digest(at, &mut flows, &mut entries);
+            said.extend(entries.iter().map(|entry| (entry.hash_key, entry.highest.0)));
+        }
+        assert!(said.len() >= 5 && said.iter().all(|word| *word == (key, 3)), "{said:?}");
     }
 
     #[test]

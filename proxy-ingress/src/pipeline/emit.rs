@@ -12,7 +12,7 @@
 //! Cost: one pass over the frames of a batch; memory is taken only while the kernel refuses.
 
 use super::drops::DropReason;
-use super::number::FlowRef;
+use super::number::{FlowRef, FlowTable};
 use multicast_io::{Progress, Span, Train};
 use std::collections::VecDeque;
 use std::io;
@@ -67,8 +67,8 @@ pub struct Ledger {
     pub sent: Vec<Ticket>,
     /// Claims of which at least one datagram was lost.
     pub failed: Vec<Ticket>,
-    /// Flows that lost a numbered frame.
-    pub holed: Vec<FlowRef>,
+    /// Flows that lost numbered frames, and how many.
+    pub holed: Vec<(FlowRef, u64)>,
     /// Frames taken by the kernel, counted for each interface.
     pub handed_over: u64,
     /// Frames lost, by reason, counted for each interface.
@@ -104,10 +104,11 @@ impl Ledger {
     pub fn lose(&mut self, owners: &[Owner], reason: DropReason) {
         self.lost.push((reason, owners.len() as u64));
         for owner in owners {
-            if let Some(flow) = owner.flow
-                && self.holed.last() != Some(&flow)
-            {
-                self.holed.push(flow);
+            if let Some(flow) = owner.flow {
+                match self.holed.last_mut() {
+                    Some((last, lost)) if *last == flow => *lost += 1,
+                    _ => self.holed.push((flow, 1)),
+                }
             }
             self.settle(owner.debt, 1, true);
         }
@@ -394,6 +395,18 @@ impl Outlet {
             }
         }
         self.expire(now, ledger);
+    }
+
+    /// Only ever planted: what waits takes new numbers.
+    pub(super) fn number_again(&mut self, flows: &mut FlowTable) {
+        for waiting in &mut self.waiting {
+            for (span, owner) in waiting.batch.frames.iter().zip(&waiting.batch.owners).skip(waiting.taken) {
+                if let Some(numbered) = owner.flow.and_then(|flow| flows.next(flow)) {
+                    let frame = &mut waiting.memory[span.range()];
+                    frame::data::stamp(frame, numbered.hash_key, numbered.seq_num);
+                }
+            }
+        }
     }
 
     /// Gives up everything that waits (end of an orderly stop).

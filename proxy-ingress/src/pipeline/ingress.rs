@@ -15,6 +15,7 @@ use super::hashes::Hashes;
 use super::number::{FlowLimits, FlowRef, FlowTable, Identity, Stamp, stamp_of};
 use super::slab::Held;
 use super::train::{Car, Limits, Order, Plan};
+use crate::mutation::Mutation;
 use crate::tally::Tally;
 use bytes::Bytes;
 use frame::data::{HEADER, HeaderFields, encode_header, stamp};
@@ -139,8 +140,9 @@ pub struct Ingress {
     stopped_for_room: bool,
     scratch: Vec<u8>,
     entries: Vec<Entry>,
-    retired: Vec<FlowRef>,
+    retired: Vec<(FlowRef, u64)>,
     tally: Arc<Tally>,
+    mutation: Option<Mutation>,
 }
 
 impl Ingress {
@@ -165,8 +167,17 @@ impl Ingress {
             entries: Vec::with_capacity(digest::ENTRIES),
             retired: Vec::new(),
             tally,
+            mutation: None,
             config,
         }
+    }
+
+    /// Plants a fault.
+    #[cfg(feature = "mutants")]
+    #[doc(hidden)]
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
+        self.gate.mutation = Some(mutation);
     }
 
     /// The claim protocol, for the driver.
@@ -276,8 +287,13 @@ impl Ingress {
         burst: &mut Burst,
         candidate: &Candidate,
         held: Held,
-        ticket: Option<Ticket>,
+        mut ticket: Option<Ticket>,
     ) {
+        if self.mutation == Some(Mutation::SettledBeforeSend)
+            && let Some(ticket) = ticket.take()
+        {
+            self.gate.claims().sent(now, ticket);
+        }
         let frame = &candidate.frame;
         let route = route(frame.kind, frame.msg_type, &frame.id, &frame.second_id, self.config.shard_bits);
         let flow = frame.is_numbered().then(|| self.flows.flow(now, &route, candidate.sender));
@@ -517,6 +533,9 @@ impl Ingress {
     /// Time has passed: tries backlogs again, sends due digests.
     pub fn tick(&mut self, now: Instant, sockets: &mut [impl Transmit]) {
         for (outlet, socket) in self.outlets.iter_mut().zip(sockets.iter_mut()) {
+            if self.mutation == Some(Mutation::RefusedTrainRenumbered) {
+                outlet.number_again(&mut self.flows);
+            }
             outlet.retry(now, socket, &mut self.ledger);
         }
         self.settle(now);
@@ -541,7 +560,7 @@ impl Ingress {
             let train = Train { destination, first: 0, count: 1, segment };
             for (outlet, socket) in self.outlets.iter().zip(sockets.iter_mut()) {
                 // A digest must not overtake the frames it announces; the flow's next one will follow them.
-                if !outlet.is_blocked() {
+                if !outlet.is_blocked() || self.mutation == Some(Mutation::DigestOvertakes) {
                     socket.transmit(&datagram, &[train], &[Span { start: 0, len }]);
                 }
             }
@@ -560,19 +579,36 @@ impl Ingress {
         if ledger.lost.is_empty() {
             return;
         }
-        for (reason, frames) in ledger.lost.drain(..) {
+        let uncounted = self.mutation == Some(Mutation::DropNotCounted);
+        for (reason, frames) in ledger.lost.drain(..).filter(|_| !uncounted) {
             self.tally.dropped(reason).add(frames);
         }
         for ticket in ledger.failed.drain(..) {
             self.tally.released.add(1);
-            self.gate.claims().failed(now, ticket);
+            if self.mutation == Some(Mutation::ClaimKeptAfterRefusal) {
+                self.gate.claims().sent(now, ticket);
+            } else {
+                self.gate.claims().failed(now, ticket);
+            }
+        }
+        if self.mutation == Some(Mutation::FlowKeptAfterHole) {
+            return;
         }
         self.retired.clear();
         self.retired.append(&mut ledger.holed);
         self.retired.sort_unstable();
-        self.retired.dedup();
-        for flow in self.retired.drain(..) {
+        self.retired.dedup_by(|next, flow| {
+            let same = next.0 == flow.0;
+            flow.1 += if same { next.1 } else { 0 };
+            same
+        });
+        for (flow, lost) in self.retired.drain(..) {
+            let before = self.flows.announced(flow);
             self.flows.retire(flow);
+            // What left under the old key may be lost on the way like anything else, and no later frame would show it.
+            if let (Some(before), None) = (before, self.flows.announced(flow)) {
+                self.schedule.last_word(now, &before, lost);
+            }
         }
     }
 

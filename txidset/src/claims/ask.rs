@@ -82,6 +82,16 @@ pub(super) struct InFlight {
     pub(super) until: Option<Instant>,
 }
 
+impl InFlight {
+    /// Entries whose claims it asks for.
+    pub(super) fn claims(&self) -> &[Handle] {
+        match &self.asked {
+            Asked::Claim(handles) => handles,
+            _ => &[],
+        }
+    }
+}
+
 pub(super) enum Asked {
     Claim(Vec<Handle>),
     Read {

@@ -449,3 +449,25 @@ fn a_mark_is_passed_although_a_doubtful_release_keeps_an_epoch_open_for_ever() {
     world.run(&[0], 200);
     assert!(world.workers[0].is_passed(&mut mark));
 }
+
+#[test]
+fn a_frame_let_through_undecided_settles_only_when_it_was_sent() {
+    for asked in [false, true] {
+        let mut world = World::new(1, |_| {});
+        assert_eq!(world.claim(0, 1), Verdict::Wait);
+        let request = if asked { world.workers[0].poll_request(world.now) } else { None };
+        let ticket = world.workers[0].let_through(1).unwrap();
+        assert_eq!(world.workers[0].let_through(1), None, "once");
+        if let Some(request) = request {
+            let answer = world.carry_out(request.ask);
+            assert_eq!(world.workers[0].on_answer(world.now, request.id, answer), Trust::Kept);
+        }
+        world.pump(0);
+        assert!(world.sent.is_empty() && world.suppressed.is_empty(), "no decision follows");
+        world.now += 100 * MS;
+        world.pump(0);
+        assert_eq!(world.workers[0].is_idle(), !asked, "its claim stays open");
+        world.workers[0].failed(world.now, ticket);
+        assert_eq!(world.claim(0, 1), Verdict::Wait, "the next copy is new again");
+    }
+}

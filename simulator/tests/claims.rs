@@ -1,6 +1,7 @@
 //! The claim protocol keeps its promises under faults, and the simulator would notice if it did not.
 
 use simulator::claims::{Mutation, Options, run};
+use simulator::hunt::hunt;
 
 #[test]
 fn worlds_with_three_faults_lose_nothing() {
@@ -43,7 +44,8 @@ fn a_seed_replays_the_same_world() {
 fn every_planted_fault_is_found() {
     for mutation in Mutation::ALL {
         let options = Options { mutation: Some(mutation), ..Options::default() };
-        let found = (0..10_000).find_map(|seed| run(seed, &options).err());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let found = hunt(0..10_000, threads, |seed| run(seed, &options)).violation;
         assert!(found.is_some(), "{mutation:?} was not found in 10,000 seeds");
     }
 }

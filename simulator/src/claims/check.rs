@@ -1,48 +1,13 @@
 //! What must hold, and what explains an exception.
 
-use super::fault::{Fault, Kind};
-use super::{Mutation, Options};
-use std::collections::BTreeMap;
-use std::fmt;
+use crate::MS;
+use crate::fault::{Fault, Kind};
 use txidset::Why;
-use txidset::value::Record;
 
-const MS: u64 = 1_000;
 /// An emission this long before a fault may not be settled when it strikes.
 const BEFORE: u64 = 400 * MS;
 /// This long after a fault its consequences last: two leases, and what queued up.
 const AFTER: u64 = 800 * MS;
-
-/// A promise that was broken.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// The world.
-    pub seed: u64,
-    /// What was broken, for a person.
-    pub what: String,
-    pub(super) mutation: Option<Mutation>,
-    pub(super) ids: usize,
-    pub(super) faults: usize,
-}
-
-impl Violation {
-    pub(super) fn new(seed: u64, options: &Options, what: String) -> Violation {
-        Violation { seed, what, mutation: options.mutation, ids: options.ids, faults: options.faults }
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "seed {}: {}\nreplay: cargo run --release -p simulator --example claims -- --seed {} --ids {} --faults {}",
-            self.seed, self.what, self.seed, self.ids, self.faults
-        )?;
-        self.mutation.map_or(Ok(()), |mutation| write!(f, " --mutant {mutation:?}"))
-    }
-}
-
-impl std::error::Error for Violation {}
 
 /// A frame on the fabric.
 #[derive(Clone, Copy, Debug)]
@@ -104,38 +69,5 @@ impl History {
         let failed = |&(node, fate): &(usize, Fate)| node == fault.node && fate == Fate::Failed;
         let owner = emission.node == fault.node || self.copies.iter().any(failed);
         fault.troubles_store() && (near || forgotten) || fault.troubles_node() && near && owner
-    }
-}
-
-/// What the store was told about each owner.
-#[derive(Default)]
-pub(super) struct Owners {
-    claims: BTreeMap<u64, Vec<(u32, usize)>>,
-    records: BTreeMap<u64, Record>,
-}
-
-impl Owners {
-    /// A claim landed: ids that the owner's record already covers must have been emitted. Returns one that was not.
-    pub(super) fn claimed(
-        &mut self,
-        owner: u64,
-        epoch: u32,
-        id: usize,
-        emitted: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        self.claims.entry(owner).or_default().push((epoch, id));
-        let record = self.records.get(&owner)?;
-        (record.released < epoch && epoch <= record.settled && !emitted(id)).then_some(id)
-    }
-
-    /// A record landed: what it covers must have been emitted. Returns an id that was not.
-    pub(super) fn recorded(&mut self, record: Record, emitted: impl Fn(usize) -> bool) -> Option<usize> {
-        let before = self.records.insert(record.owner, record).map_or(0, |before| before.settled);
-        let claims = self.claims.get(&record.owner)?;
-        claims
-            .iter()
-            .filter(|(epoch, _)| before.max(record.released) < *epoch && *epoch <= record.settled)
-            .map(|&(_, id)| id)
-            .find(|&id| !emitted(id))
     }
 }

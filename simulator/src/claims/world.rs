@@ -1,24 +1,23 @@
 //! Nodes, workers, connections and time.
 
-use super::check::{Emission, Fate, History, Owners, Violation};
-use super::fault::{Fault, Kind};
-use super::random::Random;
-use super::store::{Change, Store, id_of};
+use super::check::{Emission, Fate, History};
 use super::{Mutation, Options, Summary};
-use cache_backend::{Claimed, OpError, OpErrorKind};
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use crate::MS;
+use crate::fault::{Fault, Kind};
+use crate::owners::Owners;
+use crate::random::Random;
+use crate::store::{Change, Store};
+use crate::timeline::{ANY, Scheduled, Timeline};
+use crate::violation::Violation;
+use crate::way::{Calls, DEADLINE, Sent, Trouble, show};
+use cache_backend::OpErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use txidset::value::Found;
 use txidset::{
-    Answer, Ask, ClaimKey, Claims, ClaimsConfig, Class, Decision, KeyStyle, LocalSet, Names, Request,
-    RequestId, Ticket, Trust, Verdict, Why,
+    Answer, Ask, ClaimKey, Claims, ClaimsConfig, Class, Decision, KeyStyle, LocalSet, Names, Request, Ticket,
+    Trust, Verdict, Why,
 };
 
-const MS: u64 = 1_000;
-/// Deadline of every call.
-const DEADLINE: u64 = 37 * MS;
 const LEASE: Duration = Duration::from_millis(250);
 /// Longer than any world lasts.
 const TTL: Duration = Duration::from_secs(5);
@@ -31,8 +30,7 @@ pub(super) struct World {
     random: Random,
     base: Instant,
     now: u64,
-    sequence: u64,
-    queue: BinaryHeap<Scheduled>,
+    timeline: Timeline<Event>,
     store: Store,
     store_down_until: u64,
     nodes: Vec<Node>,
@@ -53,11 +51,7 @@ struct Node {
     incarnation: u32,
     paused_until: u64,
     refusing_until: u64,
-    partitioned_until: u64,
-    requests_land: bool,
-    late_replies: (u64, u64),
-    late_landing: (u64, u64),
-    breaker_until: u64,
+    trouble: Trouble,
     /// Added to what its clock shows; means something only where the lease is measured with it.
     clock_step: u64,
 }
@@ -67,12 +61,7 @@ struct Worker {
     node: usize,
     claims: Claims,
     frames: Vec<Frame>,
-    calls: Vec<Call>,
-    next_call: u64,
-    /// Counts connections: what belongs to an older one is void.
-    connection: u32,
-    slipping: bool,
-    last_reply: Option<OneReply>,
+    calls: Calls,
     timer: Option<u64>,
     seed: u64,
 }
@@ -82,23 +71,6 @@ struct Frame {
     id: usize,
     /// Index in `History::copies`.
     copy: usize,
-}
-
-/// A request that waits for its answer.
-struct Call {
-    number: u64,
-    request: RequestId,
-    /// Ids that it claims.
-    ids: Vec<usize>,
-    built: u64,
-}
-
-#[derive(Clone)]
-enum OneReply {
-    Claimed(Claimed),
-    Read(Option<bytes::Bytes>),
-    Written,
-    Released(bool),
 }
 
 enum Event {
@@ -137,15 +109,6 @@ enum Event {
     },
 }
 
-struct Scheduled {
-    at: u64,
-    sequence: u64,
-    /// Worker, or node for faults, restarts and exits.
-    who: usize,
-    incarnation: u32,
-    event: Event,
-}
-
 impl World {
     pub(super) fn new(seed: u64, options: Options) -> World {
         let mut random = Random::new(seed);
@@ -153,15 +116,14 @@ impl World {
         let per_node = if random.percent(25) { 2 } else { 1 };
         let span = random.between(600, 1800) * MS;
         let count = if seed.is_multiple_of(16) { 0 } else { options.faults };
-        let faults = Fault::draw(&mut random, count, nodes, span);
+        let faults = Fault::draw(&mut random, count, nodes, span, |random, _| Kind::of_proxy(random));
         let base = Instant::now();
         let mut world = World {
             seed,
             options,
             base,
             now: 0,
-            sequence: 0,
-            queue: BinaryHeap::new(),
+            timeline: Timeline::new(),
             store: Store::default(),
             store_down_until: 0,
             nodes: (0..nodes).map(|_| Node::new()).collect(),
@@ -191,20 +153,20 @@ impl World {
     }
 
     pub(super) fn run(mut self) -> Result<Summary, Violation> {
-        while let Some(next) = self.queue.pop() {
+        while let Some(next) = self.timeline.pop() {
             self.now = next.at;
             self.summary.events += 1;
             self.handle(next);
             if let Some(what) = self.broken.take() {
-                return Err(Violation::new(self.seed, &self.options, what));
+                return Err(self.options.violation(self.seed, what));
             }
             if self.summary.events > 1_000_000 {
                 let what = "the world does not come to rest".to_owned();
-                return Err(Violation::new(self.seed, &self.options, what));
+                return Err(self.options.violation(self.seed, what));
             }
         }
         let (seed, options) = (self.seed, self.options);
-        self.conclude().map_err(|what| Violation::new(seed, &options, what))
+        self.conclude().map_err(|what| options.violation(seed, what))
     }
 
     /// Arrivals, faults, and what Go nodes did.
@@ -215,13 +177,15 @@ impl World {
             let first = self.random.between(0, span);
             // A Go node's value names no id: a slip could not be seen.
             if self.random.percent(4) && !self.faults.iter().any(|fault| fault.kind == Kind::Slip) {
-                self.schedule(first, 0, u32::MAX, Event::GoNode { id });
+                self.schedule(first, 0, ANY, Event::GoNode { id });
             }
             self.plan_copies(first, id);
         }
+        let counts = self.nodes.len() >= 2 && count >= 50 && self.faults.len() >= 3;
+        self.summary.counted = u64::from(counts);
         for index in 0..self.faults.len() {
             let Fault { start, node, .. } = self.faults[index];
-            self.schedule(start, node, u32::MAX, Event::Fault(index));
+            self.schedule(start, node, ANY, Event::Fault(index));
         }
     }
 
@@ -255,12 +219,11 @@ impl World {
 
     fn arrive(&mut self, at: u64, worker: usize, id: usize) {
         // Whatever process serves that address then.
-        self.schedule(at, worker, u32::MAX, Event::Arrive { worker, id });
+        self.schedule(at, worker, ANY, Event::Arrive { worker, id });
     }
 
     fn schedule(&mut self, at: u64, who: usize, incarnation: u32, event: Event) {
-        self.sequence += 1;
-        self.queue.push(Scheduled { at, sequence: self.sequence, who, incarnation, event });
+        self.timeline.push(at, who, incarnation, event);
     }
 
     /// For a worker, as it lives now.
@@ -269,7 +232,7 @@ impl World {
         self.schedule(at, worker, incarnation, event);
     }
 
-    fn handle(&mut self, next: Scheduled) {
+    fn handle(&mut self, next: Scheduled<Event>) {
         match next.event {
             Event::Fault(index) => return self.strike(self.faults[index]),
             Event::Restart => return self.restart(next.who),
@@ -282,7 +245,7 @@ impl World {
             _ => {}
         }
         let node = &self.nodes[self.workers[next.who].node];
-        if next.incarnation != u32::MAX && next.incarnation != node.incarnation || !node.alive {
+        if next.incarnation != ANY && next.incarnation != node.incarnation || !node.alive {
             return;
         }
         if node.paused_until > self.now {
@@ -376,8 +339,7 @@ impl World {
         if !matches!(why, Some(Why::Won | Why::TakenOver)) {
             return;
         }
-        let claims = self.workers[worker].calls.iter().filter(|call| call.ids.contains(&id));
-        let Some(built) = claims.map(|call| call.built).max() else { return };
+        let Some(built) = self.workers[worker].calls.claimed_at(first_bytes(id)) else { return };
         let late = self.now - built > u64::try_from(LEASE.as_micros()).unwrap_or(0) / 2 + MS;
         let taken = self.ids[id].emissions.iter().any(|emission| emission.at > built);
         if late && taken {
@@ -443,43 +405,28 @@ impl World {
     // Calls to the store.
 
     fn call(&mut self, worker: usize, request: Request) {
-        let Request { id, ask, .. } = request;
-        let ids = claimed_ids(&ask);
-        let number = self.workers[worker].next_call;
-        self.workers[worker].next_call += 1;
-        self.trace(|| format!("worker {worker} asks #{number} {}", show(&ask, &ids)));
-        self.forget_old_calls(worker);
-        self.workers[worker].calls.push(Call { number, request: id, ids, built: self.now });
-        let node = &self.nodes[self.workers[worker].node];
-        if node.breaker_until > self.now {
-            return self.schedule_for(
-                self.now,
-                worker,
-                Event::Deadline { number, kind: OpErrorKind::BreakerOpen },
-            );
-        }
-        let late = if node.late_landing.0 > self.now { node.late_landing.1 } else { 0 };
-        let lost = node.partitioned_until > self.now && !node.requests_land;
-        let kind = OpErrorKind::Timeout;
-        self.schedule_for(self.now + DEADLINE, worker, Event::Deadline { number, kind });
-        if !lost {
-            let at = self.now + self.latency() + late;
-            let connection = self.workers[worker].connection;
-            self.schedule_for(at, worker, Event::Execute { connection, number, ask: Box::new(ask) });
-        }
-    }
-
-    /// Answered calls are kept for a while, to know when an id was claimed.
-    fn forget_old_calls(&mut self, worker: usize) {
-        let now = self.now;
-        let calls = &mut self.workers[worker].calls;
-        if calls.len() > 200 {
-            calls.retain(|call| call.built + 2_000 * MS > now);
-        }
-    }
-
-    fn latency(&mut self) -> u64 {
-        if self.random.percent(3) { self.random.between(100, 15 * MS) } else { self.random.between(50, 400) }
+        let Request { id, ask, until } = request;
+        let number = self.workers[worker].calls.begin(self.now, id, &ask);
+        self.trace(|| format!("worker {worker} asks #{number} {}", show(&ask)));
+        let kind = match self.nodes[self.workers[worker].node].trouble.request(self.now, &mut self.random) {
+            Sent::Refused => {
+                let kind = OpErrorKind::BreakerOpen;
+                return self.schedule_for(self.now, worker, Event::Deadline { number, kind });
+            }
+            Sent::Lost => OpErrorKind::Timeout,
+            Sent::Lands(after) => {
+                let connection = self.workers[worker].calls.connection;
+                let ask = Box::new(ask);
+                self.schedule_for(self.now + after, worker, Event::Execute { connection, number, ask });
+                OpErrorKind::Timeout
+            }
+        };
+        // Nobody waits longer than that.
+        let wait = until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(self.instant(self.workers[worker].node))
+        });
+        let until = self.now + u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).min(DEADLINE);
+        self.schedule_for(until, worker, Event::Deadline { number, kind });
     }
 
     fn execute(&mut self, worker: usize, incarnation: u32, connection: u32, number: u64, ask: &Ask) {
@@ -491,7 +438,7 @@ impl World {
         let mut lie = None;
         let answer = self.store.execute(self.now, ask, |change| {
             let lied = match change {
-                Change::Claimed { owner, epoch, id } => owners.claimed(owner, epoch, id, emitted),
+                Change::Claimed { owner, epoch, id } => owners.claimed(owner, epoch, id_of(id), emitted),
                 Change::Recorded(record) => owners.recorded(record, emitted),
             };
             lie = lie.or(lied);
@@ -500,22 +447,21 @@ impl World {
             self.broken = Some(format!("a record says that {id} is settled, but nobody has sent it"));
         }
         self.trace(|| format!("store carries out #{number} of worker {worker}: {answer:?}"));
-        let node = &self.nodes[self.workers[worker].node];
-        if node.partitioned_until > self.now {
-            return;
+        let trouble = self.nodes[self.workers[worker].node].trouble;
+        if let Some(after) = trouble.reply(self.now, &mut self.random) {
+            let answer = Box::new(answer);
+            let at = self.now + after;
+            self.schedule(at, worker, incarnation, Event::Reply { connection, number, answer });
         }
-        let late = if node.late_replies.0 > self.now { node.late_replies.1 } else { 0 };
-        let at = self.now + self.latency() + late;
-        let answer = Box::new(answer);
-        self.schedule(at, worker, incarnation, Event::Reply { connection, number, answer });
     }
 
     fn deliver(&mut self, worker: usize, connection: u32, number: u64, answer: Answer) {
-        if self.workers[worker].connection != connection {
+        let calls = &mut self.workers[worker].calls;
+        if calls.connection != connection {
             return;
         }
-        let Some(answer) = self.slip(worker, answer) else { return self.drop_connection(worker) };
-        let Some(request) = self.take_call(worker, number) else { return };
+        let Some(answer) = calls.slip(answer) else { return self.drop_connection(worker) };
+        let Some(request) = calls.find(number) else { return };
         let now = self.instant(self.workers[worker].node);
         let trust = self.workers[worker].claims.on_answer(now, request, answer);
         if trust == Trust::Lost {
@@ -525,40 +471,17 @@ impl World {
         self.pump(worker);
     }
 
-    /// What the connection makes of an answer; `None` where the kinds of question and answer differ.
-    fn slip(&mut self, worker: usize, answer: Answer) -> Option<Answer> {
-        let worker = &mut self.workers[worker];
-        let mut replies = flatten(answer);
-        let last = replies.last().cloned();
-        if worker.slipping
-            && let Some(before) = worker.last_reply.take()
-        {
-            replies.rotate_right(1);
-            replies[0] = before;
-        }
-        worker.last_reply = last;
-        gather(replies)
-    }
-
     fn drop_connection(&mut self, worker: usize) {
         let now = self.instant(self.workers[worker].node);
-        let of = &mut self.workers[worker];
-        of.connection += 1;
-        of.slipping = false;
-        of.last_reply = None;
-        let open: Vec<RequestId> = of.calls.iter().map(|call| call.request).collect();
-        // Calls that were answered already are unknown to the worker and change nothing.
-        open.iter().for_each(|&request| of.claims.on_failure(now, request, OpErrorKind::Garbled));
+        let worker_of = &mut self.workers[worker];
+        for request in worker_of.calls.drop_connection() {
+            worker_of.claims.on_failure(now, request, OpErrorKind::Garbled);
+        }
         self.pump(worker);
     }
 
-    /// The request of a call that waits; it stays known for the checks.
-    fn take_call(&self, worker: usize, number: u64) -> Option<RequestId> {
-        self.workers[worker].calls.iter().find(|call| call.number == number).map(|call| call.request)
-    }
-
     fn expire(&mut self, worker: usize, number: u64, kind: OpErrorKind) {
-        let Some(request) = self.take_call(worker, number) else { return };
+        let Some(request) = self.workers[worker].calls.find(number) else { return };
         let now = self.instant(self.workers[worker].node);
         self.workers[worker].claims.on_failure(now, request, kind);
         self.pump(worker);
@@ -575,25 +498,24 @@ impl World {
             Kind::Pause => node.paused_until = node.paused_until.max(fault.end),
             Kind::Drain => self.drain(fault.node),
             Kind::RefusedSends => node.refusing_until = fault.end,
-            Kind::Partition { requests_land } => {
-                (node.partitioned_until, node.requests_land) = (fault.end, requests_land);
+            Kind::Partition { .. } | Kind::LateReplies { .. } | Kind::LateLanding { .. } | Kind::Breaker => {
+                node.trouble.strike(&fault);
             }
-            Kind::LateReplies { by } => node.late_replies = (fault.end, by),
-            Kind::LateLanding { by } => node.late_landing = (fault.end, by),
-            Kind::Breaker => node.breaker_until = fault.end,
             Kind::ClockStep if self.options.mutation == Some(Mutation::LeaseByWallClock) => {
                 node.clock_step += 700 * MS;
             }
             Kind::ClockStep => {}
+            // Faults of nodes that this world does not have.
+            Kind::Deaf | Kind::Loss { .. } | Kind::ConsumerBreaks | Kind::ConsumerStalls => {}
             Kind::Slip => {
                 let slipping = |worker: &&mut Worker| worker.node == fault.node;
-                self.workers.iter_mut().filter(slipping).for_each(|worker| worker.slipping = true);
+                self.workers.iter_mut().filter(slipping).for_each(|worker| worker.calls.slipping = true);
             }
             Kind::Evict => self.store.evict(&mut self.random),
             Kind::Failover => {
                 self.store_down_until = fault.end;
-                for id in self.store.fail_over(now, &mut self.random) {
-                    self.ids[id].unreleased = true;
+                for (_, id) in self.store.fail_over(now, &mut self.random) {
+                    self.ids[id_of(id)].unreleased = true;
                 }
             }
         }
@@ -613,7 +535,7 @@ impl World {
             }
         }
         if let Some(after) = restart {
-            self.schedule(self.now + after, node, u32::MAX, Event::Restart);
+            self.schedule(self.now + after, node, ANY, Event::Restart);
         }
     }
 
@@ -741,18 +663,7 @@ impl World {
         if let Some(mutation) = self.options.mutation {
             claims.mutate(mutation);
         }
-        Worker {
-            node,
-            claims,
-            frames: Vec::new(),
-            calls: Vec::new(),
-            next_call: 0,
-            connection: 0,
-            slipping: false,
-            last_reply: None,
-            timer: None,
-            seed,
-        }
+        Worker { node, claims, frames: Vec::new(), calls: Calls::default(), timer: None, seed }
     }
 
     fn instant(&self, node: usize) -> Instant {
@@ -774,11 +685,7 @@ impl Node {
             incarnation: 0,
             paused_until: 0,
             refusing_until: 0,
-            partitioned_until: 0,
-            requests_land: true,
-            late_replies: (0, 0),
-            late_landing: (0, 0),
-            breaker_until: 0,
+            trouble: Trouble::default(),
             clock_step: 0,
         }
     }
@@ -787,93 +694,20 @@ impl Node {
 /// A transaction whose first eight bytes are its number.
 fn key(id: usize) -> ClaimKey {
     let mut bytes = [0xA5; 32];
-    bytes[..8].copy_from_slice(&(id as u64).to_le_bytes());
+    bytes[..8].copy_from_slice(&first_bytes(id));
     ClaimKey { class: Class::Tx, id: bytes }
+}
+
+fn first_bytes(id: usize) -> [u8; 8] {
+    (id as u64).to_le_bytes()
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "ids are numbered from zero")]
+fn id_of(first: [u8; 8]) -> usize {
+    u64::from_le_bytes(first) as usize
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "tokens number the frames of a worker")]
 fn index(token: u64) -> usize {
     token as usize
-}
-
-fn claimed_ids(ask: &Ask) -> Vec<usize> {
-    let Ask::Claim { batch, .. } = ask else { return Vec::new() };
-    let id = |(_, value): (&[u8], &[u8])| match Found::parse(value) {
-        Found::Claim(claim) => Some(id_of(&claim.id)),
-        Found::Plain | Found::Unknown => None,
-    };
-    batch.iter().filter_map(id).collect()
-}
-
-fn show(ask: &Ask, ids: &[usize]) -> String {
-    match ask {
-        Ask::Claim { .. } => format!("to claim {ids:?}"),
-        Ask::Read { keys } => format!("to read {} records", keys.len()),
-        Ask::Write { .. } => "to write its record".to_owned(),
-        Ask::Release { keys } => format!("to release {} claims", keys.len()),
-    }
-}
-
-fn flatten(answer: Answer) -> Vec<OneReply> {
-    match answer {
-        Answer::Claimed(answers) => answers.into_iter().flatten().map(OneReply::Claimed).collect(),
-        Answer::Read(answers) => answers.into_iter().flatten().map(OneReply::Read).collect(),
-        Answer::Written(answers) => answers.into_iter().flatten().map(|()| OneReply::Written).collect(),
-        Answer::Released(answers) => answers.into_iter().flatten().map(OneReply::Released).collect(),
-    }
-}
-
-/// `None` where the first reply is of another kind than the others, which a client notices.
-fn gather(replies: Vec<OneReply>) -> Option<Answer> {
-    fn all<T>(
-        replies: Vec<OneReply>,
-        one: impl Fn(OneReply) -> Option<T>,
-    ) -> Option<Vec<Result<T, OpError>>> {
-        replies.into_iter().map(|reply| one(reply).map(Ok)).collect()
-    }
-    match replies.last()? {
-        OneReply::Claimed(_) => all(replies, |reply| match reply {
-            OneReply::Claimed(claimed) => Some(claimed),
-            // On the wire both are a value or nil.
-            OneReply::Read(found) => Some(found.map_or(Claimed::Created, Claimed::Exists)),
-            _ => None,
-        })
-        .map(Answer::Claimed),
-        OneReply::Read(_) => all(replies, |reply| match reply {
-            OneReply::Read(found) => Some(found),
-            OneReply::Claimed(Claimed::Created) => Some(None),
-            OneReply::Claimed(Claimed::Exists(value)) => Some(Some(value)),
-            _ => None,
-        })
-        .map(Answer::Read),
-        OneReply::Written => {
-            all(replies, |reply| matches!(reply, OneReply::Written).then_some(())).map(Answer::Written)
-        }
-        OneReply::Released(_) => all(replies, |reply| match reply {
-            OneReply::Released(was_there) => Some(was_there),
-            _ => None,
-        })
-        .map(Answer::Released),
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    /// The earliest is the greatest: a `BinaryHeap` gives the greatest first.
-    fn cmp(&self, other: &Scheduled) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
 }

@@ -1,6 +1,6 @@
 //! Model of the shared store: a map with expiry, eviction, and a failover that forgets the latest writes.
 
-use super::random::Random;
+use crate::random::Random;
 use bytes::Bytes;
 use cache_backend::{Claimed, KeyValues};
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,7 @@ use txidset::{Answer, Ask};
 const REPLICATION_LAG: u64 = 60_000;
 
 #[derive(Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     map: BTreeMap<Vec<u8>, Stored>,
     /// What each recent write replaced.
     undo: VecDeque<(u64, Vec<u8>, Option<Stored>)>,
@@ -25,14 +25,14 @@ struct Stored {
 }
 
 /// What an operation changed, for the checks.
-pub(super) enum Change {
-    Claimed { owner: u64, epoch: u32, id: usize },
+pub(crate) enum Change {
+    Claimed { owner: u64, epoch: u32, id: [u8; 8] },
     Recorded(Record),
 }
 
 impl Store {
     /// Carries out a request; tells what it changed.
-    pub(super) fn execute(&mut self, now: u64, ask: &Ask, mut changed: impl FnMut(Change)) -> Answer {
+    pub(crate) fn execute(&mut self, now: u64, ask: &Ask, mut changed: impl FnMut(Change)) -> Answer {
         match ask {
             Ask::Claim { batch, ttl } => {
                 let one = |(key, value): (&[u8], &[u8])| {
@@ -42,7 +42,7 @@ impl Store {
                     self.put(now, key, Some(value), *ttl);
                     if let Found::Claim(claim) = Found::parse(value) {
                         let (owner, epoch) = (claim.owner, claim.epoch);
-                        changed(Change::Claimed { owner, epoch, id: id_of(&claim.id) });
+                        changed(Change::Claimed { owner, epoch, id: claim.id });
                     }
                     Ok(Claimed::Created)
                 };
@@ -61,22 +61,23 @@ impl Store {
     }
 
     /// A Go node's claim.
-    pub(super) fn put_plain(&mut self, now: u64, key: &[u8], ttl: Duration) {
+    pub(crate) fn put_plain(&mut self, now: u64, key: &[u8], ttl: Duration) {
         self.put(now, key, Some(b"1"), ttl);
     }
 
     /// The process of an owner has ended, says its successor.
-    pub(super) fn put_ended(&mut self, now: u64, key: &[u8], owner: u64, ttl: Duration) {
+    pub(crate) fn put_ended(&mut self, now: u64, key: &[u8], owner: u64, ttl: Duration) {
         self.put(now, key, Some(&encode_ended(owner)), ttl);
     }
 
     /// Some keys leave for want of memory.
-    pub(super) fn evict(&mut self, random: &mut Random) {
+    pub(crate) fn evict(&mut self, random: &mut Random) {
         self.map.retain(|_, _| !random.percent(25));
     }
 
-    /// The replica that takes over has not seen the latest writes. Returns the ids whose release came undone.
-    pub(super) fn fail_over(&mut self, now: u64, random: &mut Random) -> Vec<usize> {
+    /// The replica that takes over has not seen the latest writes. Returns the keys whose deletion came undone, with the
+    /// first bytes of their ids.
+    pub(crate) fn fail_over(&mut self, now: u64, random: &mut Random) -> Vec<(Vec<u8>, [u8; 8])> {
         let back_to = now.saturating_sub(random.between(1_000, REPLICATION_LAG));
         let mut unreleased = Vec::new();
         while self.undo.back().is_some_and(|&(at, ..)| at >= back_to) {
@@ -86,7 +87,7 @@ impl Store {
                     if !self.map.contains_key(&key)
                         && let Found::Claim(claim) = Found::parse(&before.value)
                     {
-                        unreleased.push(id_of(&claim.id));
+                        unreleased.push((key.clone(), claim.id));
                     }
                     self.map.insert(key, before);
                 }
@@ -96,7 +97,7 @@ impl Store {
         unreleased
     }
 
-    fn get(&self, now: u64, key: &[u8]) -> Option<Bytes> {
+    pub(crate) fn get(&self, now: u64, key: &[u8]) -> Option<Bytes> {
         self.map.get(key).filter(|stored| stored.expires > now).map(|stored| stored.value.clone())
     }
 
@@ -127,8 +128,12 @@ impl Store {
     }
 }
 
-/// The id whose first bytes a value carries.
-#[allow(clippy::cast_possible_truncation, reason = "ids are numbered from zero")]
-pub(super) fn id_of(first: &[u8; 8]) -> usize {
-    u64::from_le_bytes(*first) as usize
+/// First bytes of the ids that a request claims.
+pub(crate) fn claimed_ids(ask: &Ask) -> Vec<[u8; 8]> {
+    let Ask::Claim { batch, .. } = ask else { return Vec::new() };
+    let id = |(_, value): (&[u8], &[u8])| match Found::parse(value) {
+        Found::Claim(claim) => Some(claim.id),
+        Found::Plain | Found::Unknown => None,
+    };
+    batch.iter().filter_map(id).collect()
 }

@@ -1,11 +1,10 @@
 //! What goes wrong, when, and to whom.
 
-use super::random::Random;
-
-const MS: u64 = 1_000;
+use crate::MS;
+use crate::random::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// kill -9; comes back after a while, or never.
     Crash { restart: Option<u64> },
     /// SIGSTOP, or a machine that stands still.
@@ -30,19 +29,33 @@ pub(super) enum Kind {
     Failover,
     /// The node's wall clock jumps: means nothing, unless the lease is measured with it.
     ClockStep,
+    /// The listener hears nothing of the fabric.
+    Deaf,
+    /// More than usual of what is sent to the listener gets lost.
+    Loss { percent: u64 },
+    /// The connection between listener and consumer breaks.
+    ConsumerBreaks,
+    /// The listener's consumer takes nothing.
+    ConsumerStalls,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fault {
-    pub(super) kind: Kind,
-    pub(super) node: usize,
-    pub(super) start: u64,
-    pub(super) end: u64,
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    pub(crate) node: usize,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
 }
 
 impl Fault {
     /// Faults of a world; later ones often strike near an earlier one, because that is where protocols break.
-    pub(super) fn draw(random: &mut Random, count: usize, nodes: usize, span: u64) -> Vec<Fault> {
+    pub(crate) fn draw(
+        random: &mut Random,
+        count: usize,
+        nodes: usize,
+        span: u64,
+        kind_of: impl Fn(&mut Random, usize) -> Kind,
+    ) -> Vec<Fault> {
         let mut faults: Vec<Fault> = Vec::new();
         while faults.len() < count {
             let near = faults.last().filter(|_| random.percent(60)).map(|fault| (fault.start, fault.node));
@@ -53,7 +66,7 @@ impl Fault {
                 }
                 None => (random.between(50 * MS, span), random.below(nodes)),
             };
-            let kind = Kind::draw(random);
+            let kind = kind_of(random, node);
             let end = start + kind.length(random);
             faults.push(Fault { kind, node, start, end });
         }
@@ -61,7 +74,7 @@ impl Fault {
     }
 
     /// Whether the store, or the way to it, is in trouble.
-    pub(super) fn troubles_store(&self) -> bool {
+    pub(crate) fn troubles_store(&self) -> bool {
         matches!(
             self.kind,
             Kind::Partition { .. }
@@ -75,18 +88,19 @@ impl Fault {
     }
 
     /// Whether the store forgot something for good.
-    pub(super) fn forgets(&self) -> bool {
+    pub(crate) fn forgets(&self) -> bool {
         matches!(self.kind, Kind::Evict | Kind::Failover)
     }
 
     /// Whether the node died or stood still.
-    pub(super) fn troubles_node(&self) -> bool {
+    pub(crate) fn troubles_node(&self) -> bool {
         matches!(self.kind, Kind::Crash { .. } | Kind::Pause | Kind::Drain)
     }
 }
 
 impl Kind {
-    fn draw(random: &mut Random) -> Kind {
+    /// What happens to a proxy, or to the store.
+    pub(crate) fn of_proxy(random: &mut Random) -> Kind {
         match random.below(16) {
             0..=2 => {
                 let restart = random.percent(60).then(|| random.between(20 * MS, 600 * MS));
@@ -106,6 +120,28 @@ impl Kind {
         }
     }
 
+    /// What happens to a listener and to those around it.
+    pub(crate) fn of_listener(random: &mut Random) -> Kind {
+        match random.below(18) {
+            0..=2 => {
+                let restart = random.percent(70).then(|| random.between(20 * MS, 600 * MS));
+                Kind::Crash { restart }
+            }
+            3 | 4 => Kind::Pause,
+            5 => Kind::Drain,
+            6 => Kind::Deaf,
+            7 | 8 => Kind::Loss { percent: random.between(20, 70) },
+            9 | 10 => Kind::ConsumerBreaks,
+            11 => Kind::ConsumerStalls,
+            12 => Kind::Partition { requests_land: random.percent(50) },
+            13 => Kind::LateReplies { by: random.between(30 * MS, 300 * MS) },
+            14 => Kind::LateLanding { by: random.between(30 * MS, 300 * MS) },
+            15 => Kind::Slip,
+            16 => Kind::Breaker,
+            _ => Kind::Evict,
+        }
+    }
+
     fn length(self, random: &mut Random) -> u64 {
         match self {
             Kind::Pause => random.between(60 * MS, 900 * MS),
@@ -114,9 +150,10 @@ impl Kind {
             | Kind::LateReplies { .. }
             | Kind::LateLanding { .. }
             | Kind::Breaker => random.between(5 * MS, 200 * MS),
+            Kind::Deaf | Kind::Loss { .. } | Kind::ConsumerStalls => random.between(20 * MS, 500 * MS),
             Kind::Failover => random.between(0, 200 * MS),
             Kind::Crash { restart } => restart.unwrap_or(0),
-            Kind::Drain | Kind::Slip | Kind::Evict | Kind::ClockStep => 0,
+            Kind::Drain | Kind::Slip | Kind::Evict | Kind::ClockStep | Kind::ConsumerBreaks => 0,
         }
     }
 }

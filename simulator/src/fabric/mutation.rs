@@ -1,0 +1,59 @@
+//! Faults planted into the pipelines and into the runtime around them.
+
+use std::fmt;
+
+/// One planted fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// In the proxies' pipeline.
+    Ingress(proxy_ingress::mutation::Mutation),
+    /// In the listeners' pipeline.
+    Egress(listener_egress::mutation::Mutation),
+    /// In the claims of proxies and listeners.
+    Claims(txidset::mutation::Mutation),
+    /// A listener settles a claim when its frame is queued, not when the consumer acknowledged it.
+    SettledBeforeAcknowledged,
+    /// A broken connection sends only what it had not written.
+    UnacknowledgedForgotten,
+    /// A listener that comes late does not ask again whether a frame is still its own.
+    LateFrameDelivered,
+    /// A restarted proxy numbers the flows of its former life from 1.
+    NumbersReusedAfterRestart,
+    /// The claims of listeners do not name their consumer.
+    ConsumerNotNamed,
+    /// A listener believes numbers asked for to have come.
+    RequestsNotSent,
+}
+
+impl Mutation {
+    /// All of them, those of the claim protocol alone left out: the other kind of world hunts them.
+    pub fn all() -> Vec<Mutation> {
+        let ingress = proxy_ingress::mutation::Mutation::ALL.map(Mutation::Ingress);
+        let egress = listener_egress::mutation::Mutation::ALL.map(Mutation::Egress);
+        let runtime = [
+            Mutation::SettledBeforeAcknowledged,
+            Mutation::UnacknowledgedForgotten,
+            Mutation::LateFrameDelivered,
+            Mutation::NumbersReusedAfterRestart,
+            Mutation::ConsumerNotNamed,
+            Mutation::RequestsNotSent,
+        ];
+        ingress.into_iter().chain(egress).chain(runtime).collect()
+    }
+
+    /// Those of the claim protocol.
+    pub fn of_claims() -> Vec<Mutation> {
+        txidset::mutation::Mutation::ALL.map(Mutation::Claims).to_vec()
+    }
+}
+
+impl fmt::Display for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mutation::Ingress(mutation) => write!(f, "{mutation:?}"),
+            Mutation::Egress(mutation) => write!(f, "{mutation:?}"),
+            Mutation::Claims(mutation) => write!(f, "{mutation:?}"),
+            of_the_runtime => write!(f, "{of_the_runtime:?}"),
+        }
+    }
+}

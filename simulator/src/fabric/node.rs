@@ -1,0 +1,51 @@
+//! A process, as far as every role has it.
+
+use super::kernel::Refusal;
+use crate::way::Trouble;
+
+#[derive(Clone, Copy)]
+pub(super) struct Node {
+    pub(super) alive: bool,
+    /// A draining process takes nothing new.
+    pub(super) accepting: bool,
+    /// It stopped in order.
+    pub(super) exited: bool,
+    pub(super) incarnation: u32,
+    /// When this life began.
+    pub(super) born: u64,
+    pub(super) paused_until: u64,
+    pub(super) trouble: Trouble,
+    /// Of a proxy: its kernel refuses sends.
+    pub(super) refusing: (u64, Refusal),
+    /// Of a listener: it hears nothing of the fabric.
+    pub(super) deaf_until: u64,
+    /// Of a listener: until when how many percent are lost on the way to it.
+    pub(super) losing: (u64, u64),
+}
+
+impl Node {
+    pub(super) fn new(incarnation: u32, born: u64) -> Node {
+        Node {
+            alive: true,
+            accepting: true,
+            exited: false,
+            incarnation,
+            born,
+            paused_until: 0,
+            trouble: Trouble::default(),
+            refusing: (0, Refusal::NoBuffers),
+            deaf_until: 0,
+            losing: (0, 0),
+        }
+    }
+
+    /// It lives, or stopped in order: what it received it did not lose by dying.
+    pub(super) fn ended_well(&self) -> bool {
+        self.alive || self.exited
+    }
+
+    /// It lives, and lives on: nobody asked it to stop.
+    pub(super) fn survives(&self) -> bool {
+        self.alive && self.accepting
+    }
+}

@@ -1,0 +1,91 @@
+//! What is known of one id on one way out: the fabric, or one consumer. And what explains that it passed more than once.
+//!
+//! Bounds of an explanation: a fault explains one more passage of an id if the node that it struck had claimed or handed
+//! over that id within a lease (and what a record takes) before it, or until two leases after it. A fault of the store
+//! itself explains one more for each worker that had touched the id.
+
+use crate::MS;
+use crate::fault::{Fault, Kind};
+
+/// A frame that left by a way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    pub(super) node: usize,
+    pub(super) at: u64,
+}
+
+/// A node did something about the id: claimed it, or handed it over.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    node: usize,
+    at: u64,
+}
+
+/// See the module text.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    pub(super) passages: Vec<Passage>,
+    touches: Vec<Touch>,
+    /// A failover undid a release of its claim.
+    pub(super) unreleased: bool,
+}
+
+/// How far around a fault its consequences reach.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach {
+    before: u64,
+    after: u64,
+}
+
+impl Reach {
+    /// For claims of a lease: what was claimed within it, an epoch and two calls earlier may not be recorded yet; what
+    /// follows ends with a takeover of a takeover.
+    pub(super) fn of_lease(lease: u64) -> Reach {
+        Reach { before: lease + 150 * MS, after: 2 * lease + 300 * MS }
+    }
+
+    fn holds(self, fault: &Fault, at: u64) -> bool {
+        // A slip may lie in wait until its connection is used again.
+        let over = fault.kind != Kind::Slip && at > fault.end + self.after;
+        at + self.before >= fault.start && !over
+    }
+}
+
+impl Trail {
+    pub(super) fn touch(&mut self, node: usize, at: u64) {
+        self.touches.push(Touch { node, at });
+    }
+
+    pub(super) fn pass(&mut self, node: usize, at: u64) {
+        self.touch(node, at);
+        self.passages.push(Passage { node, at });
+    }
+
+    /// Passages beyond the first that no fault explains. `ours`: nodes of this way.
+    pub(super) fn unexplained(&self, faults: &[Fault], reach: Reach, ours: impl Fn(usize) -> bool) -> usize {
+        let extra = self.passages.len().saturating_sub(1);
+        if extra == 0 {
+            return 0;
+        }
+        extra.saturating_sub(faults.iter().map(|fault| self.explained(fault, reach, &ours)).sum())
+    }
+
+    fn explained(&self, fault: &Fault, reach: Reach, ours: &impl Fn(usize) -> bool) -> usize {
+        let near = |touch: &&Touch| reach.holds(fault, touch.at);
+        if fault.forgets() {
+            let before = self.touches.iter().any(|touch| touch.at <= fault.start);
+            let any = before || self.touches.iter().any(|touch| reach.holds(fault, touch.at));
+            let mut nodes: Vec<usize> = self.touches.iter().map(|touch| touch.node).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            return if any { nodes.len() } else { 0 };
+        }
+        let struck = |touch: &Touch| ours(touch.node) && touch.node == fault.node;
+        usize::from(self.touches.iter().filter(near).any(struck))
+    }
+
+    /// Whether `fault` may have touched the id: what the lease around it covers.
+    pub(super) fn is_covered(&self, fault: &Fault, reach: Reach) -> bool {
+        self.touches.iter().any(|touch| touch.node == fault.node && reach.holds(fault, touch.at))
+    }
+}

@@ -40,7 +40,7 @@ async fn claim(args: &Args) -> anyhow::Result<Value> {
     let settings = Settings::Redis(Box::new(RedisSettings::new(&args.redis)));
     let backend = cache_backend::open(settings).await?;
     let mut driver = Driver::open(backend).await?;
-    let local = Arc::new(LocalSet::new(1 << 22, Duration::from_secs(600), rand::random()));
+    let local = Arc::new(LocalSet::new(1 << 20, Duration::from_secs(600), rand::random()));
     let config = ClaimsConfig { tier2: true, ..ClaimsConfig::default() };
     let mut claims = Claims::new(config, local, rand::random()).limit_waiting(SLAB.0, SLAB.1);
     let (mut next, mut verdicts): (u64, Vec<Verdict>) = (rand::random(), Vec::new());

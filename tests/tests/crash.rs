@@ -1,7 +1,7 @@
 //! Crashes of real processes: what dies costs nothing that a sibling also received.
 //!
 //! Short forms run always; `ONCECAST_SOAK=1` runs the long ones (60 s, 200,000 frames). `ONCECAST_SEED` repeats the choice of
-//! victims.
+//! victims; `ONCECAST_PACE_MS` strikes more often than every second, `ONCECAST_FRAMES` sends more in the same time.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -19,10 +19,9 @@ struct Load {
 
 impl Load {
     fn of_this_run() -> Load {
-        match std::env::var_os("ONCECAST_SOAK") {
-            Some(_) => Load { frames: 200_000, seconds: 60 },
-            None => Load { frames: 30_000, seconds: 10 },
-        }
+        let (frames, seconds) =
+            if std::env::var_os("ONCECAST_SOAK").is_some() { (200_000, 60) } else { (30_000, 10) };
+        Load { frames: setting("ONCECAST_FRAMES").unwrap_or(frames), seconds }
     }
 
     fn receive(&self) -> String {
@@ -43,8 +42,13 @@ impl Load {
     }
 }
 
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 fn random() -> StdRng {
-    let seed = std::env::var("ONCECAST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(4);
+    let seed = setting("ONCECAST_SEED").unwrap_or(4);
     eprintln!("ONCECAST_SEED={seed}");
     StdRng::seed_from_u64(seed)
 }
@@ -55,9 +59,10 @@ type Harm<'a> = &'a mut dyn FnMut(&mut Fleet, usize);
 /// While the sender runs: harm once a second to one of the two, chosen at random. Returns how often.
 fn every_second(fleet: &mut Fleet, sender: &mut Process, harm: Harm<'_>) -> u32 {
     let mut random = random();
+    let pace = Duration::from_millis(setting("ONCECAST_PACE_MS").unwrap_or(1000));
     let mut times = 0;
     loop {
-        let next = Instant::now() + Duration::from_secs(1);
+        let next = Instant::now() + pace;
         if eventually(1.0, || !sender.is_running() || Instant::now() >= next) && !sender.is_running() {
             return times;
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Seeds that a thread takes at once.
 const SLICE: u64 = 16;
@@ -37,6 +37,16 @@ pub fn hunt<S: Sum>(
     threads: usize,
     run: impl Fn(u64) -> Result<S, Violation> + Sync,
 ) -> Hunt<S> {
+    hunt_until(seeds, threads, None, run)
+}
+
+/// As `hunt`, and no longer than `most`: what was run until then counts.
+fn hunt_until<S: Sum>(
+    seeds: Range<u64>,
+    threads: usize,
+    most: Option<Duration>,
+    run: impl Fn(u64) -> Result<S, Violation> + Sync,
+) -> Hunt<S> {
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let total = Mutex::new(Hunt { seeds: 0, seconds: 0.0, summary: S::default(), violation: None });
@@ -45,7 +55,7 @@ pub fn hunt<S: Sum>(
             scope.spawn(|| {
                 loop {
                     let from = next.fetch_add(SLICE, Relaxed);
-                    if from >= seeds.end {
+                    if from >= seeds.end || most.is_some_and(|most| start.elapsed() >= most) {
                         return;
                     }
                     for seed in from..(from + SLICE).min(seeds.end) {
@@ -75,6 +85,8 @@ pub struct Arguments {
     pub seeds: Range<u64>,
     /// `--threads`; all cores without it.
     pub threads: usize,
+    /// `--seconds`: the run ends then, wherever it is.
+    pub most: Option<Duration>,
     /// `--ids`: fewest ids of a world.
     pub ids: usize,
     /// `--faults` of a world.
@@ -105,6 +117,7 @@ impl Arguments {
         };
         Arguments {
             seeds,
+            most: number("--seconds").map(Duration::from_secs),
             threads: count("--threads", std::thread::available_parallelism().map_or(1, usize::from)),
             ids: count("--ids", 50),
             faults: count("--faults", 3),
@@ -122,7 +135,8 @@ pub fn report<S: Sum, M: Copy + Sync + Display>(
     run: impl Fn(u64, Option<M>) -> Result<S, Violation> + Sync,
 ) -> ExitCode {
     let Some(wanted) = &arguments.mutant else {
-        return report_worlds(&hunt(arguments.seeds.clone(), arguments.threads, |seed| run(seed, None)));
+        let Arguments { seeds, threads, most, .. } = arguments;
+        return report_worlds(&hunt_until(seeds.clone(), *threads, *most, |seed| run(seed, None)));
     };
     let (mut found, mut missed) = (0, 0);
     for &mutant in mutants {

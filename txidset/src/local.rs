@@ -14,8 +14,8 @@
 //! an index of 64-byte lines of twelve slots (`shard`). The ring is the expiry queue: what is oldest is at its tail.
 //!
 //! Cost: an insertion is one index line and the head of the ring, a repeat one index line, one id and one time. A batch
-//! is hashed first and its lines are read before any lock is taken, so that the misses of a batch overlap; each shard
-//! is then locked once per batch, shards that another worker holds are left for last.
+//! is hashed first and its lines are prefetched before any lock is taken, so that the misses of a batch overlap; each
+//! shard is then locked once per batch, shards that another worker holds are left for last.
 //!
 //! Limits: horizon at most 10 days (32-bit milliseconds); 2^28 entries a shard.
 
@@ -25,7 +25,6 @@ mod shard;
 use crate::{ClaimKey, Class};
 use hash::Hasher;
 use shard::{Clock, Order, Probe, Shard, kind_byte, words};
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Most bytes that one entry costs, index and slack included (sets of 64 Ki entries and more).
@@ -94,7 +93,7 @@ impl LocalSet {
             let each = capacity.div_ceil(1 << shard_bits);
             // Chance gives shards unequal shares: room for four standard deviations.
             let slack = if shard_bits == 0 { 0 } else { 4 * each.isqrt() };
-            shards.extend((0..1 << shard_bits).map(|_| Shard::new(each + slack, has_kinds)));
+            shards.extend(Shard::row(1 << shard_bits, each + slack, has_kinds));
             Table { first_shard, shard_bits, capacity }
         });
         let horizon = horizon.clamp(Duration::from_millis(1), MAX_HORIZON);
@@ -147,11 +146,22 @@ impl LocalSet {
         now: Instant,
         mut told: impl FnMut(usize, bool),
     ) {
-        let now = self.clock(now);
-        for (chunk_index, chunk) in items.chunks(CHUNK).enumerate() {
-            let new = self.insert_chunk(chunk, &key, now);
+        let clock = self.clock(now);
+        let mut chunks = items.chunks(CHUNK);
+        let Some(mut chunk) = chunks.next() else { return };
+        let mut places = self.places(chunk, &key);
+        let mut first = 0;
+        loop {
+            // The lines of the next chunk are on their way while this one is inserted.
+            let next = chunks.next().map(|chunk| (chunk, self.places(chunk, &key)));
+            let new = self.insert_chunk(chunk, &places, &key, clock);
             for i in 0..chunk.len() {
-                told(chunk_index * CHUNK + i, new >> i & 1 == 1);
+                told(first + i, new >> i & 1 == 1);
+            }
+            first += chunk.len();
+            match next {
+                Some(next) => (chunk, places) = next,
+                None => return,
             }
         }
     }
@@ -233,18 +243,33 @@ impl LocalSet {
         })
     }
 
-    /// Bit i is set where item i is new. At most `CHUNK` items.
-    fn insert_chunk<T>(&self, items: &[T], key: &impl Fn(&T) -> &ClaimKey, clock: Clock) -> u64 {
-        let mut hashes = [0u64; CHUNK];
-        let mut shard_of = [0u8; CHUNK];
-        for (i, item) in items.iter().enumerate() {
+    /// Where the items of a chunk go; starts loading the lines there.
+    fn places<T>(&self, items: &[T], key: &impl Fn(&T) -> &ClaimKey) -> Places {
+        let mut places = Places { hashes: [0; CHUNK], shard_of: [0; CHUNK] };
+        for ((item, hash), shard_of) in items.iter().zip(&mut places.hashes).zip(&mut places.shard_of) {
             let key = key(item);
-            hashes[i] = self.hasher.hash(&words(&key.id), kind_byte(key.class));
+            *hash = self.hasher.hash(&words(&key.id), kind_byte(key.class));
+            let shard = self.shard_of(key.class, *hash);
+            self.shards[shard].prefetch_line(*hash);
             #[allow(clippy::cast_possible_truncation, reason = "5 tables of at most 16 shards")]
-            let shard = self.shard_of(key.class, hashes[i]) as u8;
-            shard_of[i] = shard;
+            let shard = shard as u8;
+            *shard_of = shard;
         }
-        self.touch(&hashes[..items.len()], &shard_of);
+        places
+    }
+
+    /// Bit i is set where item i is new. At most `CHUNK` items.
+    fn insert_chunk<T>(
+        &self,
+        items: &[T],
+        places: &Places,
+        key: &impl Fn(&T) -> &ClaimKey,
+        clock: Clock,
+    ) -> u64 {
+        let Places { hashes, shard_of } = places;
+        for (&hash, &shard) in hashes.iter().zip(shard_of).take(items.len()) {
+            self.shards[usize::from(shard)].prefetch_match(hash);
+        }
         let groups = ByShard::new(&shard_of[..items.len()]);
         let mut new = 0u64;
         groups.visit(&self.shards, |shard, order, i| {
@@ -253,19 +278,6 @@ impl LocalSet {
             new |= u64::from(shard.insert(order, &entry, clock)) << i;
         });
         new
-    }
-
-    /// Reads what the insertions will need, without a lock and without waiting for one read before starting the next.
-    fn touch(&self, hashes: &[u64], shard_of: &[u8; CHUNK]) {
-        let shard = |i: usize| &self.shards[usize::from(shard_of[i])];
-        let mut seen = 0;
-        for (i, &hash) in hashes.iter().enumerate() {
-            seen ^= shard(i).touch_line(hash);
-        }
-        for (i, &hash) in hashes.iter().enumerate() {
-            seen ^= shard(i).touch_match(hash);
-        }
-        black_box(seen);
     }
 
     fn shard_of(&self, class: Class, hash: u64) -> usize {
@@ -287,6 +299,12 @@ impl LocalSet {
     fn millis(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Where the items of a chunk go.
+struct Places {
+    hashes: [u64; CHUNK],
+    shard_of: [u8; CHUNK],
 }
 
 /// The items of a chunk as one list per shard.
@@ -340,7 +358,7 @@ impl ByShard {
                     }
                     i = next;
                 }
-                shard.show_tail(&order);
+                shard.leave_off(&order);
             }
             wait = left == before;
         }

@@ -8,6 +8,7 @@
 
 use super::hash::Hasher;
 use crate::{ClaimKey, Class};
+use multicast_io::pages::{Table, prefetch};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -22,6 +23,9 @@ const LINES_PER_64: usize = 10;
 const SPILL_LINES: usize = 4;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
+/// Entries whose places are loaded before they come: what one chunk may bring to a shard.
+const AHEAD: usize = 8;
+const IDS_PER_LINE: usize = 2;
 /// Bytes of the second tag word that are tags; the others are the number of the entry spilled last.
 const SECOND: u64 = 0xFFFF_FFFF;
 
@@ -73,18 +77,18 @@ struct Line {
 #[derive(Default)]
 struct Id([AtomicU64; 4]);
 
-/// Written only with `order` locked; atomics because `touch` reads without it.
+/// Written only with `order` locked; atomics because `prefetch_match` reads without it.
 #[repr(align(64))]
 pub(super) struct Shard {
     order: Mutex<Order>,
-    /// The tail's number and position, for `touch_match`.
+    /// The tail's number and position, for `prefetch_match`.
     tail: AtomicU64,
-    lines: Box<[Line]>,
-    ids: Box<[Id]>,
+    lines: Table<Line>,
+    ids: Table<Id>,
     /// Milliseconds of first sight, modulo 2^32.
-    times: Box<[AtomicU32]>,
+    times: Table<AtomicU32>,
     /// Empty where the class has no kinds.
-    kinds: Box<[AtomicU8]>,
+    kinds: Table<AtomicU8>,
 }
 
 /// The state of the ring.
@@ -118,6 +122,12 @@ impl Order {
     /// Entries that can be found.
     pub(super) fn live(&self) -> usize {
         self.used.saturating_sub(self.forgotten)
+    }
+
+    /// Whether no entry of the ring has this number.
+    #[inline]
+    fn has_left(&self, number: u32) -> bool {
+        number.wrapping_sub(self.tail_number) as usize >= self.used
     }
 
     /// How far behind the tail the entry of this number is, if it is in the ring.
@@ -177,20 +187,25 @@ fn byte_of(mask: u64) -> usize {
 }
 
 impl Shard {
-    pub(super) fn new(capacity: usize, has_kinds: bool) -> Shard {
+    /// `shards` shards of `capacity` entries each, their tables side by side: a look-up goes to a random place, and on small
+    /// pages would wait for the address before it waits for the line.
+    pub(super) fn row(shards: usize, capacity: usize, has_kinds: bool) -> impl Iterator<Item = Shard> {
         let capacity = capacity.clamp(1, MAX_SHARD);
         // A small ring gets an emptier index, so that chance does not crowd its few lines.
         let share = if capacity < 1024 { 2 * LINES_PER_64 } else { LINES_PER_64 };
-        let lines = (capacity * share).div_ceil(64).max(2);
-        Shard {
+        let lines = Table::row(shards, (capacity * share).div_ceil(64).max(2));
+        let ids = Table::row(shards, capacity);
+        let times = Table::row(shards, capacity);
+        let kinds = Table::row(shards, if has_kinds { capacity } else { 0 });
+        lines.into_iter().zip(ids).zip(times).zip(kinds).map(|(((lines, ids), times), kinds)| Shard {
             // Slots start with number 0, which is not in the ring.
             order: Mutex::new(Order { tail_number: 1, ..Order::default() }),
             tail: AtomicU64::new(1 << 32),
-            lines: (0..lines).map(|_| Line::default()).collect(),
-            ids: (0..capacity).map(|_| Id::default()).collect(),
-            times: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
-            kinds: (0..if has_kinds { capacity } else { 0 }).map(|_| AtomicU8::new(0)).collect(),
-        }
+            lines,
+            ids,
+            times,
+            kinds,
+        })
     }
 
     pub(super) fn memory(&self) -> usize {
@@ -217,38 +232,44 @@ impl Shard {
 
     /// Starts loading the line that a look-up reads first.
     #[inline]
-    pub(super) fn touch_line(&self, hash: u64) -> u64 {
-        self.lines[self.home(hash)].tag_word(1)
+    pub(super) fn prefetch_line(&self, hash: u64) {
+        prefetch(&self.lines[self.home(hash)]);
     }
 
     /// Starts loading the entries that a look-up would compare, once the line is here.
     #[inline]
-    pub(super) fn touch_match(&self, hash: u64) -> u64 {
+    pub(super) fn prefetch_match(&self, hash: u64) {
         let line = &self.lines[self.home(hash)];
         let [first, second] = line.matches(tag(hash));
-        let mut seen = 0;
         for (mask, base) in [(first, 0), (second, 8)] {
             if mask != 0 {
-                seen ^= self.touch_entry(line.number(base + byte_of(mask)));
+                self.prefetch_entry(line.number(base + byte_of(mask)));
             }
         }
-        seen
     }
 
     #[inline]
-    fn touch_entry(&self, number: u32) -> u64 {
+    fn prefetch_entry(&self, number: u32) {
         let tail = self.tail.load(Relaxed);
         #[allow(clippy::cast_possible_truncation, reason = "the two halves")]
         let (tail_number, tail) = ((tail >> 32) as u32, tail as u32);
+        // Read without the lock: any number.
         let position = self.wrap(tail as usize + number.wrapping_sub(tail_number) as usize);
-        let Some(id) = self.ids.get(position) else { return 0 };
-        id.0[0].load(Relaxed) ^ u64::from(self.times[position].load(Relaxed))
+        if let (Some(id), Some(time)) = (self.ids.get(position), self.times.get(position)) {
+            prefetch(id);
+            prefetch(time);
+        }
     }
 
-    /// Tells `touch_match` where the ring stands.
+    /// Ends a visit: tells `prefetch_match` where the ring stands, and starts loading what the next entries will overwrite.
     #[inline]
-    pub(super) fn show_tail(&self, order: &Order) {
+    pub(super) fn leave_off(&self, order: &Order) {
         self.tail.store(u64::from(order.tail_number) << 32 | order.tail as u64, Relaxed);
+        let head = self.wrap(order.tail + order.used);
+        for ahead in (0..AHEAD).step_by(IDS_PER_LINE) {
+            self.ids.get(self.wrap(head + ahead)).inspect(|id| prefetch(*id));
+        }
+        self.times.get(self.wrap(head + AHEAD)).inspect(|time| prefetch(*time));
     }
 
     /// True where the entry is new.
@@ -360,7 +381,10 @@ impl Shard {
     #[inline]
     fn free_slot(&self, order: &Order, line: usize) -> Option<usize> {
         let line = &self.lines[line];
-        (0..SLOTS).find(|&slot| order.offset(line.number(slot)).is_none())
+        // All are looked at: which is the first is random, and a wrong guess costs more than the whole line.
+        let free =
+            (0..SLOTS).fold(0, |free, slot| free | u32::from(order.has_left(line.number(slot))) << slot);
+        (free != 0).then_some(free.trailing_zeros() as usize)
     }
 
     #[cold]
@@ -402,7 +426,7 @@ impl Shard {
         self.spill_lines(entry.hash).find_map(|line| self.search_line(order, line, entry))
     }
 
-    #[inline]
+    #[inline(always)]
     fn search_line(&self, order: &Order, line: usize, entry: &Probe) -> Option<Found> {
         let [first, second] = self.lines[line].matches(tag(entry.hash));
         for (mut mask, base) in [(first, 0), (second, 8)] {

@@ -3,12 +3,14 @@
 //! `sha2` finds the SHA instructions of the processor at run time; see [`sha256d`] for what that costs.
 
 use crate::Id;
+use core::slice;
 use crc::{CRC_32_ISCSI, Crc, Table};
+use sha2::block_api::compress256;
 use sha2::{Digest, Sha256};
 
 /// Double SHA-256: TxID, ContentID, block hash, Merkle nodes.
 ///
-/// Cost: with SHA instructions about 1.1 GB/s on one Zen 3 core (320 ns for a mean transaction of 349 bytes), without
+/// Cost: with SHA instructions about 1.3 GB/s on one Zen 4 core (277 ns for a mean transaction of 349 bytes), without
 /// them a quarter of that. For many messages see [`sha256d_each`].
 pub fn sha256d(bytes: &[u8]) -> [u8; 32] {
     sha256(&sha256(bytes))
@@ -17,45 +19,135 @@ pub fn sha256d(bytes: &[u8]) -> [u8; 32] {
 /// Longest message that is worth hashing beside others: a datagram of an ordinary link.
 pub const LONGEST_TOGETHER: usize = 1_536;
 
-/// Messages that this processor hashes side by side; 1 where [`sha256d_each`] gains nothing.
-pub fn lanes() -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if crate::lanes::is_available() {
-        return crate::lanes::LANES;
-    }
-    1
+/// Block of the compression function.
+pub(crate) const BLOCK: usize = 64;
+/// Least padding: one bit (a byte) and the length.
+pub(crate) const TAIL: usize = 9;
+/// FIPS 180-4, section 5.3.3.
+pub(crate) const START: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+
+/// One of many messages to hash; what `at` and `from` mean is the caller's affair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Its number.
+    pub at: u32,
+    /// Where it begins.
+    pub from: u32,
+    /// Its length.
+    pub len: u32,
 }
 
-/// Double SHA-256 of messages by number. Neighbours in `order` are hashed side by side for as long as the longest of
-/// them takes: sort by length. `found` gets each number with its hash.
+/// Double SHA-256 of many messages; `found` gets each with its hash, in no order. `sorted` is room for as many.
+///
+/// Messages of as many blocks are hashed side by side: sixteen where the processor has AVX-512, else two, whose
+/// instructions fill each other's waits. Cost for the mean transaction of 349 bytes on one Zen 4 core: 158 ns and 175 ns,
+/// against 277 ns one at a time.
 pub fn sha256d_each<'a>(
-    order: impl IntoIterator<Item = u32>,
-    message: impl Fn(u32) -> &'a [u8],
-    mut found: impl FnMut(u32, Id),
+    messages: &[Message],
+    sorted: &mut [Message],
+    bytes: impl Fn(Message) -> &'a [u8],
+    mut found: impl FnMut(Message, Id),
 ) {
-    let mut order = order.into_iter();
+    sort_by_blocks(messages, sorted);
     #[cfg(target_arch = "x86_64")]
-    {
-        use crate::lanes::{LANES, sha256d};
-        let mut numbers = [0; LANES];
-        let mut messages: [&[u8]; LANES] = [&[]; LANES];
-        while crate::lanes::is_available() {
-            let mut count = 0;
-            for number in order.by_ref().take(LANES) {
-                (numbers[count], messages[count]) = (number, message(number));
-                count += 1;
-            }
-            if count == 0 {
-                return;
-            }
-            messages[count..].fill(&[]);
-            let Some(ids) = sha256d(&messages) else { return };
-            numbers.iter().zip(ids).take(count).for_each(|(&number, id)| found(number, id));
+    let sorted = sha256d_in_lanes(sorted, &bytes, &mut found);
+    let (pairs, last) = sorted.as_chunks();
+    for &[one, other] in pairs {
+        let [first, second] = sha256d_pair([bytes(one), bytes(other)]);
+        found(one, first);
+        found(other, second);
+    }
+    for &message in last {
+        found(message, sha256d(bytes(message)));
+    }
+}
+
+/// Hashes whole sets of lanes; returns what is left, or all where there are no lanes. A set that is not full costs as much
+/// as a full one.
+#[cfg(target_arch = "x86_64")]
+fn sha256d_in_lanes<'a, 's>(
+    sorted: &'s [Message],
+    bytes: &impl Fn(Message) -> &'a [u8],
+    found: &mut impl FnMut(Message, Id),
+) -> &'s [Message] {
+    use crate::lanes::{LANES, is_available, sha256d};
+    if !is_available() {
+        return sorted;
+    }
+    let (sets, mut rest) = sorted.as_chunks::<LANES>();
+    for (at, set) in sets.iter().enumerate() {
+        let Some(ids) = sha256d(&set.map(bytes)) else {
+            rest = &sorted[at * LANES..];
+            break;
+        };
+        set.iter().zip(ids).for_each(|(&message, id)| found(message, id));
+    }
+    rest
+}
+
+/// By number of blocks, in order of arrival; everything above the longest that is expected counts as equal.
+fn sort_by_blocks(messages: &[Message], sorted: &mut [Message]) {
+    const KINDS: usize = LONGEST_TOGETHER / BLOCK + 2;
+    let kind = |message: &Message| (((message.len as usize).saturating_add(TAIL - 1)) / BLOCK).min(KINDS - 1);
+    let mut places = [0_usize; KINDS];
+    messages.iter().for_each(|message| places[kind(message)] += 1);
+    let mut next = 0;
+    for place in &mut places {
+        next += core::mem::replace(place, next);
+    }
+    for message in messages {
+        let place = &mut places[kind(message)];
+        if let Some(sorted) = sorted.get_mut(*place) {
+            *sorted = *message;
+        }
+        *place += 1;
+    }
+}
+
+/// Double SHA-256 of two messages, block by block in turns. The SHA instructions wait for the round before; the processor
+/// finds the other message's block in its window meanwhile. (More than two at a time bring nothing.)
+fn sha256d_pair(messages: [&[u8]; 2]) -> [Id; 2] {
+    let mut states = [START; 2];
+    let [(one, _), (other, _)] = messages.map(<[u8]>::as_chunks::<BLOCK>);
+    let both = one.len().min(other.len());
+    for (one, other) in one.iter().zip(other) {
+        compress256(&mut states[0], slice::from_ref(one));
+        compress256(&mut states[1], slice::from_ref(other));
+    }
+    compress256(&mut states[0], &one[both..]);
+    compress256(&mut states[1], &other[both..]);
+    let tails = messages.map(tail);
+    for at in 0..2 {
+        for (state, (blocks, count)) in states.iter_mut().zip(&tails) {
+            compress256(state, blocks[..*count].get(at).map_or(&[], slice::from_ref));
         }
     }
-    for number in order {
-        found(number, sha256d(message(number)));
+    let seconds = states.map(|state| tail(&to_bytes(state)).0[0]);
+    let mut states = [START; 2];
+    for (state, block) in states.iter_mut().zip(&seconds) {
+        compress256(state, slice::from_ref(block));
     }
+    states.map(to_bytes)
+}
+
+/// What is left of a message after its whole blocks, with padding: one block or two.
+fn tail(message: &[u8]) -> ([[u8; BLOCK]; 2], usize) {
+    let (_, rest) = message.as_chunks::<BLOCK>();
+    let mut bytes = [[0; BLOCK]; 2];
+    let count = if rest.len() + TAIL <= BLOCK { 1 } else { 2 };
+    bytes[0][..rest.len()].copy_from_slice(rest);
+    bytes[0][rest.len()] = 0x80;
+    bytes[count - 1][BLOCK - 8..].copy_from_slice(&(message.len() as u64 * 8).to_be_bytes());
+    (bytes, count)
+}
+
+fn to_bytes(state: [u32; 8]) -> Id {
+    let mut bytes = [0; 32];
+    for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+        *bytes = word.to_be_bytes();
+    }
+    bytes
 }
 
 /// SHA-256 once: TopicID.
@@ -98,18 +190,34 @@ pub fn crc32c(pieces: &[&[u8]]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec;
     use std::vec::Vec;
 
     #[test]
     fn messages_of_every_length_hash_side_by_side_as_they_do_alone() {
-        let bytes: Vec<u8> = (0..1_600_u32).map(|n| (n * 31 % 251).to_le_bytes()[0]).collect();
-        let lengths: Vec<usize> = (0..300).chain([447, 448, 511, 512, 1_351, 1_536]).rev().collect();
-        let message = |number: u32| &bytes[number as usize % 7..][..lengths[number as usize]];
-        let mut seen = 0;
-        sha256d_each(0..u32::try_from(lengths.len()).unwrap(), message, |number, id| {
-            assert_eq!(id, sha256d(message(number)), "{} bytes", lengths[number as usize]);
-            seen += 1;
-        });
-        assert_eq!(seen, lengths.len());
+        let bytes: Vec<u8> = (0..4_000_u32).map(|n| (n * 31 % 251).to_le_bytes()[0]).collect();
+        let lengths = (0..300).chain([447, 448, 511, 512, 1_351, 1_536, 1_537, 3_900]).rev();
+        let messages: Vec<Message> =
+            (0_u32..).zip(lengths).map(|(at, len)| Message { at, from: at % 7, len }).collect();
+        for count in [0, 1, 2, 15, 16, 17, 31, messages.len()] {
+            let mut seen = [false; 400];
+            let mut sorted = vec![Message::default(); count];
+            let slice = |message: Message| &bytes[message.from as usize..][..message.len as usize];
+            sha256d_each(&messages[..count], &mut sorted, slice, |message, id| {
+                assert_eq!(message, messages[message.at as usize]);
+                assert_eq!(id, sha256d(slice(message)), "{} bytes", message.len);
+                assert!(!std::mem::replace(&mut seen[message.at as usize], true));
+            });
+            assert_eq!(seen.iter().filter(|seen| **seen).count(), count);
+        }
+    }
+
+    #[test]
+    fn two_messages_at_a_time_hash_as_one() {
+        let bytes = [7; 300];
+        for (one, other) in (0..300).zip((0..300).rev()) {
+            let messages = [&bytes[..one], &bytes[..other]];
+            assert_eq!(sha256d_pair(messages), messages.map(sha256d), "{one} and {other} bytes");
+        }
     }
 }

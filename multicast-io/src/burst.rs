@@ -97,6 +97,11 @@ impl Burst {
         self.slots - self.slots_used
     }
 
+    /// Receive slots filled since the last `clear`.
+    pub fn used_slots(&self) -> usize {
+        self.slots_used
+    }
+
     /// The bytes of a span.
     ///
     /// # Panics

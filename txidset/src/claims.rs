@@ -13,8 +13,10 @@
 //! Limits: frames that wait for an answer are bounded in number and bytes; when full the oldest that was not asked about
 //! is sent (`Bypassed`). Parked copies are bounded in bytes; when full the oldest is sent (`ParkingFull`).
 //!
-//! Cost: without tier 2 one slab entry per frame in flight and no allocation; with it, buffers that are reused.
+//! Cost: where tier 1 alone decides, the key of each frame in flight (`alone`) and no allocation; with tier 2, an entry a
+//! frame and buffers that are reused.
 
+mod alone;
 mod ask;
 mod judge;
 mod mark;
@@ -32,6 +34,7 @@ use crate::random::split_mix;
 use crate::stats::ClaimStats;
 use crate::value::ClaimValue;
 use crate::{ClaimKey, LocalSet};
+use alone::Alone;
 use ask::InFlight;
 use cache_backend::KeyValues;
 use mark::Cohorts;
@@ -47,6 +50,14 @@ pub type Token = u64;
 /// A claim that was won (or failed open) and must be answered with `sent` or `failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
+
+/// A frame that asks: what it claims, and what it costs to keep it while it waits (parking is bounded in bytes).
+pub trait Claimant {
+    /// Its claim.
+    fn key(&self) -> &ClaimKey;
+    /// Its bytes.
+    fn bytes(&self) -> u32;
+}
 
 /// What tier 1 says at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,6 +243,9 @@ pub struct Claims {
     names: Names,
     random: u64,
     ledger: Ledger,
+    /// Frames that tier 1 alone decided about.
+    alone: Alone,
+    /// Frames that tier 2 was, is or will be asked about.
     entries: Vec<Entry>,
     free: Vec<u32>,
     /// Entries to be claimed with the next request, oldest first.
@@ -364,6 +378,7 @@ impl Claims {
             local,
             stats: Arc::default(),
             random,
+            alone: Alone::default(),
             entries: Vec::new(),
             free: Vec::new(),
             unclaimed: VecDeque::new(),
@@ -413,48 +428,64 @@ impl Claims {
         self.ledger.owner()
     }
 
-    /// First sight or not, in one batch. `bytes` is what a waiting frame costs (parking is bounded in bytes).
-    /// One verdict per entry is appended to `out`.
+    /// First sight or not, in one batch: key, token and bytes of each frame. One verdict a frame is appended to `out`.
     pub fn claim(&mut self, now: Instant, batch: &[(ClaimKey, Token, u32)], out: &mut Vec<Verdict>) {
+        self.claim_each(now, batch, |at| Some(batch[at].1), |_, verdict| out.push(verdict));
+    }
+
+    /// First sight or not, in one batch. `token` is asked for a name of those frames only that will wait, by place in the
+    /// batch; where the caller has none the frame is let through undecided. `told` gets each frame's place and verdict, in
+    /// order.
+    pub fn claim_each<T: Claimant>(
+        &mut self,
+        now: Instant,
+        batch: &[T],
+        mut token: impl FnMut(usize) -> Option<Token>,
+        mut told: impl FnMut(usize, Verdict),
+    ) {
         let local = Arc::clone(&self.local);
         let bypass = self.bypasses(now);
         self.patience.clock(now);
-        let mut seen = 0;
-        local.insert_each(
-            batch,
-            |(key, ..)| key,
-            now,
-            |i, is_new| {
-                if !is_new {
+        let (mut seen, mut at_once) = (0, 0);
+        local.insert_each(batch, T::key, now, |at, is_new| {
+            let verdict = match bypass {
+                _ if !is_new => {
                     seen += 1;
-                    return out.push(Verdict::Seen);
+                    Verdict::Seen
                 }
-                let (key, token, bytes) = batch[i];
-                out.push(match bypass {
-                    Some(why) => self.win_at_once(now, key, token, bytes, why),
-                    None => self.queue(now, key, token, bytes),
-                });
-            },
-        );
+                Some(_) => {
+                    at_once += 1;
+                    Verdict::Won(self.alone.win(batch[at].key()))
+                }
+                None => self.queue(now, &batch[at], || token(at)),
+            };
+            told(at, verdict);
+        });
+        if let Some(why) = bypass {
+            self.stats.by(why).add(at_once);
+        }
         self.stats.seen.add(seen);
         self.stats.novel.add(batch.len() as u64 - seen);
         self.show_load();
     }
 
     /// Before a frame leaves that its caller held for long: `true` to send it now. `false` when it is later than half a
-    /// lease after its claim: a sibling may have taken over, so the frame waits again under `token` (its ticket is
-    /// void) and a decision follows.
-    pub fn may_send(&mut self, now: Instant, ticket: Ticket, token: Token) -> bool {
+    /// lease after its claim: a sibling may have taken over, so the frame waits again under the `token` that is then asked
+    /// for (its ticket is void) and a decision follows.
+    pub fn may_send(&mut self, now: Instant, ticket: Ticket, token: impl FnOnce() -> Token) -> bool {
+        if alone::is_alone(ticket) {
+            return true;
+        }
         let Some(handle) = self.ticketed(ticket) else { return true };
-        let entry = &mut self.entries[handle.index as usize];
+        let entry = &self.entries[handle.index as usize];
         if entry.held.is_empty() || !self.config.tier2 || self.bypass_until.is_some_and(|until| now < until) {
             return true;
         }
-        entry.token = token;
         self.patience.clock(now);
         if !self.fence(now, handle.index) {
             return true;
         }
+        self.entries[handle.index as usize].token = token();
         self.show_load();
         false
     }
@@ -484,6 +515,10 @@ impl Claims {
 
     /// The frame of `ticket` was handed over (taken by the kernel on every emit interface).
     pub fn sent(&mut self, _now: Instant, ticket: Ticket) {
+        if alone::is_alone(ticket) {
+            self.alone.end(ticket);
+            return;
+        }
         let Some(handle) = self.ticketed(ticket) else { return };
         self.resolve_held(handle.index);
         self.forget_entry(handle.index);
@@ -491,6 +526,14 @@ impl Claims {
 
     /// The frame of `ticket` cannot be sent: releases the claim in both tiers.
     pub fn failed(&mut self, _now: Instant, ticket: Ticket) {
+        if alone::is_alone(ticket) {
+            let Some(key) = self.alone.end(ticket) else { return };
+            self.stats.failed.add(1);
+            if self.mutation != Some(Mutation::Tier1KeptAfterRelease) {
+                self.local.remove(&key);
+            }
+            return;
+        }
         let Some(Handle { index, .. }) = self.ticketed(ticket) else { return };
         self.stats.failed.add(1);
         let entry = &mut self.entries[index as usize];
@@ -584,23 +627,30 @@ impl Claims {
         None
     }
 
-    fn win_at_once(&mut self, now: Instant, key: ClaimKey, token: Token, bytes: u32, why: Why) -> Verdict {
-        self.stats.by(why).add(1);
-        let index = self.admit(now, key, token, bytes, State::Ours);
-        Verdict::Won(self.ticket(index))
-    }
-
-    fn queue(&mut self, now: Instant, key: ClaimKey, token: Token, bytes: u32) -> Verdict {
+    fn queue(
+        &mut self,
+        now: Instant,
+        frame: &impl Claimant,
+        token: impl FnOnce() -> Option<Token>,
+    ) -> Verdict {
+        let (key, bytes) = (frame.key(), frame.bytes());
         while self.waiting.would_exceed(&self.wait_limit, bytes) {
             if !self.bypass_oldest() {
-                return self.win_at_once(now, key, token, bytes, Why::Bypassed);
+                return self.pass(key);
             }
         }
-        let index = self.admit(now, key, token, bytes, State::Unclaimed);
+        let Some(token) = token() else { return self.pass(key) };
+        let index = self.admit(now, *key, token, bytes, State::Unclaimed);
         self.waiting.add(bytes);
         let handle = self.handle(index);
         self.unclaimed.push_back(handle);
         Verdict::Wait
+    }
+
+    /// No room to wait: let through undecided.
+    fn pass(&mut self, key: &ClaimKey) -> Verdict {
+        self.stats.by(Why::Bypassed).add(1);
+        Verdict::Won(self.alone.win(key))
     }
 
     /// Sends the oldest frame that was not asked about; `false` where there is none.
@@ -758,6 +808,15 @@ impl Claims {
         self.stats.waiting_bytes.set(self.waiting.bytes as u64);
         self.stats.parked.set(self.parked.load.frames as u64);
         self.stats.parked_bytes.set(self.parked.load.bytes as u64);
+    }
+}
+
+impl Claimant for (ClaimKey, Token, u32) {
+    fn key(&self) -> &ClaimKey {
+        &self.0
+    }
+    fn bytes(&self) -> u32 {
+        self.2
     }
 }
 

@@ -22,8 +22,8 @@ pub mod stats;
 pub mod value;
 
 pub use claims::{
-    Answer, Ask, Claims, ClaimsConfig, Decision, Mark, Mode, Request, RequestId, Ticket, Token, Trust,
-    Verdict, Why,
+    Answer, Ask, Claimant, Claims, ClaimsConfig, Decision, Mark, Mode, Request, RequestId, Ticket, Token,
+    Trust, Verdict, Why,
 };
 pub use driver::Driver;
 pub use fabric::FabricWord;

@@ -85,15 +85,17 @@ impl StreamQueue {
     /// The peer has everything but the last `unacknowledged` of the bytes written: its records are done.
     pub fn acknowledged(&mut self, unacknowledged: usize, mut done: impl FnMut(Handed)) {
         let acknowledged = self.written.saturating_sub(unacknowledged as u64);
+        let mut base = self.base;
         while let Some(record) = self.records.front()
             && record.end <= acknowledged
         {
-            let leaving = usize::try_from(record.end - self.base).unwrap_or(0);
-            self.bytes.drain(..leaving.min(self.bytes.len()));
-            self.base = record.end;
+            base = record.end;
             done(record.handed);
             self.records.pop_front();
         }
+        let leaving = usize::try_from(base - self.base).unwrap_or(0);
+        self.bytes.drain(..leaving.min(self.bytes.len()));
+        self.base = base;
     }
 
     /// The connection broke: the next one begins with the first record that was not acknowledged whole.

@@ -15,7 +15,7 @@ use frame::{DataFrame, HashKey, Kind, SeqNum};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
-use txidset::{ClaimKey, Claims, ClaimsConfig, Class, Decision, LocalSet, Ticket, Verdict, Why};
+use txidset::{ClaimKey, Claimant, Claims, ClaimsConfig, Class, Decision, LocalSet, Ticket, Verdict, Why};
 
 /// Class and id that a frame claims; `None` for kinds that are not delivered.
 pub fn claim_key(frame: &DataFrame<'_>) -> Option<ClaimKey> {
@@ -65,6 +65,15 @@ pub(crate) struct Candidate {
     pub(crate) behind: Option<Novel>,
 }
 
+impl Claimant for Candidate {
+    fn key(&self) -> &ClaimKey {
+        &self.key
+    }
+    fn bytes(&self) -> u32 {
+        self.wire_len
+    }
+}
+
 /// A frame whose id may be new although its number is not.
 #[derive(Clone, Copy)]
 pub(crate) struct Novel {
@@ -81,6 +90,13 @@ struct Waiting {
     parts: Option<Parts>,
 }
 
+impl Waiting {
+    /// Without its bytes.
+    fn empty(wire_len: u32, header_len: u16) -> Waiting {
+        Waiting { frame: Vec::new(), wire_len, header_len, parts: None }
+    }
+}
+
 /// See the module text.
 pub struct Gate {
     claims: Option<Claims>,
@@ -89,8 +105,9 @@ pub struct Gate {
     bytes: usize,
     budget: usize,
     candidates: Vec<Candidate>,
-    asked: Vec<(ClaimKey, u64, u32)>,
     verdicts: Vec<Verdict>,
+    /// Names given to those that wait, in order.
+    waiting: Vec<Slot>,
     pub(super) mutation: Option<Mutation>,
 }
 
@@ -108,8 +125,8 @@ impl Gate {
             bytes: 0,
             budget,
             candidates: Vec::new(),
-            asked: Vec::new(),
             verdicts: Vec::new(),
+            waiting: Vec::new(),
             mutation: None,
         }
     }
@@ -148,24 +165,30 @@ impl Gate {
             self.candidates = candidates;
             return;
         };
-        // Tokens name the waiting copy; it is made only for those that wait.
-        self.asked.clear();
-        for c in &candidates {
-            let empty =
-                Waiting { frame: Vec::new(), wire_len: c.wire_len, header_len: c.header_len, parts: None };
-            let slot = if let Place::Kept(Kept(slot)) = c.place { slot } else { self.kept.insert(empty) };
-            self.asked.push((c.key, slot.token(), c.wire_len));
-        }
         self.verdicts.clear();
+        self.waiting.clear();
         let stats = claims.stats();
         let before = stats.by(Why::BreakerOpen).value();
-        claims.claim(now, &self.asked, &mut self.verdicts);
+        let (kept, waiting, verdicts) = (&mut self.kept, &mut self.waiting, &mut self.verdicts);
+        claims.claim_each(
+            now,
+            &candidates,
+            // Tokens name the waiting copy; it is made only for those that wait.
+            |at| {
+                let c = &candidates[at];
+                let slot = match c.place {
+                    Place::Kept(Kept(slot)) => slot,
+                    Place::Batch(_) => kept.insert(Waiting::empty(c.wire_len, c.header_len)),
+                };
+                waiting.push(slot);
+                Some(slot.token())
+            },
+            |_, verdict| verdicts.push(verdict),
+        );
         // Won without being asked about, because the store does not answer.
         let unasked = stats.by(Why::BreakerOpen).value() - before;
+        let mut waiting = 0;
         for (index, c) in candidates.drain(..).enumerate() {
-            let token = self.asked.get(index).map_or(0, |asked| asked.1);
-            let slot = Slot::of_token(token);
-            let in_batch = if let Place::Batch(at) = c.place { Some(at) } else { None };
             let mut delivery =
                 Delivery { place: c.place, wire_len: c.wire_len, header_len: c.header_len, ticket: None };
             let verdict = self.verdicts.get(index).copied();
@@ -175,11 +198,15 @@ impl Gate {
             match verdict {
                 Some(Verdict::Seen) => {
                     counts.drop(DropReason::Deduplicated);
-                    self.forget(slot);
+                    if let Place::Kept(Kept(slot)) = c.place {
+                        self.forget(slot);
+                    }
                 }
                 Some(Verdict::Wait) => {
                     counts.claims_waited += 1;
-                    if let Some(at) = in_batch {
+                    let slot = self.waiting.get(waiting).copied();
+                    waiting += 1;
+                    if let (Place::Batch(at), Some(slot)) = (c.place, slot) {
                         let frame = bytes_of(at);
                         let padded = self.mutation == Some(Mutation::PaddingDelivered);
                         let frame = frame.get(..c.wire_len as usize).filter(|_| !padded).unwrap_or(frame);
@@ -187,7 +214,7 @@ impl Gate {
                             counts.claims_open += 1;
                             // Settled only when the consumer has it, like any other.
                             delivery.ticket =
-                                self.claims.as_mut().and_then(|claims| claims.let_through(token));
+                                self.claims.as_mut().and_then(|claims| claims.let_through(slot.token()));
                             if delivery.ticket.is_some() {
                                 self.kept.remove(slot);
                             }
@@ -203,9 +230,6 @@ impl Gate {
                     counts.claims_won += 1;
                     if let Some(Verdict::Won(ticket)) = won {
                         delivery.ticket = Some(ticket);
-                    }
-                    if in_batch.is_some() {
-                        self.kept.remove(slot);
                     }
                     out.push(delivery);
                 }
@@ -253,20 +277,25 @@ impl Gate {
 
     /// May the frame still leave under its claim? `false`: the process was late (a pause, a full queue), another
     /// listener may have taken over; the frame is kept and a decision follows.
-    pub(crate) fn may_leave(&mut self, now: Instant, delivery: &Delivery, bytes: &[u8]) -> bool {
+    pub(crate) fn may_leave<'a>(
+        &mut self,
+        now: Instant,
+        delivery: &Delivery,
+        bytes: impl FnOnce() -> &'a [u8],
+    ) -> bool {
         let (Some(claims), Some(ticket)) = (&mut self.claims, delivery.ticket) else { return true };
-        let (wire_len, header_len) = (delivery.wire_len, delivery.header_len);
-        let (slot, copy) = match delivery.place {
-            Place::Kept(Kept(slot)) => (slot, false),
+        let kept = &mut self.kept;
+        let mut copy = None;
+        let may = claims.may_send(now, ticket, || match delivery.place {
+            Place::Kept(Kept(slot)) => slot.token(),
             Place::Batch(_) => {
-                (self.kept.insert(Waiting { frame: Vec::new(), wire_len, header_len, parts: None }), true)
+                let slot = kept.insert(Waiting::empty(delivery.wire_len, delivery.header_len));
+                copy = Some(slot);
+                slot.token()
             }
-        };
-        let may = claims.may_send(now, ticket, slot.token());
-        match (may, copy) {
-            (true, true) => drop(self.kept.remove(slot)),
-            (false, true) => self.fill(slot, bytes),
-            (_, false) => {}
+        });
+        if let Some(slot) = copy {
+            self.fill(slot, bytes());
         }
         may
     }

@@ -47,7 +47,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use txidset::{Claims, ClaimsConfig, LocalSet, Ticket};
-use verify::BLOCK_ANNOUNCE;
+use verify::{BLOCK_ANNOUNCE, Hashes};
 
 /// Datagrams of one burst.
 pub trait Batch {
@@ -128,6 +128,7 @@ pub struct Pipeline {
     tracker: Tracker,
     requester: Requester,
     reassembler: Reassembler,
+    hashes: Hashes,
     gate: Gate,
     counts: Counts,
     deliveries: Vec<Delivery>,
@@ -151,6 +152,7 @@ impl Pipeline {
             requester: Requester::new(registry, seed ^ 0x5EED),
             reassembler: Reassembler::new(settings.reassembly),
             gate: Gate::new(settings.claims.clone(), local, settings.waiting_bytes, seed ^ 0xC1A1),
+            hashes: Hashes::default(),
             counts: Counts::default(),
             deliveries: Vec::new(),
             headers: Vec::new(),
@@ -174,6 +176,7 @@ impl Pipeline {
 
     /// Takes one batch. Afterwards: `take_deliveries`, `take_requests`, `next_timeout`.
     pub fn take<B: Batch + ?Sized>(&mut self, now: Instant, door: Door, batch: &B) {
+        self.hash(now, door, batch);
         for index in 0..batch.len() {
             let taken = self.datagram(now, door, index, batch.source(index), batch.bytes(index));
             if let Err(reason) = taken {
@@ -197,6 +200,23 @@ impl Pipeline {
         self.emit_headers(before, batch);
         self.requester.settle(&mut self.tracker);
         self.requester.on_timeout(now, &mut self.tracker, &mut self.counts);
+    }
+
+    /// Hashes the transactions that will be verified, all at once.
+    fn hash<B: Batch + ?Sized>(&mut self, now: Instant, door: Door, batch: &B) {
+        self.hashes.begin(batch.len());
+        // What comes to the other door must have been asked for before it costs anything.
+        if door != Door::Groups {
+            return;
+        }
+        for index in 0..batch.len() {
+            let Ok(frame) = DataFrame::decode_tx(batch.bytes(index)) else { continue };
+            let (_, _, wanted) = self.classify(now, frame.kind, frame.id, frame.second_id);
+            if wanted.is_ok() && self.filter.admits_source(batch.source(index).ip()) {
+                self.hashes.want(index, &frame, &self.settings.verify);
+            }
+        }
+        self.hashes.compute(|index| batch.bytes(index));
     }
 
     fn datagram(
@@ -277,7 +297,7 @@ impl Pipeline {
         }
         if wanted.is_ok() {
             if self.mutation != Some(Mutation::NothingVerified) {
-                verify(&frame, &self.settings.verify)?;
+                verify(&frame, &self.settings.verify, self.hashes.of(index))?;
             }
             s.trusted = true;
         }
@@ -317,7 +337,7 @@ impl Pipeline {
 
     fn rebuilt(&mut self, now: Instant, rebuilt: Rebuilt) -> Result<(), DropReason> {
         let frame = DataFrame::decode(&rebuilt.frame).map_err(|_| DropReason::FragmentGrid)?;
-        if let Err(reason) = verify(&frame, &self.settings.verify) {
+        if let Err(reason) = verify(&frame, &self.settings.verify, None) {
             if self.reassembler.failed(&rebuilt.parts, &mut self.counts) {
                 for seq in &rebuilt.parts.numbers {
                     self.tracker.reopen(now, rebuilt.parts.hash_key, *seq, &mut self.counts);
@@ -491,11 +511,13 @@ impl Pipeline {
     /// May the frame still leave under its claim? Asked just before it is queued. `false`: it waits again, `decide` will
     /// bring it back if it is still ours to deliver.
     pub fn may_leave<B: Batch + ?Sized>(&mut self, now: Instant, delivery: &Delivery, batch: &B) -> bool {
-        let bytes = match delivery.place {
-            Place::Batch(index) => batch.bytes(index as usize),
-            Place::Kept(_) => &[],
+        let bytes = || {
+            let bytes = match delivery.place {
+                Place::Batch(index) => batch.bytes(index as usize),
+                Place::Kept(_) => &[],
+            };
+            bytes.get(..delivery.wire_len as usize).unwrap_or(bytes)
         };
-        let bytes = bytes.get(..delivery.wire_len as usize).unwrap_or(bytes);
         self.gate.may_leave(now, delivery, bytes)
     }
 

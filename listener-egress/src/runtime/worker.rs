@@ -25,6 +25,8 @@ use txidset::driver::Driver;
 
 /// Datagrams (or trains) of one receive call.
 const BATCH: usize = 64;
+/// Datagrams that a receive call should bring: several passes go over them, so they should still be in the nearer caches.
+const FRAMES: usize = 512;
 /// Receive calls of one socket before the others get their turn.
 const TURNS: usize = 8;
 /// How often totals are shown while there is work.
@@ -82,6 +84,16 @@ struct Inlet {
     socket: Ready<Receiver>,
     door: Door,
     memberships: Vec<Membership>,
+    /// Messages of the next receive call.
+    messages: usize,
+}
+
+impl Inlet {
+    /// The length of the last call's trains says how many messages bring as many datagrams as wanted.
+    fn learn(&mut self, burst: &Burst) {
+        let train = burst.arrivals().len() / burst.used_slots().max(1);
+        self.messages = (FRAMES / train.max(1)).clamp(1, BATCH);
+    }
 }
 
 struct Worker {
@@ -142,7 +154,7 @@ impl Worker {
         let data = start.data.into_iter().map(|j| (j.receiver, Door::Groups, j.memberships));
         let replies = start.requests.into_iter().map(|receiver| (receiver, Door::Replies, Vec::new()));
         let inlets = data.chain(replies).map(|(receiver, door, memberships)| {
-            Ok(Inlet { socket: Ready::new(receiver)?, door, memberships })
+            Ok(Inlet { socket: Ready::new(receiver)?, door, memberships, messages: BATCH })
         });
         let inlets = match inlets.collect::<io::Result<Vec<_>>>() {
             Ok(inlets) => inlets,
@@ -296,10 +308,10 @@ impl Worker {
             for turn in 1..=TURNS {
                 let Some(inlet) = self.inlets.get_mut(index) else { return };
                 self.burst.clear();
-                let burst = &mut self.burst;
-                match inlet.socket.try_read(|receiver| receiver.receive(burst, BATCH)) {
+                let (burst, messages) = (&mut self.burst, inlet.messages);
+                match inlet.socket.try_read(|receiver| receiver.receive(burst, messages)) {
                     Ok(0) => break,
-                    Ok(_) => {}
+                    Ok(_) => inlet.learn(burst),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => {
                         service::limited!(error, 1, "receiving failed: {error}");

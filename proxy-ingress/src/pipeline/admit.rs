@@ -129,13 +129,13 @@ pub fn admit(policy: &Policy, bytes: &[u8], via: Via) -> Result<Admitted, DropRe
     admit_hashed(policy, bytes, via, None)
 }
 
-/// The transaction in a datagram whose hash [`admit_hashed`] can be told: raw, whole, and short.
-pub fn transaction_to_hash(bytes: &[u8]) -> Option<&[u8]> {
+/// Where the transaction lies in a datagram whose hash [`admit_hashed`] can be told: raw, whole, and short.
+pub fn transaction_to_hash(bytes: &[u8]) -> Option<std::ops::Range<usize>> {
     if bytes.len() > LONGEST_TOGETHER || !matches!(Kind::of(bytes), Ok(Kind::Tx | Kind::LegacyTx)) {
         return None;
     }
-    let payload = DataFrame::decode(bytes).ok()?.payload;
-    (!tx::is_extended(payload)).then_some(payload)
+    let frame = DataFrame::decode(bytes).ok()?;
+    (!tx::is_extended(frame.payload)).then(|| frame.header_len()..frame.wire_len())
 }
 
 /// As [`admit`]; `hash` is the double SHA-256 of [`transaction_to_hash`], where it is known.

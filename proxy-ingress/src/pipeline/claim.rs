@@ -12,7 +12,7 @@ use multicast_io::{Burst, Span};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
-use txidset::{ClaimKey, Claims, Decision, Ticket, Token, Verdict};
+use txidset::{ClaimKey, Claimant, Claims, Decision, Ticket, Verdict};
 
 /// A frame on its way through the gate.
 #[derive(Clone, Debug)]
@@ -39,6 +39,24 @@ pub struct Cleared {
 /// Frames of one round, and where their bytes are.
 pub type Batch = Vec<(Candidate, Held)>;
 
+/// A frame whose claim is asked for.
+struct Asked {
+    key: ClaimKey,
+    /// Bytes that it takes while it waits.
+    bytes: u32,
+    /// Place in the batch.
+    at: u32,
+}
+
+impl Claimant for Asked {
+    fn key(&self) -> &ClaimKey {
+        &self.key
+    }
+    fn bytes(&self) -> u32 {
+        self.bytes
+    }
+}
+
 /// See the module text.
 pub struct Gate {
     claims: Claims,
@@ -46,10 +64,10 @@ pub struct Gate {
     slab: Slab<Candidate>,
     /// Frames of this round, written once when they were judged and read once when they are loaded.
     batch: Batch,
-    asked: Vec<(ClaimKey, Token, u32)>,
-    /// Places in `batch` of those asked about.
-    asked_at: Vec<u32>,
+    asked: Vec<Asked>,
     verdicts: Vec<Verdict>,
+    /// Names given to those that wait, in order.
+    waiting: Vec<Key>,
     /// Places in `batch` of frames that may leave and whose bytes are in the burst: they must be taken in this round.
     present: VecDeque<(u32, Option<Ticket>)>,
     /// Frames that may leave and can wait for room.
@@ -70,8 +88,8 @@ impl Gate {
             slab: Slab::new(entries.saturating_add(parked / BLOCK), bytes.saturating_add(parked)),
             batch: Vec::new(),
             asked: Vec::new(),
-            asked_at: Vec::new(),
             verdicts: Vec::new(),
+            waiting: Vec::new(),
             present: VecDeque::new(),
             cleared: VecDeque::new(),
             in_burst: Vec::new(),
@@ -85,23 +103,14 @@ impl Gate {
     }
 
     /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
-    pub fn offer(&mut self, candidate: Candidate, held: Held, tally: &Tally) {
+    pub fn offer(&mut self, candidate: Candidate, held: Held) {
         let at = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         let key = candidate.frame.claim_key().filter(|_| self.claiming);
         let bytes = u32::try_from(held.charge(candidate.frame.len as usize)).unwrap_or(u32::MAX);
         self.batch.push((candidate, held));
-        let Some(key) = key else { return self.clear(at, None) };
-        match self.slab.reserve() {
-            Some(entry) => {
-                self.asked.push((key, entry.token(), bytes));
-                self.asked_at.push(at);
-            }
-            None => {
-                tally.slab_overflow.add(1);
-                if self.mutation != Some(Mutation::FrameWithoutPlaceDropped) {
-                    self.clear(at, None);
-                }
-            }
+        match key {
+            Some(key) => self.asked.push(Asked { key, bytes, at }),
+            None => self.clear(at, None),
         }
     }
 
@@ -120,30 +129,55 @@ impl Gate {
             return;
         }
         self.verdicts.clear();
-        self.claims.claim(now, &self.asked, &mut self.verdicts);
+        self.waiting.clear();
+        let (slab, waiting, verdicts) = (&mut self.slab, &mut self.waiting, &mut self.verdicts);
+        let drops = self.mutation == Some(Mutation::FrameWithoutPlaceDropped);
+        let mut dropped = Vec::new();
+        self.claims.claim_each(
+            now,
+            &self.asked,
+            // Only frames that wait take a name.
+            |asked| match slab.reserve() {
+                Some(name) => {
+                    waiting.push(name);
+                    Some(name.token())
+                }
+                None => {
+                    tally.slab_overflow.add(1);
+                    dropped.extend(drops.then_some(asked));
+                    None
+                }
+            },
+            |_, verdict| verdicts.push(verdict),
+        );
+        let mut waiting = 0;
+        let mut new = 0;
         for asked in 0..self.asked.len().min(self.verdicts.len()) {
-            let (key, at) = (Key::from_token(self.asked[asked].1), self.asked_at[asked]);
+            let at = self.asked[asked].at;
             match self.verdicts[asked] {
                 Verdict::Wait => {
-                    tally.new_locally.add(1);
+                    new += 1;
                     let (candidate, held) = self.batch[at as usize].clone();
+                    let key = self.waiting[waiting];
+                    waiting += 1;
                     self.slab.fill(key, candidate, held);
                     self.in_burst.push(key);
                 }
                 Verdict::Seen => {
                     tally.seen_locally.add(1);
-                    self.slab.unreserve(key);
                     tally.deduped(self.batch[at as usize].0.frame.kind).add(1);
                 }
                 Verdict::Won(ticket) => {
-                    tally.new_locally.add(1);
-                    self.slab.unreserve(key);
+                    new += 1;
+                    if dropped.contains(&asked) {
+                        continue;
+                    }
                     self.clear(at, Some(ticket));
                 }
             }
         }
+        tally.new_locally.add(new);
         self.asked.clear();
-        self.asked_at.clear();
     }
 
     /// The frames of this round, while those of them that may leave are loaded.
@@ -181,7 +215,7 @@ impl Gate {
                         .is_none_or(|(_, held)| matches!(held, Held::Gone));
                     // An owner that comes late asks again: a sibling may have taken over.
                     let asks = self.mutation != Some(Mutation::LateFrameSent);
-                    if !gone && asks && !self.claims.may_send(now, ticket, token) {
+                    if !gone && asks && !self.claims.may_send(now, ticket, || token) {
                         continue;
                     }
                     match self.slab.release(Key::from_token(token)) {

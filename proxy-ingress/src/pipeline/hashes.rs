@@ -1,46 +1,42 @@
 //! The hashes of a round's transactions, all computed together.
 //!
-//! Verifying an id is a double SHA-256, the largest single cost of a frame. Processors with wide vectors hash sixteen
-//! messages side by side for little more than half of the price; they have to be of similar length, so the round is
-//! sorted by length first. On other processors nothing happens here and `admit` hashes frame by frame.
+//! Verifying an id is a double SHA-256, the largest single cost of a frame; messages of similar length hash side by side
+//! for little more than half of the price ([`sha256d_each`]).
 
 use super::admit::{Policy, transaction_to_hash};
-use frame::{TxId, hash};
-use multicast_io::{Arrival, Burst};
-
-/// Fewer are hashed one by one.
-const FEWEST: usize = 8;
+use frame::TxId;
+use frame::hash::{Message, sha256d_each};
+use multicast_io::{Arrival, Burst, Span};
 
 /// Hashes by position in the round; reused from round to round.
 #[derive(Debug, Default)]
 pub struct Hashes {
     found: Vec<Option<TxId>>,
-    /// Length and position.
-    order: Vec<u64>,
+    messages: Vec<Message>,
+    sorted: Vec<Message>,
 }
 
 impl Hashes {
     /// Hashes what can be hashed together; what was found before is forgotten.
     pub fn take_batch(&mut self, policy: &Policy, burst: &Burst, arrivals: &[Arrival]) {
         self.found.clear();
-        if !policy.verify_payload_hash || arrivals.len() < FEWEST || hash::lanes() == 1 {
+        if !policy.verify_payload_hash {
             return;
         }
-        let transaction = |at: u32| transaction_to_hash(burst.bytes(arrivals[at as usize].span));
-        self.order.clear();
-        self.order.extend((0_u32..).zip(arrivals).filter_map(|(at, _)| {
-            let length = transaction(at)?.len() as u64;
-            Some(length << 32 | u64::from(at))
+        self.messages.clear();
+        self.messages.extend((0_u32..).zip(arrivals).filter_map(|(at, arrival)| {
+            let inside = transaction_to_hash(burst.bytes(arrival.span))?;
+            let start = u32::try_from(inside.start).ok()?;
+            Some(Message { at, from: arrival.span.start + start, len: u32::try_from(inside.len()).ok()? })
         }));
-        self.order.sort_unstable();
         self.found.resize(arrivals.len(), None);
-        #[allow(clippy::cast_possible_truncation, reason = "the low half of a key is the position")]
-        let order = self.order.iter().map(|&key| key as u32);
+        self.sorted.resize(self.messages.len(), Message::default());
         let found = &mut self.found;
-        hash::sha256d_each(
-            order,
-            |at| transaction(at).unwrap_or_default(),
-            |at, id| found[at as usize] = Some(TxId(id)),
+        sha256d_each(
+            &self.messages,
+            &mut self.sorted,
+            |message| burst.bytes(Span { start: message.from, len: message.len }),
+            |message, id| found[message.at as usize] = Some(TxId(id)),
         );
     }
 

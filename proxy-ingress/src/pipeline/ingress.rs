@@ -251,7 +251,7 @@ impl Ingress {
                     self.tally.subtree_roots_ok.add(1);
                 }
                 let held = held(&frame);
-                self.gate.offer(Candidate { frame, sender, since: now }, held, &self.tally);
+                self.gate.offer(Candidate { frame, sender, since: now }, held);
             }
         }
     }

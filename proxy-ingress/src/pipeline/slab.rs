@@ -117,14 +117,6 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Gives back a name that was never filled.
-    pub fn unreserve(&mut self, key: Key) {
-        if let Some(entry) = self.entries.get_mut(key.index as usize) {
-            entry.generation = entry.generation.wrapping_add(1);
-            self.free_entries.push(key.index);
-        }
-    }
-
     /// The entry of `key`, unless it was released.
     pub fn find(&mut self, key: Key) -> Option<&mut (T, Held)> {
         let entry = self.entries.get_mut(key.index as usize)?;

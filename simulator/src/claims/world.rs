@@ -311,7 +311,7 @@ impl World {
     fn emit(&mut self, worker: usize, token: u64, ticket: Ticket, why: Option<Why>) {
         let node = self.workers[worker].node;
         let now = self.instant(node);
-        if !self.workers[worker].claims.may_send(now, ticket, token) {
+        if !self.workers[worker].claims.may_send(now, ticket, || token) {
             self.trace(|| format!("worker {worker} is late with token {token} and asks again"));
             return self.pump(worker);
         }

@@ -258,7 +258,7 @@ fn an_owner_that_wakes_late_asks_before_it_sends() {
     assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver));
     let (ticket, _) = world.sent[&(0, 1)];
     let now = world.now;
-    assert!(!world.workers[0].may_send(now, ticket, 1));
+    assert!(!world.workers[0].may_send(now, ticket, || 1));
     world.sent.remove(&(0, 1));
     world.hand_over(1, 1);
     world.run(&[0, 1], 150);
@@ -273,7 +273,7 @@ fn an_owner_that_wakes_late_but_first_sends() {
     let (ticket, _) = world.sent[&(0, 1)];
     world.now += 200 * MS;
     let now = world.now;
-    assert!(!world.workers[0].may_send(now, ticket, 1));
+    assert!(!world.workers[0].may_send(now, ticket, || 1));
     world.sent.clear();
     world.pump(0);
     assert_eq!(world.why_sent(0, 1), Some(Why::Won));

@@ -1,0 +1,67 @@
+//! Claims that tier 1 alone decided about: nothing was asked, nothing will be answered. All that must be known of them is
+//! which key a failed send gives back, and that each is answered once.
+//!
+//! Cost: 40 bytes a frame in flight, written when it is won and looked at when it is answered.
+
+use super::Ticket;
+use crate::ClaimKey;
+
+/// Set in the index of a ticket of this kind; entries of the protocol are far fewer than 2^31.
+const ALONE: u32 = 1 << 31;
+
+/// See the module text.
+#[derive(Default)]
+pub(super) struct Alone {
+    won: Vec<Won>,
+    free: Vec<u32>,
+}
+
+struct Won {
+    /// Changes when the claim is answered: a second answer finds nothing.
+    generation: u32,
+    key: ClaimKey,
+}
+
+/// Whether `ticket` was given out here.
+pub(super) fn is_alone(ticket: Ticket) -> bool {
+    halves(ticket).0 & ALONE != 0
+}
+
+impl Alone {
+    #[inline]
+    pub(super) fn win(&mut self, key: &ClaimKey) -> Ticket {
+        let (index, generation) = match self.free.pop() {
+            Some(index) => {
+                let won = &mut self.won[index as usize];
+                won.key = *key;
+                (index, won.generation)
+            }
+            None => {
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    reason = "frames in flight are bounded far below 2^31"
+                )]
+                let index = self.won.len() as u32;
+                self.won.push(Won { generation: 0, key: *key });
+                (index, 0)
+            }
+        };
+        Ticket(u64::from(generation) << 32 | u64::from(index | ALONE))
+    }
+
+    /// The claim is answered; its key, unless it was answered before.
+    #[inline]
+    pub(super) fn end(&mut self, ticket: Ticket) -> Option<ClaimKey> {
+        let (index, generation) = halves(ticket);
+        let index = index & !ALONE;
+        let won = self.won.get_mut(index as usize).filter(|won| won.generation == generation)?;
+        won.generation = generation.wrapping_add(1);
+        self.free.push(index);
+        Some(won.key)
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the two halves")]
+fn halves(ticket: Ticket) -> (u32, u32) {
+    (ticket.0 as u32, (ticket.0 >> 32) as u32)
+}

@@ -25,6 +25,10 @@ pub struct Recent {
     began_wall: SystemTime,
 }
 
+/// A time, as the ring keeps it.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment(u64);
+
 /// One line of cache holds two. `id` is zero while the rest changes.
 #[derive(Debug, Default)]
 #[repr(align(32))]
@@ -48,17 +52,22 @@ impl Recent {
         }
     }
 
+    /// When the next frames are noted: once a burst.
+    pub fn moment(&self, now: Instant) -> Moment {
+        let micros = now.saturating_duration_since(self.began).as_micros();
+        Moment(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
     /// Notes a frame. For the worker alone.
-    pub fn note(&self, now: Instant, id: u64, flow: u64, seq: u64) {
+    pub fn note(&self, Moment(micros): Moment, id: u64, flow: u64, seq: u64) {
         let at = self.written.load(Ordering::Relaxed);
         self.written.store(at.wrapping_add(1), Ordering::Relaxed);
         #[allow(clippy::cast_possible_truncation, reason = "the low bits choose the place")]
         let entry = &self.entries[at as usize % ENTRIES];
-        let micros = now.saturating_duration_since(self.began).as_micros();
         entry.id.store(0, Ordering::Release);
         entry.flow.store(flow, Ordering::Release);
         entry.seq.store(seq, Ordering::Release);
-        entry.micros.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Release);
+        entry.micros.store(micros, Ordering::Release);
         entry.id.store(id, Ordering::Release);
     }
 
@@ -114,8 +123,8 @@ mod tests {
     fn what_was_noted_is_found_until_it_is_overwritten() {
         let recent = Recent::new("sent");
         let now = Instant::now();
-        recent.note(now, 7, 0xAB, 1);
-        recent.note(now + Duration::from_secs(1), 7, 0xAB, 2);
+        recent.note(recent.moment(now), 7, 0xAB, 1);
+        recent.note(recent.moment(now + Duration::from_secs(1)), 7, 0xAB, 2);
         let seqs = |recent: &Recent| {
             let found = recent.find("0", 7);
             let frames = found["frames"].as_array().unwrap().clone();
@@ -125,7 +134,7 @@ mod tests {
         assert_eq!(recent.find("0", 7)["frames"][0]["flow"], "00000000000000ab");
         assert!(recent.find("0", 8)["frames"].as_array().unwrap().is_empty());
         for seq in 0..ENTRIES as u64 - 1 {
-            recent.note(now, 9, 1, seq);
+            recent.note(recent.moment(now), 9, 1, seq);
         }
         assert_eq!(seqs(&recent), [2]);
     }

@@ -455,7 +455,7 @@ impl Claims {
                 }
                 Some(_) => {
                     at_once += 1;
-                    Verdict::Won(self.alone.win(batch[at].key()))
+                    Verdict::Won(self.alone.win(batch[at].key(), self.cohorts.enter()))
                 }
                 None => self.queue(now, &batch[at], || token(at)),
             };
@@ -516,7 +516,7 @@ impl Claims {
     /// The frame of `ticket` was handed over (taken by the kernel on every emit interface).
     pub fn sent(&mut self, _now: Instant, ticket: Ticket) {
         if alone::is_alone(ticket) {
-            self.alone.end(ticket);
+            self.end_alone(ticket);
             return;
         }
         let Some(handle) = self.ticketed(ticket) else { return };
@@ -527,7 +527,7 @@ impl Claims {
     /// The frame of `ticket` cannot be sent: releases the claim in both tiers.
     pub fn failed(&mut self, _now: Instant, ticket: Ticket) {
         if alone::is_alone(ticket) {
-            let Some(key) = self.alone.end(ticket) else { return };
+            let Some(key) = self.end_alone(ticket) else { return };
             self.stats.failed.add(1);
             if self.mutation != Some(Mutation::Tier1KeptAfterRelease) {
                 self.local.remove(&key);
@@ -627,6 +627,12 @@ impl Claims {
         None
     }
 
+    fn end_alone(&mut self, ticket: Ticket) -> Option<ClaimKey> {
+        let (key, cohort) = self.alone.end(ticket)?;
+        self.cohorts.leave(cohort);
+        Some(key)
+    }
+
     fn queue(
         &mut self,
         now: Instant,
@@ -650,7 +656,7 @@ impl Claims {
     /// No room to wait: let through undecided.
     fn pass(&mut self, key: &ClaimKey) -> Verdict {
         self.stats.by(Why::Bypassed).add(1);
-        Verdict::Won(self.alone.win(key))
+        Verdict::Won(self.alone.win(key, self.cohorts.enter()))
     }
 
     /// Sends the oldest frame that was not asked about; `false` where there is none.

@@ -13,6 +13,7 @@ use cache_backend::Backend;
 use frame::digest::Entry;
 use frame::{Advert, SubtreeGroupAnnounce};
 use multicast_io::{Burst, Interface, Loss, Ready, Receiver};
+use service::recent::Moment;
 use service::{Condition, Lifecycle};
 use std::future::{pending, poll_fn};
 use std::io;
@@ -26,7 +27,10 @@ use txidset::driver::Driver;
 /// Datagrams (or trains) of one receive call.
 const BATCH: usize = 64;
 /// Datagrams that a receive call should bring: several passes go over them, so they should still be in the nearer caches.
-const FRAMES: usize = 512;
+const FRAMES: usize = 256;
+/// Bytes for the consumer that are handed over although more may be received at once: a write wakes whoever reads, and
+/// trains are the longer the more there is to choose from.
+const HANDFUL: usize = 256 << 10;
 /// Receive calls of one socket before the others get their turn.
 const TURNS: usize = 8;
 /// How often totals are shown while there is work.
@@ -114,6 +118,8 @@ struct Worker {
     deliveries: Vec<Delivery>,
     requests: Vec<Request>,
     fates: Fates,
+    /// The consumer's queue holds what was not offered to it yet.
+    held_back: bool,
     scratch: Scratch,
     shown_at: Instant,
     rejoin_at: Instant,
@@ -179,6 +185,7 @@ impl Worker {
             deliveries: Vec::new(),
             requests: Vec::new(),
             fates: Fates::default(),
+            held_back: false,
             scratch: Scratch::default(),
             shown_at: now,
             rejoin_at: now + REJOIN,
@@ -229,7 +236,7 @@ impl Worker {
         self.consumer.abandon(&mut self.fates);
         let now = Instant::now();
         self.settle_fates(now);
-        self.pump(now);
+        self.pump(now, true);
         self.pipeline.stop();
         self.log_losses();
         self.show(now);
@@ -287,7 +294,7 @@ impl Worker {
         self.receive();
         let now = Instant::now();
         self.pipeline.on_timeout(now);
-        self.pump(now);
+        self.pump(now, true);
         self.send_requests();
         self.log_losses();
         if now.duration_since(self.shown_at) >= SHOW || !self.more {
@@ -330,13 +337,13 @@ impl Worker {
         self.loss.apply(&mut self.burst, 0);
         let now = Instant::now();
         self.pipeline.take(now, door, &self.burst);
-        self.pump(now);
+        self.pump(now, false);
         self.send_requests();
         now
     }
 
-    /// Claims forward, frames out.
-    fn pump(&mut self, now: Instant) {
+    /// Claims forward, frames out: to the consumer's queue, and from there once enough are together or `all` shall leave.
+    fn pump(&mut self, now: Instant, all: bool) {
         if let Some(claims) = self.pipeline.claims_mut() {
             self.driver.pump(claims, now);
         }
@@ -345,19 +352,27 @@ impl Worker {
         let mut deliveries = std::mem::take(&mut self.deliveries);
         // A stop of the process between claiming and delivering must not go unnoticed: the time is read again.
         let now = Instant::now();
+        let moment = self.cells.recent.moment(now);
         for delivery in deliveries.drain(..) {
-            self.deliver(now, &delivery);
+            self.deliver(now, moment, &delivery);
         }
         self.deliveries = deliveries;
         self.send_headers();
-        self.consumer.flush(now, &mut self.fates);
-        self.settle_fates(now);
+        if all || self.consumer.bytes() >= HANDFUL {
+            self.flush(now);
+        }
         if let Some(claims) = self.pipeline.claims_mut() {
             self.driver.pump(claims, now);
         }
     }
 
-    fn deliver(&mut self, now: Instant, delivery: &Delivery) {
+    fn flush(&mut self, now: Instant) {
+        self.held_back = false;
+        self.consumer.flush(now, &mut self.fates);
+        self.settle_fates(now);
+    }
+
+    fn deliver(&mut self, now: Instant, moment: Moment, delivery: &Delivery) {
         if !self.pipeline.may_leave(now, delivery, &self.burst) {
             return;
         }
@@ -374,7 +389,7 @@ impl Worker {
                 record.len()
             );
             self.pipeline.undelivered(now, delivery.ticket, DropReason::TooLongForUdp);
-        } else if self.consumer.push(record, handed).is_err() {
+        } else if !queue(&mut self.consumer, &mut self.fates, &mut self.held_back, now, record, handed) {
             service::limited!(
                 warn,
                 1,
@@ -383,7 +398,7 @@ impl Worker {
             );
             self.pipeline.no_room(now, delivery, &self.burst);
         } else if let Some((id, key, seq)) = stamped {
-            self.cells.recent.note(now, id, key.0, seq.0);
+            self.cells.recent.note(moment, id, key.0, seq.0);
         }
         self.pipeline.release(delivery);
     }
@@ -494,6 +509,24 @@ impl Worker {
             }
         }
     }
+}
+
+/// Queues a record; `false` if there is no room. What was held back leaves before a queue counts as full.
+fn queue(
+    consumer: &mut Consumer,
+    fates: &mut Fates,
+    held_back: &mut bool,
+    now: Instant,
+    record: &[u8],
+    handed: Handed,
+) -> bool {
+    let mut queued = consumer.push(record, handed);
+    if queued.is_err() && std::mem::take(held_back) {
+        consumer.flush(now, fates);
+        queued = consumer.push(record, handed);
+    }
+    *held_back |= queued.is_ok();
+    queued.is_ok()
 }
 
 async fn next_news(inbox: &mut Option<mpsc::Receiver<News>>) -> Option<News> {

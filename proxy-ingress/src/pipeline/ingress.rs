@@ -21,6 +21,7 @@ use bytes::Bytes;
 use frame::data::{HEADER, HeaderFields, encode_header, stamp};
 use frame::digest::Entry;
 use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits, TxId};
+use multicast_io::pages::prefetch;
 use multicast_io::{Burst, Span, Train};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +37,10 @@ const BATCH: usize = 1024;
 const LOADS: usize = 4096;
 /// Heap that must be free before another waiting frame is fetched: more than the largest whole frame and its header.
 const HEAP_RESERVE: usize = 2 * (64 << 10);
+
+/// Frames ahead whose headers are loaded before they are numbered, and the byte that is looked for.
+const AHEAD: usize = 8;
+const STAMPED: usize = 40;
 
 /// What the pipeline of a worker needs to know.
 #[derive(Clone, Debug)]
@@ -187,6 +192,12 @@ impl Ingress {
 
     /// Judges and claims the arrivals of `burst` from index `from` on.
     pub fn receive(&mut self, now: Instant, burst: &Burst, from: usize) {
+        self.judge(now, burst, from);
+        self.ask(now);
+    }
+
+    /// Judges the arrivals of `burst` from index `from` on. [`Ingress::ask`] follows the last of them.
+    pub fn judge(&mut self, now: Instant, burst: &Burst, from: usize) {
         let arrivals = burst.arrivals().get(from..).unwrap_or_default();
         let mut bytes = 0;
         self.hashes.take_batch(&self.config.policy, burst, arrivals);
@@ -197,7 +208,6 @@ impl Ingress {
         }
         self.tally.packets_received.add(arrivals.len() as u64);
         self.tally.bytes_received.add(bytes);
-        self.ask(now);
     }
 
     /// Judges one datagram that is in `burst`. [`Ingress::ask`] follows the last one.
@@ -443,11 +453,18 @@ impl Ingress {
         };
         self.plan.make(&limits, &self.cars);
         self.emission.clear();
+        let moment = self.tally.recent.moment(now);
         for at in 0..self.plan.order.len() {
+            // The order is that of lengths: headers lie anywhere in the burst.
+            if let Some(&ahead) = self.plan.order.get(at + AHEAD)
+                && let Some(stamped) = burst.bytes(self.loads[ahead as usize].span).get(STAMPED)
+            {
+                prefetch(stamped);
+            }
             let load = &self.loads[self.plan.order[at] as usize];
             let flow = number(&mut self.flows, burst, load);
             if let Some((id, key, seq)) = frame::data::stamped(burst.bytes(load.span)) {
-                self.tally.recent.note(now, id, key.0, seq.0);
+                self.tally.recent.note(moment, id, key.0, seq.0);
             }
             self.emission.frames.push(load.span);
             self.emission.owners.push(Owner { flow, debt: load.debt });

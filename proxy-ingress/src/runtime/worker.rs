@@ -22,6 +22,10 @@ use txidset::driver::Driver;
 
 /// Receive slots: each takes a datagram or a train of up to 64 KiB.
 const SLOTS: usize = 128;
+/// Datagrams that one receive call should bring: they are judged while they are in the nearer caches.
+const FRAMES: usize = 256;
+/// Least time between two readings of the counts that the kernel keeps: each is a system call.
+const SHOW: Duration = Duration::from_millis(10);
 /// A round takes no more datagrams than this, so that the first does not wait for the last.
 const ROUND: usize = 1024;
 /// Room for everything that a receive can make the pipeline copy (bare transactions, fragments), and then some.
@@ -87,6 +91,13 @@ struct Worker {
     more: bool,
     /// When the last datagram or message came.
     last_input: Instant,
+    /// Messages of the next receive call.
+    messages_per_call: usize,
+    /// Arrivals of the burst that were judged.
+    judged: usize,
+    shown_at: Instant,
+    /// Something was received since.
+    stale: bool,
 }
 
 /// Why a worker woke.
@@ -132,6 +143,10 @@ impl Worker {
             ready: start.ready,
             more: true,
             last_input: now,
+            messages_per_call: start.recv_batch,
+            judged: 0,
+            shown_at: now,
+            stale: false,
         })
     }
 
@@ -157,6 +172,7 @@ impl Worker {
             let now = Instant::now();
             let quiet = now.duration_since(self.last_input.max(began)) >= DRAIN_QUIET;
             if !self.more && (quiet || now.duration_since(began) >= DRAIN_ACCEPT) {
+                self.read_sockets();
                 self.receiver = None;
             }
             let input_ended = self.receiver.is_none() && self.messages.is_none();
@@ -182,8 +198,9 @@ impl Worker {
         let busy = (self.ingress.is_busy() || (self.more && self.receiver.is_some())) && !blocked;
         let take_messages = self.messages.is_some() && self.ingress.may_read_streams();
         let listening = self.receiver.is_some() && !self.more && !blocked;
-        let (receiver, burst, batch) = (&mut self.receiver, &mut self.burst, self.recv_batch);
+        let (receiver, burst, batch) = (&mut self.receiver, &mut self.burst, self.messages_per_call);
         let report = Instant::now() + Ingress::REPORT_EVERY;
+        let report = if self.stale { report.min(self.shown_at + SHOW) } else { report };
         let timer = self.ingress.next_timeout().map_or(report, |at| at.min(report));
         let messages = &mut self.messages;
         let woken = tokio::select! {
@@ -206,10 +223,11 @@ impl Worker {
     }
 
     async fn round(&mut self, batch: Option<Batch>) {
+        self.judge(Instant::now());
         self.receive().await;
         let now = Instant::now();
         let udp = !self.burst.arrivals().is_empty();
-        self.ingress.receive(now, &self.burst, 0);
+        self.ingress.ask(now);
         let tcp = self.take_messages(now, batch);
         if udp || tcp {
             self.last_input = now;
@@ -224,12 +242,16 @@ impl Worker {
             self.ingress.finish(now, &mut self.burst);
         }
         self.burst.clear();
+        self.judged = 0;
         let after = Instant::now();
         // Answers about what was sent, and releases, go to the store now.
         self.driver.pump(self.ingress.claims(), after);
         self.ingress.tick(after, &mut self.senders);
         if udp {
             self.tally.burst_time.observe(after.saturating_duration_since(now));
+        }
+        if udp || self.stale {
+            self.show_sockets(after);
         }
     }
 
@@ -243,14 +265,15 @@ impl Worker {
             if self.burst.free_slots() == 0 || self.burst.arrivals().len() >= ROUND {
                 break;
             }
-            match receiver.get_mut().receive(&mut self.burst, self.recv_batch) {
+            match receiver.get_mut().receive(&mut self.burst, self.messages_per_call) {
                 Ok(0) => break,
-                Ok(_) => {}
+                Ok(_) => self.judge(Instant::now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.more = false;
                     if !self.linger(&mut until).await {
                         break;
                     }
+                    self.judge(Instant::now());
                 }
                 Err(error) => {
                     self.more = false;
@@ -259,10 +282,30 @@ impl Worker {
                 }
             }
         }
-        self.show_sockets();
     }
 
-    fn show_sockets(&self) {
+    /// Judges what has arrived since the last time.
+    fn judge(&mut self, now: Instant) {
+        let arrivals = self.burst.arrivals().len();
+        if arrivals == self.judged {
+            return;
+        }
+        let train = arrivals / self.burst.used_slots().max(1);
+        self.messages_per_call = (FRAMES / train.max(1)).clamp(1, self.recv_batch);
+        self.ingress.judge(now, &self.burst, self.judged);
+        self.judged = arrivals;
+    }
+
+    fn show_sockets(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.shown_at) < SHOW {
+            self.stale = true;
+            return;
+        }
+        (self.shown_at, self.stale) = (now, false);
+        self.read_sockets();
+    }
+
+    fn read_sockets(&self) {
         let Some(receiver) = self.receiver.as_ref().map(Ready::get_ref) else { return };
         let senders = || self.senders.iter().map(Ready::get_ref);
         let queued: u64 = senders().map(Sender::queued_errors).sum();
@@ -278,7 +321,7 @@ impl Worker {
             return false;
         }
         let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + self.emit_delay);
-        let more = receive(&mut self.receiver, &mut self.burst, self.recv_batch);
+        let more = receive(&mut self.receiver, &mut self.burst, self.messages_per_call);
         matches!(tokio::time::timeout_at(until, more).await, Ok(Ok(_)))
     }
 

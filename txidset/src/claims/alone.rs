@@ -1,7 +1,7 @@
 //! Claims that tier 1 alone decided about: nothing was asked, nothing will be answered. All that must be known of them is
 //! which key a failed send gives back, and that each is answered once.
 //!
-//! Cost: 40 bytes a frame in flight, written when it is won and looked at when it is answered.
+//! Cost: 48 bytes a frame in flight, written when it is won and looked at when it is answered.
 
 use super::Ticket;
 use crate::ClaimKey;
@@ -20,6 +20,8 @@ struct Won {
     /// Changes when the claim is answered: a second answer finds nothing.
     generation: u32,
     key: ClaimKey,
+    /// Between which marks it came.
+    cohort: u64,
 }
 
 /// Whether `ticket` was given out here.
@@ -29,11 +31,11 @@ pub(super) fn is_alone(ticket: Ticket) -> bool {
 
 impl Alone {
     #[inline]
-    pub(super) fn win(&mut self, key: &ClaimKey) -> Ticket {
+    pub(super) fn win(&mut self, key: &ClaimKey, cohort: u64) -> Ticket {
         let (index, generation) = match self.free.pop() {
             Some(index) => {
                 let won = &mut self.won[index as usize];
-                won.key = *key;
+                (won.key, won.cohort) = (*key, cohort);
                 (index, won.generation)
             }
             None => {
@@ -42,22 +44,22 @@ impl Alone {
                     reason = "frames in flight are bounded far below 2^31"
                 )]
                 let index = self.won.len() as u32;
-                self.won.push(Won { generation: 0, key: *key });
+                self.won.push(Won { generation: 0, key: *key, cohort });
                 (index, 0)
             }
         };
         Ticket(u64::from(generation) << 32 | u64::from(index | ALONE))
     }
 
-    /// The claim is answered; its key, unless it was answered before.
+    /// The claim is answered; its key and cohort, unless it was answered before.
     #[inline]
-    pub(super) fn end(&mut self, ticket: Ticket) -> Option<ClaimKey> {
+    pub(super) fn end(&mut self, ticket: Ticket) -> Option<(ClaimKey, u64)> {
         let (index, generation) = halves(ticket);
         let index = index & !ALONE;
         let won = self.won.get_mut(index as usize).filter(|won| won.generation == generation)?;
         won.generation = generation.wrapping_add(1);
         self.free.push(index);
-        Some(won.key)
+        Some((won.key, won.cohort))
     }
 }
 

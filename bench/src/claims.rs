@@ -69,7 +69,7 @@ async fn claim(args: &Args) -> anyhow::Result<Value> {
         driver.pump(&mut claims, now);
         while let Some(decision) = claims.next_decision() {
             if let Decision::Send { token, ticket, .. } = decision
-                && claims.may_send(now, ticket, token)
+                && claims.may_send(now, ticket, || token)
             {
                 claims.sent(now, ticket);
             }

@@ -31,11 +31,19 @@ pub struct Parsed {
 /// Walks one transaction (raw or EF) at the front of `bytes`. `TxTruncated` means that more bytes may complete it,
 /// `TxMalformed` that none can. Counts are checked against what is left before they are believed.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, DecodeError> {
-    let mut scanner = Scanner::default();
-    match scanner.advance(bytes)? {
-        Boundary::Message(len) => Ok(Parsed { len, extended: scanner.extended }),
-        Boundary::Need(_) => Err(DecodeError::TxTruncated),
+    let mut walk = Walk { bytes, at: 0 };
+    let extended = walk.head()?;
+    for _ in 0..walk.input_count(extended)? {
+        walk.input()?;
+        if extended {
+            walk.extension()?;
+        }
     }
+    for _ in 0..walk.output_count()? {
+        walk.output()?;
+    }
+    walk.skip(LOCK_TIME)?;
+    Ok(Parsed { len: walk.at, extended })
 }
 
 /// True when the payload carries the EF marker `00 00 00 00 00 EF` at offset 4 (wire 1.2).

@@ -214,7 +214,7 @@ impl Worker {
             _ = self.draining.changed() => Woken::Other,
         };
         match woken {
-            Woken::Readable => self.more = true,
+            Woken::Readable => self.more = self.is_more(self.burst.used_slots(), self.messages_per_call),
             Woken::Messages(Some(batch)) => return Some(batch),
             Woken::Messages(None) => self.messages = None,
             Woken::Other => {}
@@ -265,9 +265,17 @@ impl Worker {
             if self.burst.free_slots() == 0 || self.burst.arrivals().len() >= ROUND {
                 break;
             }
-            match receiver.get_mut().receive(&mut self.burst, self.messages_per_call) {
+            let (before, asked) =
+                (self.burst.used_slots(), self.messages_per_call.min(self.burst.free_slots()));
+            match receiver.get_mut().receive(&mut self.burst, asked) {
                 Ok(0) => break,
-                Ok(_) => self.judge(Instant::now()),
+                Ok(_) => {
+                    self.more = self.is_more(self.burst.used_slots() - before, asked);
+                    self.judge(Instant::now());
+                    if !self.more {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.more = false;
                     if !self.linger(&mut until).await {
@@ -282,6 +290,12 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// A call that took fewer messages than it could has emptied the queue: what came since is for the next round, and what
+    /// it took leaves first. Unless it is to wait for others.
+    fn is_more(&self, taken: usize, asked: usize) -> bool {
+        taken >= asked || !self.emit_delay.is_zero()
     }
 
     /// Judges what has arrived since the last time.

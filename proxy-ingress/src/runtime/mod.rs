@@ -212,6 +212,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
             opened: Some(opened),
             recv_batch: config.recv_batch,
             emit_delay: config.emit_delay,
+            busy_poll: config.busy_poll,
             drain_timeout: config.common.drain_timeout,
         };
         let worker = service::lifecycle::spawn_worker(format!("proxy-{index}"), move || worker::run(start));

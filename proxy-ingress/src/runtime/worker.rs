@@ -54,6 +54,7 @@ pub(super) struct Start {
     pub(super) opened: Option<oneshot::Sender<anyhow::Result<()>>>,
     pub(super) recv_batch: usize,
     pub(super) emit_delay: Duration,
+    pub(super) busy_poll: Duration,
     pub(super) drain_timeout: Duration,
 }
 
@@ -85,6 +86,9 @@ struct Worker {
     draining: watch::Receiver<bool>,
     recv_batch: usize,
     emit_delay: Duration,
+    busy_poll: Duration,
+    /// Until then the worker looks for datagrams instead of sleeping.
+    awake_until: Instant,
     drain_timeout: Duration,
     ready: Condition,
     /// The kernel's queue may hold more than was taken.
@@ -139,6 +143,8 @@ impl Worker {
             draining: start.draining,
             recv_batch: start.recv_batch,
             emit_delay: start.emit_delay,
+            busy_poll: start.busy_poll,
+            awake_until: now,
             drain_timeout: start.drain_timeout,
             ready: start.ready,
             more: true,
@@ -194,6 +200,7 @@ impl Worker {
 
     /// Waits for something to do; a batch of messages, if that was it.
     async fn wait(&mut self) -> Option<Batch> {
+        self.more |= Instant::now() < self.awake_until;
         let blocked = self.ingress.is_blocked();
         let busy = (self.ingress.is_busy() || (self.more && self.receiver.is_some())) && !blocked;
         let take_messages = self.messages.is_some() && self.ingress.may_read_streams();
@@ -223,7 +230,8 @@ impl Worker {
     }
 
     async fn round(&mut self, batch: Option<Batch>) {
-        self.judge(Instant::now());
+        let began = Instant::now();
+        self.judge(began);
         self.receive().await;
         let now = Instant::now();
         let udp = !self.burst.arrivals().is_empty();
@@ -249,6 +257,9 @@ impl Worker {
         self.ingress.tick(after, &mut self.senders);
         if udp {
             self.tally.burst_time.observe(after.saturating_duration_since(now));
+            // Sleeping and waking cost about as much as a short round: it is not worth it where the next datagram comes
+            // within that time, and where it does not, looking for it has at most doubled the cost.
+            self.awake_until = after + self.busy_poll.min(after.saturating_duration_since(began));
         }
         if udp || self.stale {
             self.show_sockets(after);

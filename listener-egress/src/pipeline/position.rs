@@ -99,7 +99,10 @@ impl Positions {
                 *highest = next.max(*highest);
             }
         }
-        Positions { endpoints, flows: flows.into_iter().collect() }
+        let mut flows: Vec<(HashKey, u64)> = flows.into_iter().collect();
+        // In one order for all processes: what follows from it can be repeated.
+        flows.sort_unstable_by_key(|(key, _)| key.0);
+        Positions { endpoints, flows }
     }
 }
 

@@ -68,8 +68,7 @@ impl World {
         let Some((key, seq)) = listener::stamp_of(bytes) else {
             return self.broken("a frame left without a number");
         };
-        let number = frames().number(id_of(bytes)).and_then(|number| self.id_of(number));
-        let Some(id) = number else { return self.broken("a frame left that nobody sent") };
+        let Some(id) = self.id_at(id_of(bytes)) else { return self.broken("a frame left that nobody sent") };
         let (part, total) = part_of(bytes);
         self.trace(|| format!("worker {who} sends {id} as {:016x}:{seq}", key.0));
         if let Some((before, _)) = self.sent.numbers.insert((key.0, seq), (id, part)) {
@@ -114,7 +113,7 @@ impl World {
     }
 
     pub(super) fn check_late_delivery(&mut self, number: usize, id: [u8; 8], claimed: bool) {
-        let Some(id) = frames().number(id).and_then(|number| self.id_of(number)) else { return };
+        let Some(id) = self.id_at(id) else { return };
         let who = self.proxies.len() + number;
         if let Some(late) = self.is_late(who, id, self.terms.egress_lease)
             && claimed

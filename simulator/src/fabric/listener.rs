@@ -288,7 +288,8 @@ impl World {
             handed.ticket = None;
         }
         let refused = listener.stream.queue.push(frame, handed).is_err();
-        self.trace(|| format!("listener {number} queues {id:02x?} under {ticket:?}, refused: {refused}"));
+        let what = if refused { "has no room for" } else { "queues" };
+        self.trace(|| format!("listener {number} {what} {:?} under {ticket:?}", self.id_at(id)));
         let listener = &mut self.listeners[number];
         if refused {
             listener.pipeline.no_room(now, delivery, &listener.batch);
@@ -306,12 +307,9 @@ impl World {
         let now = self.instant();
         let mut delivered = std::mem::take(&mut self.listeners[number].delivered);
         self.flush(number, &mut delivered);
-        let trace = self.options.trace;
+        self.trace(|| format!("listener {number} has {} records acknowledged", delivered.len()));
         let listener = &mut self.listeners[number];
         for handed in delivered.drain(..) {
-            if trace {
-                println!("listener {number} has {handed:?} acknowledged");
-            }
             listener.pipeline.delivered(now, handed);
         }
         listener.delivered = delivered;

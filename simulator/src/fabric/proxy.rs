@@ -33,7 +33,7 @@ const PREFIX: &[u8] = b"t:";
 /// Rounds in a row before the worker has certainly caught up.
 const ROUNDS: usize = 64;
 /// Heap of a burst: what a large frame may reserve, and a little more.
-const HEAP: usize = 512 << 10;
+const HEAP: usize = 192 << 10;
 
 thread_local! {
     /// Where frames sent are noted; nobody looks.

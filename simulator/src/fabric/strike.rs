@@ -55,8 +55,7 @@ impl World {
     fn fail_over(&mut self, until: u64) {
         self.store_down_until = until;
         for (key, id) in self.store.fail_over(self.now, &mut self.random) {
-            let id = super::frames::frames().number(id).and_then(|number| self.id_of(number));
-            let Some(id) = id else { continue };
+            let Some(id) = self.id_at(id) else { continue };
             // Keys of listeners begin with their consumer.
             let way = match key.first_chunk::<2>() {
                 Some([b'e', consumer]) => 1 + usize::from(consumer.saturating_sub(b'0')),

@@ -334,7 +334,7 @@ impl World {
     fn note_claims(&mut self, who: usize, ask: &Ask) {
         let (node, way, now) = (self.node_of(who), self.way_of(who), self.now);
         for id in crate::store::claimed_ids(ask) {
-            if let Some(id) = frames().number(id).and_then(|number| self.id_of(number)) {
+            if let Some(id) = self.id_at(id) {
                 self.trails[way][id].touch(node, now);
             }
         }
@@ -434,6 +434,11 @@ impl World {
     /// The id of a frame in this world.
     pub(super) fn id_of(&self, number: usize) -> Option<usize> {
         number.checked_sub(self.first).filter(|id| *id < self.trails[0].len())
+    }
+
+    /// The id in this world whose first bytes are these.
+    pub(super) fn id_at(&self, first: [u8; 8]) -> Option<usize> {
+        frames().number(first).and_then(|number| self.id_of(number))
     }
 
     pub(super) fn instant(&self) -> Instant {

@@ -197,7 +197,7 @@ impl Pipeline {
 }
 
 /// What an object that is not complete was made of so far has not reached its end.
-fn hold_back(flows: &mut [(HashKey, u64)], reassembler: &Reassembler) {
+pub(super) fn hold_back(flows: &mut [(HashKey, u64)], reassembler: &Reassembler) {
     let mut lowest: HashMap<HashKey, u64> = HashMap::new();
     for (key, seq) in reassembler.incomplete() {
         let low = lowest.entry(key).or_insert(seq.0);

@@ -374,6 +374,23 @@ fn a_position_that_was_resumed_stands_until_its_flow_is_seen() {
     assert_eq!(positions, [(FLOW, 150)]);
 }
 
+#[test]
+fn the_fragments_of_an_object_that_is_not_complete_hold_the_position_back() {
+    let mut world = World::settled();
+    let payload: Vec<u8> = (0..3000_u32).flat_map(u32::to_be_bytes).collect();
+    let parts = fragments(&payload, 1);
+    let mut positions = Vec::new();
+    parts[..3].iter().for_each(|part| world.send(part));
+    world.pipeline.tracker.positions(9, &mut positions);
+    assert_eq!(positions, [(FLOW, 4)]);
+    position::hold_back(&mut positions, &world.pipeline.reassembler);
+    assert_eq!(positions, [(FLOW, 1)], "the object dies with this process");
+    parts[3..].iter().for_each(|part| world.send(part));
+    world.pipeline.tracker.positions(9, &mut positions);
+    position::hold_back(&mut positions, &world.pipeline.reassembler);
+    assert_eq!(positions, [(FLOW, 1 + parts.len() as u64)]);
+}
+
 /// Carries out what the gate asks of the shared store; frames that it lets through stay in the consumer's queue.
 fn ask_store(world: &mut World, store: &Memory) -> Vec<Delivery> {
     let now = world.now;

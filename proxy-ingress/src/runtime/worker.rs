@@ -94,6 +94,8 @@ struct Worker {
     ready: Condition,
     /// The kernel's queue may hold more than was taken.
     more: bool,
+    /// The call that woke the worker took all there was.
+    emptied: bool,
     /// When the last datagram or message came.
     last_input: Instant,
     /// Messages of the next receive call.
@@ -149,6 +151,7 @@ impl Worker {
             drain_timeout: start.drain_timeout,
             ready: start.ready,
             more: true,
+            emptied: false,
             last_input: now,
             messages_per_call: start.recv_batch,
             judged: 0,
@@ -222,7 +225,10 @@ impl Worker {
             _ = self.draining.changed() => Woken::Other,
         };
         match woken {
-            Woken::Readable => self.more = self.is_more(self.burst.used_slots(), self.messages_per_call),
+            Woken::Readable => {
+                self.emptied = self.has_emptied(self.burst.used_slots(), self.messages_per_call);
+                self.more = true;
+            }
             Woken::Messages(Some(batch)) => return Some(batch),
             Woken::Messages(None) => self.messages = None,
             Woken::Other => {}
@@ -269,7 +275,7 @@ impl Worker {
 
     /// Takes datagrams until the queue is empty, the burst is full, or the round is.
     async fn receive(&mut self) {
-        if !self.more || self.ingress.is_blocked() {
+        if !self.more || self.ingress.is_blocked() || std::mem::take(&mut self.emptied) {
             return;
         }
         let mut until = None;
@@ -282,9 +288,9 @@ impl Worker {
             match receiver.get_mut().receive(&mut self.burst, asked) {
                 Ok(0) => break,
                 Ok(_) => {
-                    self.more = self.is_more(self.burst.used_slots() - before, asked);
+                    let emptied = self.has_emptied(self.burst.used_slots() - before, asked);
                     self.judge(Instant::now());
-                    if !self.more {
+                    if emptied {
                         break;
                     }
                 }
@@ -304,10 +310,10 @@ impl Worker {
         }
     }
 
-    /// A call that took fewer messages than it could has emptied the queue: what came since is for the next round, and what
-    /// it took leaves first. Unless it is to wait for others.
-    fn is_more(&self, taken: usize, asked: usize) -> bool {
-        taken >= asked || !self.emit_delay.is_zero()
+    /// A call that took fewer messages than it could has emptied the queue: what it took leaves before another call is made,
+    /// which belongs to the next round. Unless it is to wait for others.
+    fn has_emptied(&self, taken: usize, asked: usize) -> bool {
+        taken < asked && self.emit_delay.is_zero()
     }
 
     /// Judges what has arrived since the last time.

@@ -6,7 +6,7 @@
 //! *Deadline*: a small multiple of the p99 seen in the last seconds, never below the floor, never above the operation
 //! timeout of the settings nor the deadline of the caller. A batch that timed out counts as twice its deadline, so a
 //! server that became slower as a whole is given more time instead of being cut off for good. It runs anew from every
-//! answer that the session gets, up to the operation timeout: a batch that waits behind others is as late as they are, so a
+//! answer that the connection brings, also a late one, up to the operation timeout: a batch that waits behind others is as late as they are, so a
 //! burst after a calm is not taken for a server that hangs.
 //!
 //! *Breaker*, one per server, shared by the workers: closed → (a run of failures, over at least half an operation
@@ -461,19 +461,28 @@ pub struct Guarded<S> {
     max_batches: usize,
     max_bytes: usize,
     waiting: Arc<Waiting>,
+    heard: Arc<Heard>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     batches: AtomicUsize,
     bytes: AtomicUsize,
-    answered: Mutex<Option<Instant>>,
 }
 
-impl Waiting {
-    /// When the last batch was answered.
-    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+/// When a server was heard last, also with answers that nobody waited for any more: after a hiccup these come first, and a
+/// batch behind them is not late for want of them.
+#[derive(Debug, Default)]
+pub struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    /// Something came.
+    pub(crate) fn note(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    fn last(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -481,6 +490,7 @@ impl<S: Session> Guarded<S> {
     /// Guards `session`; its server is judged by `breaker`.
     pub fn new(session: S, breaker: Arc<Breaker>, settings: &RemoteSettings) -> Guarded<S> {
         Guarded {
+            heard: session.heard().unwrap_or_default(),
             session,
             breaker,
             max_batches: settings.max_batches.max(1),
@@ -515,7 +525,13 @@ impl<S: Session> Guarded<S> {
         // A session that answers in parts gives what it has at its deadline.
         let longest = if self.session.answers_in_parts() { leave.deadline } else { self.breaker.cap };
         let end = deadline.min(now + longest);
-        let mut flight = Flight { breaker: self.breaker.clone(), leave, place, judged: false };
+        let mut flight = Flight {
+            breaker: self.breaker.clone(),
+            heard: self.heard.clone(),
+            leave,
+            _place: place,
+            judged: false,
+        };
         let answers = start(&self.session, batch, end);
         async move {
             let answers = match flight.wait(answers, now, end).await {
@@ -598,8 +614,9 @@ fn extended(until: Instant, answered: Option<Instant>, patience: Duration, end: 
 /// A batch that was admitted; dropping it unjudged gives a probe back.
 struct Flight {
     breaker: Arc<Breaker>,
+    heard: Arc<Heard>,
     leave: Leave,
-    place: Place,
+    _place: Place,
     judged: bool,
 }
 
@@ -622,8 +639,7 @@ impl Flight {
             if let Some(answers) = (&mut answers).now_or_never() {
                 return Ok(answers);
             }
-            let answered = *self.place.waiting.answered();
-            match extended(until, answered, self.leave.deadline, end) {
+            match extended(until, self.heard.last(), self.leave.deadline, end) {
                 Some(later) => until = later,
                 None => return Err(until.saturating_duration_since(began)),
             }
@@ -634,7 +650,7 @@ impl Flight {
         self.judged = true;
         let now = Instant::now();
         if matches!(outcome, Outcome::Answered(_)) {
-            *self.place.waiting.answered() = Some(now);
+            self.heard.note(now);
         }
         self.breaker.record(now, self.leave, outcome);
     }
@@ -697,6 +713,9 @@ impl<S: Session> Session for Guarded<S> {
     }
     fn is_down(&self) -> bool {
         self.session.is_down()
+    }
+    fn heard(&self) -> Option<Arc<Heard>> {
+        Some(self.heard.clone())
     }
     fn answers_in_parts(&self) -> bool {
         self.session.answers_in_parts()

@@ -89,6 +89,10 @@ pub trait Session {
     fn is_down(&self) -> bool {
         false
     }
+    /// When the connection brought something last, for sessions that know it better than their callers.
+    fn heard(&self) -> Option<Arc<guard::Heard>> {
+        None
+    }
     /// At the deadline of a call the keys that were answered keep their answer.
     fn answers_in_parts(&self) -> bool {
         false

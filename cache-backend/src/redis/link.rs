@@ -27,7 +27,7 @@ use super::address::Endpoint;
 use super::dial::{CLAIM_SCRIPT, ClaimForm, DialError, Dialer, Dialled, Proof, Target};
 use super::resp::{Surprise, Token, decimal, lossy, put_head, put_word, token};
 use super::stream::Stream;
-use crate::guard::vec_of_errors;
+use crate::guard::{Heard, vec_of_errors};
 use crate::{Answers, Breaker, Claimed, KeyValues, OpError, OpErrorKind};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -73,6 +73,7 @@ impl Drop for Link {
 struct Shared {
     state: Mutex<State>,
     waker: AtomicWaker,
+    heard: Arc<Heard>,
     /// Batches that were submitted and not answered.
     load: AtomicUsize,
     max_batches: usize,
@@ -154,6 +155,7 @@ impl Link {
                 distrusted: false,
             }),
             waker: AtomicWaker::new(),
+            heard: Arc::default(),
             load: AtomicUsize::new(0),
             // Batches that timed out still have their place here; the guard bounds those that somebody waits for.
             max_batches: remote.max_batches.saturating_mul(2).max(4),
@@ -163,6 +165,11 @@ impl Link {
         let stall = (remote.op_timeout * 4).max(STALL_MIN);
         let task = runtime.spawn(run(shared.clone(), route, stall, first)).abort_handle();
         (Link { shared, task }, dialled)
+    }
+
+    /// When the server was heard last.
+    pub(super) fn heard(&self) -> Arc<Heard> {
+        self.shared.heard.clone()
     }
 
     /// Neither connected nor about to be.
@@ -837,6 +844,8 @@ impl<'a> Serving<'a> {
             Ok(_) => {}
             Err(error) => return Poll::Ready(Err(Ending::Io(error))),
         }
+        // Before the answers are given out: who waits behind them looks at it.
+        self.shared.heard.note(Instant::now());
         if let Err(surprise) = self.take_replies() {
             return Poll::Ready(Err(Ending::Surprise(surprise)));
         }

@@ -5,7 +5,7 @@ use super::dial::{DialError, Target};
 use super::fleet::{Fleet, Map};
 use super::link::{Link, NAME, Route, Submitted};
 use super::slots::Redirect;
-use crate::guard::vec_of_errors;
+use crate::guard::{Heard, vec_of_errors};
 use crate::{Answers, Claimed, Guarded, KeyValues, OpError, OpErrorKind, Session};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -336,6 +336,9 @@ impl Session for NodeSession {
     }
     fn distrust(&self) {
         self.link.distrust();
+    }
+    fn heard(&self) -> Option<Arc<Heard>> {
+        Some(self.link.heard())
     }
     fn is_down(&self) -> bool {
         self.link.is_down()

@@ -25,12 +25,12 @@ pub struct Args {
     /// Redis server, HOST:PORT
     #[arg(long)]
     redis: String,
-    /// How long
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
+    /// How many
+    #[arg(long, default_value_t = 1 << 18)]
+    claims: usize,
 }
 
-/// Claims until the time is over, and tells what was decided, by reason.
+/// Claims new ids until so many are decided, and tells what was decided, by reason.
 pub fn run(args: &Args) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(claim(args))
@@ -47,14 +47,13 @@ async fn claim(args: &Args) -> anyhow::Result<Value> {
     let stats = claims.stats();
     eprintln!("ready");
     let (began, cpu) = (Instant::now(), multicast_io::thread_time()?);
-    let end = began + Duration::from_secs_f64(args.seconds.clamp(0.0, 600.0));
-    loop {
+    let mut left = args.claims / ROUND;
+    while left > 0 || claims.waiting() > 0 {
         let now = Instant::now();
-        if now >= end {
-            break;
-        }
         // Where the store is given up for a while, tier 1 decides at once and nothing waits.
-        for _ in 0..IN_HAND.saturating_sub(claims.waiting()) / ROUND {
+        let room = IN_HAND.saturating_sub(claims.waiting()) / ROUND;
+        for _ in 0..room.min(left) {
+            left -= 1;
             let batch: Vec<_> =
                 (0..ROUND as u64).map(|at| (crate::sets::key(next.wrapping_add(at)), at, BYTES)).collect();
             next = next.wrapping_add(ROUND as u64);

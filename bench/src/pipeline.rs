@@ -108,7 +108,7 @@ impl Run {
 impl Pipeline {
     /// Makes the network; the error says why there can be none.
     pub fn new(oncecast: Oncecast, quick: bool) -> anyhow::Result<Pipeline> {
-        let (rounds, frames) = if quick { (1, 400_000) } else { (5, 1_000_000) };
+        let (rounds, frames) = if quick { (1, 300_000) } else { (5, 1_000_000) };
         Ok(Pipeline { line: Line::new()?, oncecast, places: Places::new(), rounds, frames, sha: sha_cost()? })
     }
 

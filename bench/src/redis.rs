@@ -33,14 +33,14 @@ pub fn rows(shared: &Shared, budget: &Budget) -> anyhow::Result<(Vec<Row>, f64)>
 
 /// Claims a second of one worker that were decided, against redis-benchmark; and how many they were.
 fn claims(shared: &Shared, budget: &Budget) -> anyhow::Result<(Row, f64)> {
-    let (rounds, seconds, requests) = if shared.quick { (1, 1.0, 400_000) } else { (3, 1.5, 1_000_000) };
+    let rounds = if shared.quick { 1 } else { 5 };
     let (mut ratios, mut rates, mut open, mut cpu) = (vec![], vec![], 0.0_f64, vec![]);
     for () in budget.rounds("redis_claims", 1..=rounds) {
-        shared.flush();
-        let reference = shared.reference(requests)?;
-        shared.flush();
+        shared.steady()?;
+        let reference = shared.reference(shared.room())?;
+        shared.steady()?;
         let core = &shared.cores.proxies[..1];
-        let args = format!("claims --redis {} --seconds {seconds}", shared.redis.address());
+        let args = format!("claims --redis {} --claims {}", shared.redis.address(), shared.room());
         let report = Process::myself(&shared.proxies[0], core, &args)?.finish()?;
         let by = |why: Why| report["decided"][why.label()].as_f64().unwrap_or(f64::NAN);
         let decided = [Why::Won, Why::TakenOver, Why::Settled, Why::Exists].map(by).iter().sum::<f64>();
@@ -102,11 +102,9 @@ fn pipeline(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Row> 
 }
 
 fn offer(shared: &Shared, rate: f64) -> anyhow::Result<Offer> {
-    shared.flush();
-    let seconds = if shared.quick { 1.0 } else { 1.5 };
+    shared.steady()?;
     let proxy = shared.proxy(0, &shared.with_redis())?;
-    let frames = rate * seconds;
-    let options = format!("--frames {frames:.0} --rate {rate:.0} --train 32 --seconds {}", seconds + 1.0);
+    let options = format!("--frames {} --rate {rate:.0} --train 32 --seconds 5", shared.room());
     let mut generator = shared.generator(&options)?;
     let both = [proxy.id(), shared.redis.process().context("redis-server")?.id()];
     let waiting = || both.map(kept_waiting).into_iter().sum::<anyhow::Result<f64>>();
@@ -153,7 +151,7 @@ fn latency(shared: &Shared, budget: &Budget) -> anyhow::Result<Row> {
 
 /// p50 and p99 from the generator to the sink, µs.
 fn latencies(shared: &Shared, backend: &str) -> anyhow::Result<[f64; 2]> {
-    let seconds = if shared.quick { 0.8 } else { 1.5 };
+    let seconds = if shared.quick { 0.5 } else { 1.5 };
     let sink = "bench sink --iface eth0 --idle-ms 200 --latency";
     let mut sink = shared.oncecast.start(&shared.sink, &[shared.cores.sink], sink)?;
     sink.wait_ready()?;
@@ -224,7 +222,7 @@ fn stopped(shared: &Shared, budget: &Budget) -> anyhow::Result<Row> {
 /// Frames a CPU second of a saturated proxy; with `stop` the server is stopped shortly before the count begins.
 fn saturated(shared: &Shared, backend: &str, stop: bool) -> anyhow::Result<f64> {
     shared.flush();
-    let frames = if shared.quick { 1_000_000 } else { 2_500_000 };
+    let frames = if shared.quick { 700_000 } else { 2_500_000 };
     let proxy = shared.proxy(0, backend)?;
     let mut generator = shared.generator(&format!("--frames {frames} --train 32 --seconds 3"))?;
     generator.begin();

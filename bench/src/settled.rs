@@ -110,12 +110,14 @@ fn with_memory(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Ro
 
 /// Two proxies under a load of so many new frames a second.
 fn run(shared: &Shared, mode: Mode, backend: &str, rate: f64) -> anyhow::Result<Run> {
-    shared.flush();
+    if backend == shared.with_redis() {
+        shared.steady()?;
+    }
     let proxies = pair(shared, mode, backend)?;
-    let frames = rate * if shared.quick { 1.0 } else { 1.5 };
+    let frames = shared.room() * 9 / 10;
     let twin = shared.ingress(1);
     let options =
-        format!("--frames {frames:.0} --rate {rate:.0} --train 32 --twin {twin} --both {BOTH} --seconds 3");
+        format!("--frames {frames} --rate {rate:.0} --train 32 --twin {twin} --both {BOTH} --seconds 3");
     let mut generator = shared.generator(&options)?;
     let before = cpu(&proxies)?;
     generator.begin();

@@ -9,6 +9,7 @@ mod bench;
 mod consumer;
 mod demo;
 mod endpoint;
+mod interrupt;
 mod nack;
 mod pages;
 mod progress;

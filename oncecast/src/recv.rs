@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 /// Missing transactions that are named at the end.
 const NAMED: usize = 20;
 
-/// Receive what a listener delivers, count it, print it or verify it.
+/// Receive what a listener delivers, count it, print it or verify it. Ctrl-C ends it with its report, after it took
+/// what is on its way (--linger); a second one at once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Where to take deliveries: udp://HOST:PORT or tcp://HOST:PORT (a listener connects there); repeat or separate by
@@ -43,7 +44,8 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, allow_negative_numbers = true)]
     timeout: Option<f64>,
 
-    /// Once complete, go on this many seconds to see whether anything comes twice.
+    /// Once complete or interrupted, go on this many seconds to take what is on its way and see whether anything comes
+    /// twice.
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = values::seconds)]
     linger: f64,
 
@@ -179,6 +181,7 @@ async fn collect(
     };
     let mut end = give_up;
     let mut complete = bounded && is_complete(checklist);
+    let mut interrupted = false;
     loop {
         tokio::select! {
             record = records.recv() => {
@@ -198,7 +201,13 @@ async fn collect(
                 }
             }
             () = tokio::time::sleep_until(end) => break,
-            _ = tokio::signal::ctrl_c() => break,
+            _ = tokio::signal::ctrl_c() => {
+                if interrupted {
+                    break;
+                }
+                interrupted = true;
+                end = end.min(deadline_in(args.linger));
+            }
         }
     }
     bar.finish_and_clear();

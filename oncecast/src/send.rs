@@ -1,6 +1,7 @@
 //! `oncecast send`: puts transactions into a fabric through its proxies.
 
 use crate::endpoint::{Endpoint, Transport};
+use crate::interrupt::{self, Interrupt};
 use crate::progress;
 use crate::traffic::{self, Traffic};
 use crate::values;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Longest UDP payload over IPv4 (over IPv6 it is 20 bytes more).
 const UDP_MAX: usize = 65_507;
 
-/// Send transactions to one proxy or several.
+/// Send transactions to one proxy or several. Ctrl-C ends it with the report of what was sent; a second one at once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Raw block file, file of hexadecimal transactions (one a line), a transaction in hexadecimal, or - for
@@ -76,6 +77,7 @@ enum Format {
 
 #[derive(Default)]
 struct Totals {
+    /// Transactions, each once.
     frames: u64,
     duplicates: u64,
     bytes: u64,
@@ -91,13 +93,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let connect = |to: &Endpoint| Target::connect(*to, args.keep_going);
     let mut targets = args.to.iter().map(connect).collect::<anyhow::Result<Vec<_>>>()?;
+    let interrupt = Interrupt::watch()?;
     let began = Instant::now();
-    let mut totals = send_all(&args, &traffic, &mut targets)?;
+    let mut totals = send_all(&args, &traffic, &mut targets, &interrupt)?;
     for target in targets {
         totals.refused += target.finish()?;
     }
     report(&args, &traffic, &totals, began.elapsed());
-    Ok(ExitCode::SUCCESS)
+    Ok(if totals.frames < traffic.len() as u64 { interrupt::EXIT.into() } else { ExitCode::SUCCESS })
 }
 
 fn read_inputs(args: &Args) -> anyhow::Result<Vec<Vec<u8>>> {
@@ -111,7 +114,13 @@ fn read_inputs(args: &Args) -> anyhow::Result<Vec<Vec<u8>>> {
     Ok(base)
 }
 
-fn send_all(args: &Args, traffic: &Traffic, targets: &mut [Target]) -> anyhow::Result<Totals> {
+/// Sends until the end or the interrupt.
+fn send_all(
+    args: &Args,
+    traffic: &Traffic,
+    targets: &mut [Target],
+    interrupt: &Interrupt,
+) -> anyhow::Result<Totals> {
     let any_udp = args.to.iter().any(|to| to.transport == Transport::Udp);
     let mut pace = Pace::new(args.rate.unwrap_or(if any_udp { 10_000 } else { 0 }));
     let mut random = StdRng::seed_from_u64(args.seed);
@@ -120,6 +129,9 @@ fn send_all(args: &Args, traffic: &Traffic, targets: &mut [Target]) -> anyhow::R
     let mut totals = Totals::default();
     for index in 0..traffic.len() {
         pace.wait(|| flush_all(targets))?;
+        if interrupt.seen() {
+            break;
+        }
         traffic.write(index, &mut tx);
         match args.format {
             Format::Framed => traffic::frame_transaction(&tx, &mut message)?,
@@ -156,7 +168,7 @@ fn report(args: &Args, traffic: &Traffic, totals: &Totals, took: Duration) {
         println!(
             "{}",
             serde_json::json!({
-                "transactions": traffic.len(),
+                "transactions": totals.frames,
                 "frames_sent": totals.frames + totals.duplicates,
                 "duplicates_sent": totals.duplicates,
                 "bytes": totals.bytes,
@@ -173,6 +185,9 @@ fn report(args: &Args, traffic: &Traffic, totals: &Totals, took: Duration) {
             totals.bytes,
             totals.frames as f64 / seconds.max(1e-9),
         );
+        if totals.frames < traffic.len() as u64 {
+            println!("interrupted: {} transactions were not sent", traffic.len() as u64 - totals.frames);
+        }
         if totals.refused > 0 {
             println!("{} messages could not be given to their target", totals.refused);
         }

@@ -219,3 +219,44 @@ fn completions_and_manual_pages_are_made_from_the_command_line() {
     let missing = oncecast(&["man", "--dir", "/no/such/folder"], &[]);
     assert_eq!(missing.status.code(), Some(1));
 }
+
+/// What `oncecast send` and `oncecast recv` report, as JSON, once they were interrupted.
+fn interrupted(args: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_oncecast"))
+        .args(args)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("oncecast starts");
+    let caught = format!("/proc/{}/status", child.id());
+    // SIGINT is signal 2: bit 1 of the mask of signals with a handler.
+    let handled = || {
+        let status = std::fs::read_to_string(&caught).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+        u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 2 != 0)
+    };
+    while !handled() {
+        assert!(child.try_wait().expect("a state").is_none(), "{args:?} ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let output = child.wait_with_output().expect("output");
+    (output.status.code(), serde_json::from_slice(&output.stdout).expect("one JSON object"))
+}
+
+#[test]
+fn ctrl_c_ends_send_and_recv_with_their_reports() {
+    let block = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/block413567.raw");
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let to = format!("udp://{}", listener.local_addr().expect("its address"));
+    let (code, sent) =
+        interrupted(&["send", block, "--to", &to, "--count", "1000000", "--rate", "100", "--json"]);
+    assert_eq!(code, Some(130), "{sent}");
+    assert!(sent["transactions"].as_u64().is_some_and(|count| count < 1_000_000), "{sent}");
+    let (code, received) = interrupted(&["recv", "--listen", "udp://127.0.0.1:0", "--linger", "0", "--json"]);
+    assert_eq!(
+        (code, &received["unique"]),
+        (Some(0), &0.into()),
+        "without a goal the end is the end: {received}"
+    );
+}

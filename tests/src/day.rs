@@ -9,9 +9,13 @@ use crate::fleet::PROXY_ADMIN;
 use crate::process::{readyz, run};
 use crate::{Fleet, Net, Process, Setup, block_file, eventually};
 
-/// Frames of one day and how many of them a second: about four seconds.
+/// Frames of the shortest day and how many of them a second: about four seconds.
 pub const FRAMES: u64 = 4_000;
 const RATE: u64 = 1_000;
+/// Frames of the longest day, which ends by itself.
+const LONGEST: u64 = 120_000;
+/// Seconds until a day is given up that does not go on as it should.
+const PATIENCE: f64 = 60.0;
 /// `--cache-op-timeout` of claims.
 const DEADLINE: f64 = 0.05;
 /// What timers and schedulers may add to it before the worker counts itself late.
@@ -29,8 +33,7 @@ const EXPLANATIONS: [&str; 6] =
 pub struct Day {
     /// Who takes part.
     pub fleet: Fleet,
-    /// Who sends.
-    pub sending: Process,
+    sending: Process,
 }
 
 impl Day {
@@ -40,10 +43,10 @@ impl Day {
     }
 
     pub fn of(net: Net, setup: Setup) -> Day {
-        let receive = format!("--count {FRAMES} --linger 0.5 --timeout 60 --json");
+        let receive = "--linger 0.5 --json".into();
         let fleet = Fleet::on(net, &Setup { receive, ..setup });
         let (block, to) = (block_file().display().to_string(), fleet.udp_targets());
-        let send = format!("send {block} --to {to} --duplicates 100 --count {FRAMES} --rate {RATE} --json");
+        let send = format!("send {block} --to {to} --duplicates 100 --count {LONGEST} --rate {RATE} --json");
         let sending = Process::start(&fleet.sender, &send);
         Day { fleet, sending }
     }
@@ -64,12 +67,15 @@ impl Day {
     /// Waits until the proxies have let through that many frames.
     pub fn reach(&self, frames: u64) {
         let there = || self.sum("bsp_packets_forwarded_total") >= frames;
-        assert!(eventually(20.0, there), "{} forwarded", self.sum("bsp_packets_forwarded_total"));
+        assert!(eventually(PATIENCE, there), "{} forwarded", self.sum("bsp_packets_forwarded_total"));
     }
 
     /// Waits until both proxies notice, in `/readyz`, that the store does not help; they stay ready.
     pub fn notices(&self) {
-        assert!(eventually(10.0, || self.readiness().iter().all(|body| body.contains("\"degraded\":[\""))));
+        assert!(eventually(PATIENCE, || self
+            .readiness()
+            .iter()
+            .all(|body| body.contains("\"degraded\":[\""))));
         assert!(
             self.readiness().iter().all(|body| body.contains("\"ready\":true")),
             "{:?}",
@@ -79,10 +85,13 @@ impl Day {
 
     /// Waits until claims are decided in the store again.
     pub fn recovers(&self) {
-        assert!(eventually(10.0, || self.readiness().iter().all(|body| body.contains("\"degraded\":[]"))));
+        assert!(eventually(PATIENCE, || self
+            .readiness()
+            .iter()
+            .all(|body| body.contains("\"degraded\":[]"))));
         let before = self.decided("won") + self.decided("settled");
         let again = || self.decided("won") + self.decided("settled") > before + 100;
-        assert!(eventually(10.0, again), "no claim is decided: {}", self.summary());
+        assert!(eventually(PATIENCE, again), "no claim is decided: {}", self.summary());
     }
 
     pub fn readiness(&self) -> Vec<String> {
@@ -133,28 +142,49 @@ impl Day {
         found
     }
 
+    /// Lets the day end, when it has been long enough. Returns how many frames were sent, and the consumer's report once
+    /// it has them all.
+    pub fn ends(&mut self) -> (u64, serde_json::Value) {
+        self.reach(FRAMES);
+        self.sending.signal("INT");
+        self.sending.wait(PATIENCE);
+        let sent = json(&self.sending.stdout());
+        let sent = sent["transactions"].as_u64().unwrap_or_default();
+        assert!((1..LONGEST).contains(&sent), "{sent} sent\n{}", self.sending.output());
+        let delivered = || -> u64 {
+            let listeners = self.fleet.listeners.iter();
+            listeners.map(|listener| whole(listener.metric("bsl_frames_forwarded_total"))).sum()
+        };
+        if !eventually(PATIENCE, || delivered() >= sent) {
+            eprintln!("{} of {sent} delivered: {}\n{}", delivered(), self.summary(), self.losses());
+        }
+        self.fleet.consumer.signal("INT");
+        self.fleet.consumer.wait(PATIENCE);
+        (sent, json(&self.fleet.consumer.stdout()))
+    }
+
     /// Everything was sent and delivered once, and what crossed the fabric twice is explained. Returns the copies.
     pub fn all_arrived(&mut self) -> u64 {
-        self.sending.succeed(40.0);
-        self.fleet.consumer.wait(90.0);
-        let report = self.fleet.consumer.stdout();
-        let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
-        if report["unique"] != FRAMES {
-            eprintln!("{}\n{}", self.summary(), self.losses());
-        }
-        assert_eq!((&report["unique"], &report["duplicates"]), (&FRAMES.into(), &0.into()), "{report}");
-        let won = self.decided("won");
-        let in_doubt: u64 = EXPLANATIONS.iter().map(|why| self.decided(why)).sum();
-        assert!(won <= FRAMES && won + in_doubt >= FRAMES, "an id is won once: {}", self.summary());
-        let copies = won + in_doubt - FRAMES;
-        assert_eq!(
+        let (sent, report) = self.ends();
+        assert_eq!((&report["unique"], &report["duplicates"]), (&sent.into(), &0.into()), "{report}");
+        // Counters follow a little after the frames, and copies that parked are let go, or leave, after the first ones.
+        let explained = || {
+            let won = self.decided("won");
+            let undecided: u64 = EXPLANATIONS.iter().map(|why| self.decided(why)).sum();
+            let copies = (won + undecided).checked_sub(sent)?;
+            (won <= sent && self.removed() == copies).then_some(copies)
+        };
+        assert!(
+            eventually(PATIENCE, || explained().is_some()),
+            "an id is won once, and the listener's gate removes and counts what was let through twice: {sent} sent, {} \
+             removed, {}",
             self.removed(),
-            copies,
-            "the listener's gate removes and counts what the proxies let through twice"
+            self.summary()
         );
+        let copies = explained().unwrap_or_default();
         self.nobody_waited_too_long();
         assert!(self.fleet.all_run());
-        eprintln!("copies {copies}; {}", self.summary());
+        eprintln!("{sent} frames, copies {copies}; {}", self.summary());
         copies
     }
 
@@ -167,6 +197,10 @@ impl Day {
             }
         }
     }
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
 }
 
 /// A count, as metrics give it.

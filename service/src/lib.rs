@@ -9,6 +9,7 @@ pub mod logs;
 pub mod metrics;
 pub mod notify;
 pub mod process;
+mod reasons;
 pub mod recent;
 pub mod run;
 pub mod store;

@@ -4,133 +4,86 @@
 
 use frame::Kind;
 
-/// Why a datagram, or a frame, went no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum DropReason {
-    /// No decoder took it.
-    DecodeError,
-    /// A V3 datagram that is no valid fragment.
-    FragmentDecodeError,
-    /// Its source is excluded or not included.
-    SenderFilter,
-    /// Its shard is not included.
-    ShardFilter,
-    /// Its subtree is excluded.
-    SubtreeExclude,
-    /// Its subtree is in no include list and no live announcement.
-    SubtreeIncludeMiss,
-    /// V7: emitted by listeners, not received.
-    BlockHeader,
-    /// V8 is not handled yet.
-    Bundle,
-    /// V9 is not handled yet.
-    Object,
-    /// 0x40 is not handled yet.
-    Manifest,
-    /// A control datagram on a port where it has no meaning.
-    UnexpectedControl,
-    /// The payload does not hash to the id that the header names.
-    PayloadHash,
-    /// The block's header does not meet its target.
-    BlockPow,
-    /// A unicast datagram on the request socket from an address that is no known endpoint.
-    UnknownRepairSource,
-    /// A unicast frame that no open gap asked for.
-    UnsolicitedRepair,
-    /// A response that matches no request.
-    StrayResponse,
-    /// A fragment of an object that is complete already.
-    LateFragment,
-    /// A fragment whose place is filled already.
-    DuplicateFragment,
-    /// A fragment whose length does not fit the grid of its object.
-    FragmentGrid,
-    /// An original of a version that is not rebuilt.
-    FragmentVersion,
-    /// An object longer than the limit.
-    FragmentTooLong,
-    /// The gate saw the id before.
-    Deduplicated,
-    /// Another listener of the deployment has it.
-    DeduplicatedElsewhere,
-    /// The consumer's queue is full: the newest frame is dropped, its claim released.
-    ConsumerQueueFull,
-    /// Longer than a UDP datagram can be; use TCP.
-    TooLongForUdp,
-    /// The consumer's socket refused it.
-    EgressError,
-    /// The process stopped before the consumer took it; its claim is released.
-    ConsumerGone,
+service::reasons! {
+    /// Why a datagram, or a frame, went no further.
+    pub enum DropReason {
+        /// No decoder took it.
+        DecodeError = "decode_error",
+        /// A V3 datagram that is no valid fragment.
+        FragmentDecodeError = "frag_decode_error",
+        /// Its source is excluded or not included.
+        SenderFilter = "sender_filter",
+        /// Its shard is not included.
+        ShardFilter = "shard_filter",
+        /// Its subtree is excluded.
+        SubtreeExclude = "subtree_exclude",
+        /// Its subtree is in no include list and no live announcement.
+        SubtreeIncludeMiss = "subtree_include_miss",
+        /// V7: emitted by listeners, not received.
+        BlockHeader = "block_header",
+        /// V8 is not handled yet.
+        Bundle = "bundle",
+        /// V9 is not handled yet.
+        Object = "object",
+        /// 0x40 is not handled yet.
+        Manifest = "manifest",
+        /// A control datagram on a port where it has no meaning.
+        UnexpectedControl = "unexpected_control",
+        /// The payload does not hash to the id that the header names.
+        PayloadHash = "payload_hash",
+        /// The block's header does not meet its target.
+        BlockPow = "block_pow",
+        /// A unicast datagram on the request socket from an address that is no known endpoint.
+        UnknownRepairSource = "unknown_repair_source",
+        /// A unicast frame that no open gap asked for.
+        UnsolicitedRepair = "unsolicited_repair",
+        /// A response that matches no request.
+        StrayResponse = "stray_response",
+        /// A fragment of an object that is complete already.
+        LateFragment = "late_fragment",
+        /// A fragment whose place is filled already.
+        DuplicateFragment = "duplicate_fragment",
+        /// A fragment whose length does not fit the grid of its object.
+        FragmentGrid = "fragment_grid",
+        /// An original of a version that is not rebuilt.
+        FragmentVersion = "fragment_version",
+        /// An object longer than the limit.
+        FragmentTooLong = "fragment_too_long",
+        /// The gate saw the id before.
+        Deduplicated = "deduplicated",
+        /// Another listener of the deployment has it.
+        DeduplicatedElsewhere = "deduplicated_elsewhere",
+        /// The consumer's queue is full: the newest frame is dropped, its claim released.
+        ConsumerQueueFull = "consumer_queue_full",
+        /// Longer than a UDP datagram can be; use TCP.
+        TooLongForUdp = "too_long_for_udp",
+        /// The consumer's socket refused it.
+        EgressError = "egress_error",
+        /// The process stopped before the consumer took it; its claim is released.
+        ConsumerGone = "consumer_gone",
+    }
 }
 
-impl DropReason {
-    /// All reasons with their label values.
-    pub const ALL: [(DropReason, &'static str); 27] = [
-        (DropReason::DecodeError, "decode_error"),
-        (DropReason::FragmentDecodeError, "frag_decode_error"),
-        (DropReason::SenderFilter, "sender_filter"),
-        (DropReason::ShardFilter, "shard_filter"),
-        (DropReason::SubtreeExclude, "subtree_exclude"),
-        (DropReason::SubtreeIncludeMiss, "subtree_include_miss"),
-        (DropReason::BlockHeader, "block_header"),
-        (DropReason::Bundle, "bundle"),
-        (DropReason::Object, "object"),
-        (DropReason::Manifest, "manifest"),
-        (DropReason::UnexpectedControl, "unexpected_control"),
-        (DropReason::PayloadHash, "payload_hash"),
-        (DropReason::BlockPow, "block_pow"),
-        (DropReason::UnknownRepairSource, "unknown_repair_source"),
-        (DropReason::UnsolicitedRepair, "unsolicited_repair"),
-        (DropReason::StrayResponse, "stray_response"),
-        (DropReason::LateFragment, "late_fragment"),
-        (DropReason::DuplicateFragment, "duplicate_fragment"),
-        (DropReason::FragmentGrid, "fragment_grid"),
-        (DropReason::FragmentVersion, "fragment_version"),
-        (DropReason::FragmentTooLong, "fragment_too_long"),
-        (DropReason::Deduplicated, "deduplicated"),
-        (DropReason::DeduplicatedElsewhere, "deduplicated_elsewhere"),
-        (DropReason::ConsumerQueueFull, "consumer_queue_full"),
-        (DropReason::TooLongForUdp, "too_long_for_udp"),
-        (DropReason::EgressError, "egress_error"),
-        (DropReason::ConsumerGone, "consumer_gone"),
-    ];
-}
-
-/// Why numbers were given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum Loss {
-    /// The repair horizon passed.
-    Horizon,
-    /// A jump longer than any endpoint could fill.
-    Jump,
-    /// The sender began anew under the same flow key.
-    Restart,
-    /// The gap table is full.
-    TableFull,
-    /// The flow left the table with open gaps.
-    FlowEvicted,
-    /// An object that could not be rebuilt.
-    Reassembly,
-    /// The process stopped.
-    Stop,
-    /// Asked for to catch up after the start, and not held any more (`TrackLimits::catch_up`).
-    BeforeStart,
-}
-
-impl Loss {
-    /// All reasons with their label values.
-    pub const ALL: [(Loss, &'static str); 8] = [
-        (Loss::Horizon, "horizon"),
-        (Loss::Jump, "jump"),
-        (Loss::Restart, "restart"),
-        (Loss::TableFull, "table_full"),
-        (Loss::FlowEvicted, "flow_evicted"),
-        (Loss::Reassembly, "reassembly"),
-        (Loss::Stop, "stop"),
-        (Loss::BeforeStart, "before_start"),
-    ];
+service::reasons! {
+    /// Why numbers were given up.
+    pub enum Loss {
+        /// The repair horizon passed.
+        Horizon = "horizon",
+        /// A jump longer than any endpoint could fill.
+        Jump = "jump",
+        /// The sender began anew under the same flow key.
+        Restart = "restart",
+        /// The gap table is full.
+        TableFull = "table_full",
+        /// The flow left the table with open gaps.
+        FlowEvicted = "flow_evicted",
+        /// An object that could not be rebuilt.
+        Reassembly = "reassembly",
+        /// The process stopped.
+        Stop = "stop",
+        /// Asked for to catch up after the start, and not held any more (`TrackLimits::catch_up`).
+        BeforeStart = "before_start",
+    }
 }
 
 /// Totals of one worker since its start.
@@ -237,11 +190,11 @@ pub struct Counts {
 impl Counts {
     /// Counts one drop.
     pub fn drop(&mut self, reason: DropReason) {
-        self.dropped[reason as usize] += 1;
+        self.dropped[reason.index()] += 1;
     }
     /// Counts numbers that are given up.
     pub fn lose(&mut self, reason: Loss, numbers: u64) {
-        let cell = &mut self.lost[reason as usize];
+        let cell = &mut self.lost[reason.index()];
         *cell = cell.saturating_add(numbers);
     }
     /// Numbers given up for whatever reason.
@@ -250,7 +203,7 @@ impl Counts {
     }
     /// How often `reason` was counted.
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
-        self.dropped[reason as usize]
+        self.dropped[reason.index()]
     }
     pub(crate) fn arrived(&mut self, kind: Option<Kind>) {
         self.received += 1;

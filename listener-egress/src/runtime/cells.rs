@@ -302,11 +302,11 @@ impl Source for Cells {
         for (version, n) in VERSIONS.iter().zip(shown.counts.received_by_version) {
             sink.counter(&RECEIVED, &[worker, version], n);
         }
-        for (reason, label) in DropReason::ALL {
-            sink.counter(&DROPPED, &[worker, label], shown.counts.dropped_for(reason));
+        for reason in DropReason::ALL {
+            sink.counter(&DROPPED, &[worker, reason.name()], shown.counts.dropped_for(reason));
         }
-        for (reason, label) in Loss::ALL {
-            sink.counter(&LOST, &[worker, label], shown.counts.lost[reason as usize]);
+        for reason in Loss::ALL {
+            sink.counter(&LOST, &[worker, reason.name()], shown.counts.lost[reason.index()]);
         }
         for (metric, read) in &COUNTERS {
             sink.counter(metric, &[worker], read(&shown));

@@ -38,50 +38,27 @@ const DRAIN_IDLE: Duration = Duration::from_millis(100);
 /// or, after this long, as soon as everything that came was read and ends with a whole frame.
 const DRAIN_ACCEPT: Duration = Duration::from_millis(250);
 
-/// Why the proxy closed a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum CloseReason {
-    /// The peer closed between frames.
-    Ended,
-    /// The peer closed inside a frame.
-    EndedInFrame,
-    /// Not what the grammar allows.
-    Violation,
-    /// A frame above the bound.
-    TooLong,
-    /// A frame did not end in time.
-    ReadTimeout,
-    /// No frame for too long.
-    Idle,
-    /// Too many connections.
-    Limit,
-    /// The socket failed.
-    Error,
-    /// Orderly stop.
-    Drained,
-}
-
-impl CloseReason {
-    /// All, in the order of their counters.
-    pub const ALL: [CloseReason; 9] = {
-        use CloseReason::*;
-        [Ended, EndedInFrame, Violation, TooLong, ReadTimeout, Idle, Limit, Error, Drained]
-    };
-
-    /// Label of the counter.
-    pub const fn name(self) -> &'static str {
-        match self {
-            CloseReason::Ended => "ended",
-            CloseReason::EndedInFrame => "ended_in_frame",
-            CloseReason::Violation => "violation",
-            CloseReason::TooLong => "too_long",
-            CloseReason::ReadTimeout => "read_timeout",
-            CloseReason::Idle => "idle",
-            CloseReason::Limit => "limit",
-            CloseReason::Error => "error",
-            CloseReason::Drained => "drained",
-        }
+service::reasons! {
+    /// Why the proxy closed a connection.
+    pub enum CloseReason {
+        /// The peer closed between frames.
+        Ended = "ended",
+        /// The peer closed inside a frame.
+        EndedInFrame = "ended_in_frame",
+        /// Not what the grammar allows.
+        Violation = "violation",
+        /// A frame above the bound.
+        TooLong = "too_long",
+        /// A frame did not end in time.
+        ReadTimeout = "read_timeout",
+        /// No frame for too long.
+        Idle = "idle",
+        /// Too many connections.
+        Limit = "limit",
+        /// The socket failed.
+        Error = "error",
+        /// Orderly stop.
+        Drained = "drained",
     }
 }
 
@@ -100,7 +77,7 @@ pub struct StreamTally {
 impl StreamTally {
     /// Cell of a reason.
     pub fn closed(&self, reason: CloseReason) -> &Counter {
-        &self.closed[reason as usize]
+        &self.closed[reason.index()]
     }
 }
 

@@ -7,7 +7,7 @@
 //! served, or when two frames claim one number. That gives the same guarantee as hashing each arrival, for the price
 //! of hashing only what somebody lost.
 
-use frame::{DataFrame, DecodeError, Fragment, HashKey, Kind, SeqNum, TxId, block, tx};
+use frame::{DataFrame, Fragment, HashKey, Kind, SeqNum, TxId, block, tx};
 
 /// Decides the lifetime of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,52 +52,25 @@ pub struct Admitted<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Why a datagram is not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// No decoder takes it.
-    Undecodable(DecodeError),
-    /// V1 carries no number.
-    Legacy,
-    /// SeqNum 0: nobody could ask for it.
-    Unnumbered,
-    /// V7: derived by listeners, never asked for (wire 1.7).
-    BlockHeader,
-    /// V8, not served yet.
-    Bundle,
-    /// V9, not served yet.
-    Object,
-    /// 0x40, not served yet.
-    Manifest,
-    /// A control datagram on the data port.
-    Control,
-}
-
-impl Refusal {
-    /// Every reason, for the tables of counters.
-    pub const REASONS: [&'static str; 8] = [
-        "decode_error",
-        "legacy_v1",
-        "unnumbered",
-        "block_header",
-        "bundle",
-        "object",
-        "manifest",
-        "control",
-    ];
-
-    /// Position in `REASONS`.
-    pub fn reason(self) -> usize {
-        match self {
-            Refusal::Undecodable(_) => 0,
-            Refusal::Legacy => 1,
-            Refusal::Unnumbered => 2,
-            Refusal::BlockHeader => 3,
-            Refusal::Bundle => 4,
-            Refusal::Object => 5,
-            Refusal::Manifest => 6,
-            Refusal::Control => 7,
-        }
+service::reasons! {
+    /// Why a datagram is not kept.
+    pub enum Refusal {
+        /// No decoder takes it.
+        Undecodable = "decode_error",
+        /// V1 carries no number.
+        Legacy = "legacy_v1",
+        /// SeqNum 0: nobody could ask for it.
+        Unnumbered = "unnumbered",
+        /// V7: derived by listeners, never asked for (wire 1.7).
+        BlockHeader = "block_header",
+        /// V8, not served yet.
+        Bundle = "bundle",
+        /// V9, not served yet.
+        Object = "object",
+        /// 0x40, not served yet.
+        Manifest = "manifest",
+        /// A control datagram on the data port.
+        Control = "control",
     }
 }
 
@@ -106,14 +79,14 @@ impl Refusal {
 /// # Errors
 /// Why it is not kept.
 pub fn admit(datagram: &[u8]) -> Result<Admitted<'_>, Refusal> {
-    let (hash_key, seq, class, len) = match Kind::of(datagram).map_err(Refusal::Undecodable)? {
+    let (hash_key, seq, class, len) = match Kind::of(datagram).map_err(|_| Refusal::Undecodable)? {
         Kind::LegacyTx => return Err(Refusal::Legacy),
         Kind::BlockHeader => return Err(Refusal::BlockHeader),
         Kind::Bundle => return Err(Refusal::Bundle),
         Kind::Object => return Err(Refusal::Object),
         Kind::Manifest => return Err(Refusal::Manifest),
         Kind::Fragment => {
-            let fragment = Fragment::decode(datagram).map_err(Refusal::Undecodable)?;
+            let fragment = Fragment::decode(datagram).map_err(|_| Refusal::Undecodable)?;
             let class = match fragment.original_version {
                 0x04 => Class::Block,
                 0x05 => Class::Subtree,
@@ -123,7 +96,7 @@ pub fn admit(datagram: &[u8]) -> Result<Admitted<'_>, Refusal> {
             (fragment.hash_key, fragment.seq_num, class, fragment.wire_len())
         }
         kind @ (Kind::Tx | Kind::Block | Kind::Subtree | Kind::Anchor) => {
-            let data = DataFrame::decode(datagram).map_err(Refusal::Undecodable)?;
+            let data = DataFrame::decode(datagram).map_err(|_| Refusal::Undecodable)?;
             let class = match kind {
                 Kind::Block => Class::Block,
                 Kind::Subtree => Class::Subtree,
@@ -137,7 +110,7 @@ pub fn admit(datagram: &[u8]) -> Result<Admitted<'_>, Refusal> {
     if seq == SeqNum(0) {
         return Err(Refusal::Unnumbered);
     }
-    let bytes = datagram.get(..len).ok_or(Refusal::Undecodable(DecodeError::TooShort))?;
+    let bytes = datagram.get(..len).ok_or(Refusal::Undecodable)?;
     Ok(Admitted { hash_key, seq, class, bytes })
 }
 

@@ -35,26 +35,17 @@ pub struct Request {
     pub received: usize,
 }
 
-/// Why a datagram on the request port gets no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadRequest {
-    /// Not a NACK: short, wrong magic or wrong type.
-    Malformed,
-    /// EndSeq below StartSeq.
-    Reversed,
-    /// More numbers than the endpoint serves at once.
-    TooLong,
-    /// Number 0 is never sent.
-    Zero,
-}
-
-impl BadRequest {
-    /// Every reason, for the tables of counters.
-    pub const REASONS: [&'static str; 4] = ["bad_nack", "reversed_range", "range_too_long", "seq_zero"];
-
-    /// Position in `REASONS`.
-    pub fn reason(self) -> usize {
-        self as usize
+service::reasons! {
+    /// Why a datagram on the request port gets no answer.
+    pub enum BadRequest {
+        /// Not a NACK: short, wrong magic or wrong type.
+        Malformed = "bad_nack",
+        /// EndSeq below StartSeq.
+        Reversed = "reversed_range",
+        /// More numbers than the endpoint serves at once.
+        TooLong = "range_too_long",
+        /// Number 0 is never sent.
+        Zero = "seq_zero",
     }
 }
 
@@ -220,7 +211,7 @@ impl Plan {
                 continue;
             }
             if let Err(level) = limits.repair(source, stored.group.0, len, now) {
-                self.limited[level as usize] += 1;
+                self.limited[level.index()] += 1;
                 self.done.throttled = Some(level.bucket());
                 continue;
             }

@@ -197,36 +197,24 @@ pub struct RequestRates {
     pub chain: Rate,
 }
 
-/// Which limit said no; the label of `bre_rate_limit_drops_total` and the hold of a THROTTLED reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Requests of an address.
-    Ip,
-    /// Requests for one number of a flow.
-    Sequence,
-    /// Requests of an address for a flow.
-    Chain,
-    /// Repairs an address caused in a group.
-    Group,
-    /// Repair bytes an address caused.
-    Bytes,
+service::reasons! {
+    /// Which limit said no: its name is the label of `bre_rate_limit_drops_total` (the first four are those of the Go stack),
+    /// and it decides the hold of a THROTTLED reply.
+    pub enum Level {
+        /// Requests of an address.
+        Ip = "ip",
+        /// Requests for one number of a flow.
+        Sequence = "sequence",
+        /// Requests of an address for a flow.
+        Chain = "chain",
+        /// Repairs an address caused in a group.
+        Group = "group",
+        /// Repair bytes an address caused.
+        Bytes = "bytes",
+    }
 }
 
 impl Level {
-    /// Every level, in the order of their codes.
-    pub const ALL: [Level; 5] = [Level::Ip, Level::Sequence, Level::Chain, Level::Group, Level::Bytes];
-
-    /// Label of the counters; the first four are those of the Go stack.
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Ip => "ip",
-            Level::Sequence => "sequence",
-            Level::Chain => "chain",
-            Level::Group => "group",
-            Level::Bytes => "bytes",
-        }
-    }
-
     /// Hold = 125 ms << bucket (wire 1.13). Addresses refill within a moment; the rest are the buckets of the Go stack.
     pub fn bucket(self) -> u8 {
         match self {

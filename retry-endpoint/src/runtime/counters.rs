@@ -69,7 +69,7 @@ pub(crate) struct WorkerCells {
     pub(crate) received: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) cached: Counter,
-    pub(crate) refused: [Counter; Refusal::REASONS.len()],
+    pub(crate) refused: [Counter; Refusal::ALL.len()],
     pub(crate) duplicate: Counter,
     pub(crate) conflict: Counter,
     pub(crate) oversize: Counter,
@@ -113,8 +113,8 @@ impl Source for WorkerCells {
         sink.counter(&RECEIVED, &[worker], self.received.get());
         sink.counter(&RECEIVED_BYTES, &[worker], self.received_bytes.get());
         sink.counter(&CACHED, &[worker], self.cached.get());
-        for (reason, count) in Refusal::REASONS.iter().zip(&self.refused) {
-            sink.counter(&DROPPED, &[worker, reason], count.get());
+        for (reason, count) in Refusal::ALL.iter().zip(&self.refused) {
+            sink.counter(&DROPPED, &[worker, reason.name()], count.get());
         }
         let puts = [
             ("duplicate", &self.duplicate),
@@ -158,7 +158,7 @@ impl Source for WorkerCells {
 #[derive(Default)]
 pub(crate) struct DoorCells {
     pub(crate) requests: Counter,
-    pub(crate) refused: [Counter; BadRequest::REASONS.len()],
+    pub(crate) refused: [Counter; BadRequest::ALL.len()],
     pub(crate) limited: [Counter; Level::ALL.len()],
     pub(crate) queue_dropped: Counter,
     pub(crate) unicast: Counter,
@@ -173,8 +173,8 @@ pub(crate) struct DoorCells {
 impl Source for DoorCells {
     fn collect(&self, sink: &mut Sink<'_>) {
         sink.counter(&REQUESTS, &[], self.requests.get());
-        for (reason, count) in BadRequest::REASONS.iter().zip(&self.refused) {
-            sink.counter(&REFUSED, &[reason], count.get());
+        for (reason, count) in BadRequest::ALL.iter().zip(&self.refused) {
+            sink.counter(&REFUSED, &[reason.name()], count.get());
         }
         for (level, count) in Level::ALL.iter().zip(&self.limited) {
             sink.counter(&LIMITED, &[level.name()], count.get());

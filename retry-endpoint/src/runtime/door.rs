@@ -121,11 +121,11 @@ impl Door {
         let bytes = self.burst.bytes(arrival.span);
         let request = match Request::read(bytes, arrival.source, arrival.destination, self.max_range) {
             Ok(request) => request,
-            Err(bad) => return self.cells.refused[bad.reason()].add(1),
+            Err(bad) => return self.cells.refused[bad.index()].add(1),
         };
         self.cells.requests.add(1);
         if let Err(level) = self.limits.check(request.source.ip(), &request.nack, now) {
-            self.cells.limited[level as usize].add(1);
+            self.cells.limited[level.index()].add(1);
             if self.throttle && self.trusted.contains(request.source.ip()) {
                 self.reply(&request, &request.throttled(level)).await;
             }

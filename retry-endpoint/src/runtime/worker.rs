@@ -195,7 +195,7 @@ impl Worker {
                     shared.keep(&frame, &self.cells);
                 }
             }
-            Err(refusal) => self.cells.refused[refusal.reason()].add(1),
+            Err(refusal) => self.cells.refused[refusal.index()].add(1),
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const BLOCK: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/block413567.raw"));
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn transactions() -> Vec<&'static [u8]> {
     Block::decode(BLOCK).unwrap().transactions().map(Result::unwrap).collect()

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 const FLOW: HashKey = HashKey(0x0123_4567_89AB_CDEF);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn frame_of(seq: u64, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0; 92 + payload.len()];

@@ -37,7 +37,7 @@ impl Aerospike {
         command.arg(self.address()).arg(self.control());
         let process = self.process.insert(Process::spawn("aerospike-stand-in", command));
         let control = self.dir.path().join(format!("control{}", self.starts));
-        assert!(eventually(15.0, || UnixStream::connect(&control).is_ok()), "{}", process.output());
+        assert!(eventually(|| UnixStream::connect(&control).is_ok()), "{}", process.output());
         self.set("late-ms", 0);
     }
 

@@ -67,15 +67,12 @@ impl Day {
     /// Waits until the proxies have let through that many frames.
     pub fn reach(&self, frames: u64) {
         let there = || self.sum("bsp_packets_forwarded_total") >= frames;
-        assert!(eventually(PATIENCE, there), "{} forwarded", self.sum("bsp_packets_forwarded_total"));
+        assert!(eventually(there), "{} forwarded", self.sum("bsp_packets_forwarded_total"));
     }
 
     /// Waits until both proxies notice, in `/readyz`, that the store does not help; they stay ready.
     pub fn notices(&self) {
-        assert!(eventually(PATIENCE, || self
-            .readiness()
-            .iter()
-            .all(|body| body.contains("\"degraded\":[\""))));
+        assert!(eventually(|| self.readiness().iter().all(|body| body.contains("\"degraded\":[\""))));
         assert!(
             self.readiness().iter().all(|body| body.contains("\"ready\":true")),
             "{:?}",
@@ -85,13 +82,10 @@ impl Day {
 
     /// Waits until claims are decided in the store again.
     pub fn recovers(&self) {
-        assert!(eventually(PATIENCE, || self
-            .readiness()
-            .iter()
-            .all(|body| body.contains("\"degraded\":[]"))));
+        assert!(eventually(|| self.readiness().iter().all(|body| body.contains("\"degraded\":[]"))));
         let before = self.decided("won") + self.decided("settled");
         let again = || self.decided("won") + self.decided("settled") > before + 100;
-        assert!(eventually(PATIENCE, again), "no claim is decided: {}", self.summary());
+        assert!(eventually(again), "no claim is decided: {}", self.summary());
     }
 
     pub fn readiness(&self) -> Vec<String> {
@@ -155,7 +149,7 @@ impl Day {
             let listeners = self.fleet.listeners.iter();
             listeners.map(|listener| whole(listener.metric("bsl_frames_forwarded_total"))).sum()
         };
-        if !eventually(PATIENCE, || delivered() >= sent) {
+        if !eventually(|| delivered() >= sent) {
             eprintln!("{} of {sent} delivered: {}\n{}", delivered(), self.summary(), self.losses());
         }
         self.fleet.consumer.signal("INT");
@@ -175,7 +169,7 @@ impl Day {
             (won <= sent && self.removed() == copies).then_some(copies)
         };
         assert!(
-            eventually(PATIENCE, || explained().is_some()),
+            eventually(|| explained().is_some()),
             "an id is won once, and the listener's gate removes and counts what was let through twice: {sent} sent, {} \
              removed, {}",
             self.removed(),

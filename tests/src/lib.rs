@@ -23,8 +23,13 @@ pub fn block_file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/block413567.raw")
 }
 
+/// True once `condition` holds; false if it does not within a minute, which no machine is too busy for. Polled every 20 ms.
+pub fn eventually(condition: impl FnMut() -> bool) -> bool {
+    within(60.0, condition)
+}
+
 /// True if `condition` became true within `seconds`; polled every 20 ms.
-pub fn eventually(seconds: f64, mut condition: impl FnMut() -> bool) -> bool {
+pub fn within(seconds: f64, mut condition: impl FnMut() -> bool) -> bool {
     let end = std::time::Instant::now() + std::time::Duration::from_secs_f64(seconds);
     loop {
         if condition() {

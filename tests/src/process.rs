@@ -141,7 +141,7 @@ pub fn readyz(host: &Host, admin_port: u16) -> String {
 pub fn role(host: &Host, admin_port: u16, args: &str) -> Process {
     let process = Process::start(host, &format!("{args} --metrics-addr 127.0.0.1:{admin_port}"));
     let (ready, _, error) =
-        run(host, &format!("status 127.0.0.1:{admin_port} --page readyz --wait-ready 15"), 30.0);
+        run(host, &format!("status 127.0.0.1:{admin_port} --page readyz --wait-ready 60"), 90.0);
     assert!(ready, "{args}: {error}\n{}", process.output());
     process
 }

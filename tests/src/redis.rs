@@ -56,7 +56,7 @@ impl Redis {
             let answer = ask(host, 6379, &["PING"]);
             answer.contains("PONG") || answer.contains("NOAUTH")
         };
-        assert!(eventually(15.0, lives), "{}", output());
+        assert!(eventually(lives), "{}", output());
     }
 
     /// `kill -9`.
@@ -114,7 +114,7 @@ impl Sentinels {
         let host = net.host("sentinels");
         let processes = SENTINEL_PORTS.map(|port| sentinel(&host, port, master.host.number)).into();
         let set = Sentinels { master, replica, host, _processes: processes };
-        assert!(eventually(30.0, || set.is_ready()), "the Sentinels never saw each other and the replica");
+        assert!(eventually(|| set.is_ready()), "the Sentinels never saw each other and the replica");
         set
     }
 
@@ -139,7 +139,7 @@ impl Sentinels {
     pub fn fail_over(&mut self) {
         self.master.kill();
         let promoted = || self.replica.ask("ROLE").starts_with("master");
-        assert!(eventually(30.0, promoted), "the replica was never promoted");
+        assert!(eventually(promoted), "the replica was never promoted");
     }
 }
 

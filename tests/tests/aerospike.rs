@@ -176,16 +176,16 @@ fn a_retry_endpoint_keeps_frames_in_aerospike_and_goes_on_without_it() {
         assert!(sent, "{error}");
     };
     let of = |host: &Host, name: &str| metric(host, 9400, name);
-    let stored = |at_least: f64| eventually(10.0, || of(&first, "bre_shared_stored_total") >= at_least);
+    let stored = |at_least: f64| eventually(|| of(&first, "bre_shared_stored_total") >= at_least);
     let degraded = |wanted: bool| {
         let body = || readyz(&first, 9400);
-        eventually(10.0, || body().contains("\"ready\":true") && body().contains("\"degraded\":[]") != wanted)
+        eventually(|| body().contains("\"ready\":true") && body().contains("\"degraded\":[]") != wanted)
     };
     emit(20);
     assert!(stored(20.0));
     assert_eq!(node.records(), 20);
     let mut flow = None;
-    assert!(eventually(10.0, || {
+    assert!(eventually(|| {
         let page = run(&first, "status 127.0.0.1:9400", 10.0).1;
         let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
         let known = &page["details"]["coverage"][0]["flows"][0]["hash_key"];
@@ -203,14 +203,14 @@ fn a_retry_endpoint_keeps_frames_in_aerospike_and_goes_on_without_it() {
     node.kill();
     assert!(degraded(true));
     emit(40);
-    assert!(eventually(10.0, || of(&first, "bre_frames_cached_total") >= 40.0), "frames are kept without it");
+    assert!(eventually(|| of(&first, "bre_frames_cached_total") >= 40.0), "frames are kept without it");
     let (found, reply, error) = ask(&first);
     assert!(found, "and served: {reply}{error}");
     node.restart();
     assert!(degraded(false));
     let before = of(&first, "bre_shared_stored_total");
     let mut count = 40;
-    let again = eventually(15.0, || {
+    let again = eventually(|| {
         count += 20;
         emit(count);
         of(&first, "bre_shared_stored_total") > before

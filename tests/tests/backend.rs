@@ -118,7 +118,7 @@ fn connections_are_cut_in_the_middle_of_answers() {
     for cut in 1..=5 {
         day.reach(FRAMES * cut / 8);
         relay.mischief.cut_next();
-        assert!(eventually(10.0, || relay.mischief.done() == cut), "cut {cut}");
+        assert!(eventually(|| relay.mischief.done() == cut), "cut {cut}");
     }
     day.recovers();
     day.all_arrived();
@@ -137,7 +137,7 @@ fn answers_are_garbled() {
     for garbled in 1..=5 {
         day.reach(FRAMES * garbled / 8);
         relay.mischief.garble_next();
-        assert!(eventually(10.0, || relay.mischief.done() == garbled), "garbled {garbled}");
+        assert!(eventually(|| relay.mischief.done() == garbled), "garbled {garbled}");
     }
     day.recovers();
     day.all_arrived();
@@ -153,7 +153,7 @@ fn a_pair_of_listeners_delivers_everything_while_its_store_is_gone() {
     let bodies = |day: &Day| -> Vec<String> {
         day.fleet.listeners.iter().map(|listener| readyz(&listener.host, LISTENER_ADMIN)).collect()
     };
-    let all = |day: &Day, part: &str| eventually(10.0, || bodies(day).iter().all(|body| body.contains(part)));
+    let all = |day: &Day, part: &str| eventually(|| bodies(day).iter().all(|body| body.contains(part)));
     let of = |day: &Day, name: &str| -> u64 {
         day.fleet.listeners.iter().map(|listener| whole(listener.metric(name))).sum()
     };
@@ -242,11 +242,11 @@ fn a_go_node_and_a_proxy_suppress_each_other() {
     assert!(sent, "{error}");
     let count = |name: &str| metric(&proxy, 9150, name);
     assert!(
-        eventually(10.0, || count("bsp_txid_claim_lost_total") >= 20.0),
+        eventually(|| count("bsp_txid_claim_lost_total") >= 20.0),
         "{}",
         count("bsp_txid_claim_lost_total")
     );
-    assert!(eventually(10.0, || count("bsp_txid_claim_won_total") >= 20.0));
+    assert!(eventually(|| count("bsp_txid_claim_won_total") >= 20.0));
     assert_eq!(count("bsp_packets_forwarded_total"), 20.0);
     assert_eq!(count(&format!("{DECISIONS}{{why=\"exists\"}}")), 20.0);
     for key in &keys[COUNT / 2..] {
@@ -281,14 +281,12 @@ fn a_retry_endpoint_keeps_frames_in_redis_and_goes_on_without_it() {
         let (sent, _, error) = run(&proxy, &send, 20.0);
         assert!(sent, "{error}");
     };
-    let stored =
-        |at_least: f64| eventually(10.0, || metric(&first, 9400, "bre_shared_stored_total") >= at_least);
-    let cached =
-        |at_least: f64| eventually(10.0, || metric(&first, 9400, "bre_frames_cached_total") >= at_least);
+    let stored = |at_least: f64| eventually(|| metric(&first, 9400, "bre_shared_stored_total") >= at_least);
+    let cached = |at_least: f64| eventually(|| metric(&first, 9400, "bre_frames_cached_total") >= at_least);
     let degraded = |wanted: bool| {
         let page = || run(&first, "status 127.0.0.1:9400 --page readyz", 10.0).1;
         let body = || page().split_whitespace().collect::<String>();
-        eventually(10.0, || body().contains("\"ready\":true") && body().contains("\"degraded\":[]") != wanted)
+        eventually(|| body().contains("\"ready\":true") && body().contains("\"degraded\":[]") != wanted)
     };
     let ask = |endpoint: &Host, key: &str| {
         let (flow, seq) = key.split_at(16);
@@ -319,7 +317,7 @@ fn a_retry_endpoint_keeps_frames_in_redis_and_goes_on_without_it() {
     assert!(degraded(false));
     let before = metric(&first, 9400, "bre_shared_stored_total");
     let mut count = 40;
-    let again = eventually(15.0, || {
+    let again = eventually(|| {
         count += 20;
         emit(count);
         metric(&first, 9400, "bre_shared_stored_total") > before

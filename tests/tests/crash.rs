@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use tests::process::run;
 use tests::redis::{Redis, Sentinels};
-use tests::{Fleet, Net, Process, Setup, block_file, eventually};
+use tests::{Fleet, Net, Process, Setup, block_file, eventually, within};
 
 /// Frames of a run and how long they take to pass.
 struct Load {
@@ -63,7 +63,7 @@ fn every_second(fleet: &mut Fleet, sender: &mut Process, harm: Harm<'_>) -> u32 
     let mut times = 0;
     loop {
         let next = Instant::now() + pace;
-        if eventually(1.0, || !sender.is_running() || Instant::now() >= next) && !sender.is_running() {
+        if within(1.0, || !sender.is_running() || Instant::now() >= next) && !sender.is_running() {
             return times;
         }
         harm(fleet, random.random_range(0..2));
@@ -81,7 +81,7 @@ fn to_proxies_every_second(fleet: &mut Fleet, sender: &mut Process, harm: Harm<'
             proxy.metric("bsp_packets_received_total") + proxy.metric("bsp_tcp_messages_total")
         };
         let before = taken(fleet);
-        assert!(eventually(15.0, || taken(fleet) > before || !watch()), "proxy {victim} takes no frames");
+        assert!(eventually(|| taken(fleet) > before || !watch()), "proxy {victim} takes no frames");
     })
 }
 
@@ -270,14 +270,14 @@ fn an_orderly_stop_under_load_loses_nothing_that_the_kernel_delivered() {
         format!("send {} --to {target} --count 50000 --rate 5000 --keep-going", block_file().display());
     let mut sender = Process::start(&fleet.sender, &args);
     let proxy = &mut fleet.proxies[0];
-    assert!(eventually(10.0, || proxy.metric("bsp_packets_received_total") > 5000.0));
+    assert!(eventually(|| proxy.metric("bsp_packets_received_total") > 5000.0));
     proxy.process.signal("TERM");
     let began = Instant::now();
     proxy.process.succeed(10.0);
     eprintln!("stopped in {:?}", began.elapsed());
     assert!(sender.is_running(), "the stop was under load");
     let delivered = delivered_datagrams(&proxy.host);
-    assert!(eventually(10.0, || fleet.listeners[0].metric("bsl_frames_forwarded_total") >= delivered));
+    assert!(eventually(|| fleet.listeners[0].metric("bsl_frames_forwarded_total") >= delivered));
     fleet.consumer.signal("INT");
     let report = report(&mut fleet);
     assert_eq!(report["unique"].as_f64(), Some(delivered), "{report}");
@@ -303,10 +303,10 @@ fn a_draining_proxy_says_so_and_a_second_signal_ends_it_at_once() {
     let args = format!("send {} --to {} --count 100", block_file().display(), fleet.udp_targets());
     Process::start(&fleet.sender, &args).succeed(20.0);
     let proxy = &mut fleet.proxies[0];
-    assert!(eventually(10.0, || proxy.metric("bsp_slab_frames") > 0.0));
+    assert!(eventually(|| proxy.metric("bsp_slab_frames") > 0.0));
     proxy.process.signal("TERM");
     let page = || run(&proxy.host, &format!("status 127.0.0.1:{} --page readyz", proxy.admin), 10.0);
-    assert!(eventually(10.0, || page().1.contains("draining")), "{:?}", page());
+    assert!(eventually(|| page().1.contains("draining")), "{:?}", page());
     assert!(proxy.process.is_running());
     proxy.process.signal("TERM");
     let status = proxy.process.wait(5.0);

@@ -78,7 +78,7 @@ fn a_fabric_that_is_changed_on_purpose_takes_the_prefix_and_the_old_nodes_say_so
     let new = world.starts(1, "--shard-bits 3 --fabric-check replace");
     assert!(new.stderr().contains("another fabric's and is ours now"), "{}", new.stderr());
     let told = || world.readiness(0).contains("the prefix of the claims is another fabric's");
-    assert!(eventually(15.0, told), "{}", world.readiness(0));
+    assert!(eventually(told), "{}", world.readiness(0));
     assert!(world.readiness(0).contains("\"ready\":true"), "it goes on: {}", world.readiness(0));
     drop(old);
     assert!(world.is_refused(0, "").contains("shard-bits=3"));
@@ -106,11 +106,11 @@ fn the_word_lives_as_long_as_a_node_of_its_fabric_and_not_for_ever() {
             least = least.min(life);
             life > least
         };
-        assert!(eventually(15.0, renewed));
+        assert!(eventually(renewed));
     }
     assert!(world.is_refused(1, "--shard-bits 3").contains("shard-bits=2"));
     drop(first);
-    assert!(eventually(15.0, || world.word().is_empty()), "{}", world.word());
+    assert!(eventually(|| world.word().is_empty()), "{}", world.word());
     drop(world.starts(1, "--shard-bits 3"));
 }
 
@@ -119,5 +119,5 @@ fn a_store_that_lost_its_keys_is_told_again() {
     let Some(mut world) = World::new(1) else { return };
     let _proxy = world.starts(0, "");
     world.redis.restart();
-    assert!(eventually(20.0, || world.word().contains("shard-bits=2")), "{}", world.word());
+    assert!(eventually(|| world.word().contains("shard-bits=2")), "{}", world.word());
 }

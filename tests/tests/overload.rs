@@ -45,7 +45,7 @@ fn send(fleet: &mut Fleet, target: &str, load: &Load) -> f64 {
     let send = format!("send {} --to {target} --count {} --rate {}", block.display(), load.frames, load.rate);
     let mut sending = Process::start(&fleet.sender, &send);
     let (mut most_waiting, mut most_memory) = (0.0_f64, 0.0_f64);
-    let ended = eventually(40.0, || {
+    let ended = eventually(|| {
         let proxy = &fleet.proxies[0];
         most_waiting = most_waiting.max(proxy.metric("bsp_slab_bytes"));
         most_memory = most_memory.max(proxy.metric("process_resident_memory_bytes"));

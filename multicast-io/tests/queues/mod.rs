@@ -23,7 +23,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ("a_segment_longer_than_the_mtu_leaves_in_fragments", a_segment_longer_than_the_mtu_leaves_in_fragments),
 ];
 
-const BOUND: Duration = Duration::from_secs(10);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// Something about `lo` that is undone on drop.
 struct Altered {

@@ -10,4 +10,4 @@ pub mod pipeline;
 mod runtime;
 
 pub use config::Config;
-pub use runtime::{Counters, Deps, Running, metrics, start};
+pub use runtime::{Counters, Running, metrics, start};

@@ -1,7 +1,7 @@
 //! The three roles: what the loader must know of each, and how it is started.
 
 use service::config::{Alias, Role, RoleLoaded};
-use service::run::{self, Given};
+use service::run;
 use std::process::ExitCode;
 
 /// Options of the ingress role.
@@ -44,12 +44,7 @@ pub fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
         loaded,
         config,
         |config| Ok(config.check()?),
-        async |config, given: Given| {
-            let deps =
-                proxy_ingress::Deps { lifecycle: given.lifecycle, registry: given.registry, memory: None };
-            let running = proxy_ingress::start(config, deps).await?;
-            Ok(running.wait())
-        },
+        async |config, deps| Ok(proxy_ingress::start(config, deps).await?.wait()),
     )
 }
 
@@ -62,12 +57,7 @@ pub fn listener(mut config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
         loaded,
         config,
         |config| Ok(config.validate()?),
-        async |config, given: Given| {
-            let deps =
-                listener_egress::Deps { lifecycle: given.lifecycle, registry: given.registry, memory: None };
-            let running = listener_egress::start(config, deps).await?;
-            Ok(running.wait())
-        },
+        async |config, deps| Ok(listener_egress::start(config, deps).await?.wait()),
     )
 }
 
@@ -80,11 +70,6 @@ pub fn retry(mut config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
         loaded,
         config,
         |config| Ok(config.validate()?),
-        async |config, given: Given| {
-            let deps =
-                retry_endpoint::Deps { lifecycle: given.lifecycle, registry: given.registry, memory: None };
-            let running = retry_endpoint::start(config, deps).await?;
-            Ok(running.wait())
-        },
+        async |config, deps| Ok(retry_endpoint::start(config, deps).await?.wait()),
     )
 }

@@ -13,4 +13,4 @@ pub mod runtime;
 pub mod tally;
 
 pub use config::{Config, ROLE};
-pub use runtime::{Counters, Deps, Running, start};
+pub use runtime::{Counters, Running, start};

@@ -10,4 +10,4 @@ pub mod pipeline;
 pub mod runtime;
 
 pub use config::Config;
-pub use runtime::{Counters, Deps, Running, start, start_with};
+pub use runtime::{Counters, Running, start, start_with};

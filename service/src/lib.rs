@@ -17,5 +17,6 @@ pub mod store;
 pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};
 pub use recent::Recent;
+pub use run::Deps;
 #[doc(hidden)]
 pub use tracing;

@@ -10,6 +10,7 @@ use crate::lifecycle::EXIT_PANIC;
 use crate::logs::{self, Logs};
 use crate::process::Process;
 use crate::{Lifecycle, Registry, limit, metrics, notify};
+use cache_backend::Memory;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,16 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What the role may take beyond `--drain-timeout` to close its sockets and threads.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What the service gives to a role.
-#[derive(Clone, Debug)]
-pub struct Given {
+/// What a role needs from whoever starts it.
+#[derive(Clone)]
+pub struct Deps {
     /// Readiness and drain.
     pub lifecycle: Lifecycle,
-    /// Takes the role's sources.
+    /// Takes the metrics and the details for `/status`.
     pub registry: Arc<Registry>,
+    /// The store of claims that roles in one process share: taken where the options name `memory` or nothing at all. A role
+    /// with a process of its own has none. The frame store of a retry endpoint keeps its own log and does not need it.
+    pub memory: Option<Memory>,
 }
 
 /// Runs a role until it ends. `check` judges combinations of options without touching the network (an error is a usage
@@ -34,7 +38,7 @@ pub fn run<C, Started, Wait>(
     loaded: RoleLoaded,
     config: C,
     check: impl FnOnce(&C) -> anyhow::Result<()>,
-    start: impl FnOnce(C, Given) -> Started,
+    start: impl FnOnce(C, Deps) -> Started,
 ) -> ExitCode
 where
     Started: Future<Output = anyhow::Result<Wait>>,
@@ -75,7 +79,7 @@ fn serve<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,
     config: C,
-    start: impl FnOnce(C, Given) -> Started,
+    start: impl FnOnce(C, Deps) -> Started,
 ) -> anyhow::Result<()>
 where
     Started: Future<Output = anyhow::Result<Wait>>,
@@ -99,24 +103,24 @@ async fn control<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,
     config: C,
-    start: impl FnOnce(C, Given) -> Started,
+    start: impl FnOnce(C, Deps) -> Started,
     logs: Logs,
 ) -> anyhow::Result<()>
 where
     Started: Future<Output = anyhow::Result<Wait>>,
     Wait: Future<Output = ()>,
 {
-    let given = Given { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default() };
-    let lifecycle = given.lifecycle.clone();
+    let deps = Deps { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default(), memory: None };
+    let lifecycle = deps.lifecycle.clone();
     let started = lifecycle.condition("start");
     started.not_met("starting");
     let instance = loaded.common.instance();
-    given.registry.add(Arc::new(Process {
+    deps.registry.add(Arc::new(Process {
         lifecycle: lifecycle.clone(),
         instance: instance.clone(),
         version,
     }));
-    let admin = admin(version, &loaded, &instance, &given, &logs).await?;
+    let admin = admin(version, &loaded, &instance, &deps, &logs).await?;
     let _signals = watch_signals(&lifecycle, &logs)?;
     let _housekeeping = Aborting(tokio::spawn(housekeeping()));
     let role = loaded.name;
@@ -128,7 +132,7 @@ where
         tracing::warn!("{warning}");
     }
     let waiting = tokio::select! {
-        outcome = start(config, given) => outcome?,
+        outcome = start(config, deps) => outcome?,
         () = lifecycle.drain_began() => {
             tracing::warn!("stopped before the start was complete");
             return Ok(());
@@ -172,7 +176,7 @@ async fn admin(
     version: &'static str,
     loaded: &RoleLoaded,
     instance: &str,
-    given: &Given,
+    deps: &Deps,
     logs: &Logs,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(addr) = loaded.common.metrics_addr.and_then(|listen| listen.0) else {
@@ -180,8 +184,8 @@ async fn admin(
         return Ok(None);
     };
     let pages = Pages {
-        lifecycle: given.lifecycle.clone(),
-        registry: given.registry.clone(),
+        lifecycle: deps.lifecycle.clone(),
+        registry: deps.registry.clone(),
         logs: Some(logs.clone()),
         instance: instance.to_owned(),
         version,

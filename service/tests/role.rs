@@ -4,7 +4,7 @@
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::config::{self, Environment, Role};
-use service::run::{self, Given};
+use service::{Deps, run};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -46,8 +46,8 @@ fn child() -> Result<(), String> {
     if code == std::process::ExitCode::SUCCESS { Ok(()) } else { Err(format!("{code:?}")) }
 }
 
-async fn start(echo: Echo, given: Given) -> anyhow::Result<impl Future<Output = ()>> {
-    let condition = given.lifecycle.condition("echo");
+async fn start(echo: Echo, deps: Deps) -> anyhow::Result<impl Future<Output = ()>> {
+    let condition = deps.lifecycle.condition("echo");
     condition.met("up");
     anyhow::ensure!(echo.mode != "fail", "no echo");
     let mode = echo.mode.clone();
@@ -56,7 +56,7 @@ async fn start(echo: Echo, given: Given) -> anyhow::Result<impl Future<Output = 
             "panic" => panic!("broken invariant"),
             "leave" => {}
             "hang" => std::future::pending().await,
-            _ => given.lifecycle.drain_began().await,
+            _ => deps.lifecycle.drain_began().await,
         }
     })?;
     Ok(async move { worker.ended().await })

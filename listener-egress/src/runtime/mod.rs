@@ -17,7 +17,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
 use before::Before;
-use cache_backend::{Backend, Memory};
+use cache_backend::Backend;
 use cells::Cells;
 use consumer::{Datagrams, Stream};
 use control::{Control, ControlCells};
@@ -26,7 +26,7 @@ use frame::flow::Origin;
 use layout::{Layout, owner};
 use multicast_io::Loss;
 use service::config::{BackendKind, Purpose};
-use service::{Lifecycle, Metric, Registry};
+use service::{Deps, Metric};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,16 +37,6 @@ use worker::Start;
 
 /// Messages that wait for a worker.
 const INBOX: usize = 1024;
-
-/// What the role needs from whoever starts it.
-pub struct Deps {
-    /// Readiness and drain.
-    pub lifecycle: Lifecycle,
-    /// Takes the metrics.
-    pub registry: Arc<Registry>,
-    /// The store that other roles of this process share: used as tier 2 of the gate unless the options name another.
-    pub memory: Option<Memory>,
-}
 
 /// A started listener.
 pub struct Running {

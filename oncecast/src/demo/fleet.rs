@@ -5,7 +5,7 @@ use anyhow::Context;
 use cache_backend::Memory;
 use frame::Fabric;
 use service::config::{BackendKind, FabricArgs, Family, HostPort, Percent};
-use service::{Lifecycle, Registry};
+use service::{Deps, Lifecycle};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,43 +86,28 @@ impl Fleet {
             forgiven: AtomicU64::new(0),
         };
         for index in 0..2 {
-            let lifecycle = fleet.lifecycle("retry");
-            let started = retry_endpoint::start(
-                endpoint(&site, index),
-                retry_endpoint::Deps { lifecycle, registry: Arc::new(Registry::default()), memory: None },
-            );
+            let deps = fleet.deps("retry", None);
+            let started = retry_endpoint::start(endpoint(&site, index), deps);
             fleet.endpoints.push(started.await.context("a retry endpoint")?);
         }
         for (index, consumer) in (0..).zip(consumers) {
-            let lifecycle = fleet.lifecycle("listener");
+            let deps = fleet.deps("listener", None);
             let config = listener(&site, consumer, loss, seed.wrapping_add(index));
-            let started = listener_egress::start(
-                config,
-                listener_egress::Deps { lifecycle, registry: Arc::new(Registry::default()), memory: None },
-            );
-            fleet.listeners.push(started.await.context("a listener")?);
+            fleet.listeners.push(listener_egress::start(config, deps).await.context("a listener")?);
         }
         let memory = Memory::new(MEMORY);
         for _ in 0..2 {
-            let lifecycle = fleet.lifecycle("proxy");
-            let started = proxy_ingress::start(
-                proxy(&site),
-                proxy_ingress::Deps {
-                    lifecycle,
-                    registry: Arc::new(Registry::default()),
-                    memory: Some(memory.clone()),
-                },
-            );
-            fleet.proxies.push(started.await.context("a proxy")?);
+            let deps = fleet.deps("proxy", Some(memory.clone()));
+            fleet.proxies.push(proxy_ingress::start(proxy(&site), deps).await.context("a proxy")?);
         }
         fleet.ready().await?;
         Ok(fleet)
     }
 
-    fn lifecycle(&mut self, role: &'static str) -> Lifecycle {
+    fn deps(&mut self, role: &'static str, memory: Option<Memory>) -> Deps {
         let lifecycle = Lifecycle::new(role);
         self.lifecycles.push(lifecycle.clone());
-        lifecycle
+        Deps { lifecycle, registry: Arc::default(), memory }
     }
 
     async fn ready(&self) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use crate::tally::{KINDS, Tally};
 use anyhow::Context;
 use cache_backend::{Backend, Memory};
 use service::config::Purpose;
-use service::{Lifecycle, Registry};
+use service::{Deps, Lifecycle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,17 +34,6 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// What a claim takes in the memory store: key, value, its index.
 const MEMORY_RECORD: usize = 128;
-
-/// What the proxy is given.
-pub struct Deps {
-    /// Readiness and drain.
-    pub lifecycle: Lifecycle,
-    /// Takes the metrics.
-    pub registry: Arc<Registry>,
-    /// With `--cache-backend=memory`: the store, when several proxies live in one process. Taken also where the options
-    /// name no store at all.
-    pub memory: Option<Memory>,
-}
 
 /// Totals over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

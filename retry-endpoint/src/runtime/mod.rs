@@ -26,20 +26,10 @@ use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
 use multicast_io::{Interface, Receiver, SocketOptions};
 use post::{Post, queue};
 use service::config::Purpose;
-use service::{Lifecycle, Registry};
+use service::{Deps, Lifecycle};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What the role needs from whoever starts it.
-pub struct Deps {
-    /// Readiness and drain.
-    pub lifecycle: Lifecycle,
-    /// Takes the metrics and the details for `/status`.
-    pub registry: Arc<Registry>,
-    /// The store that other roles of this process share. The frame store keeps its own log and does not need it.
-    pub memory: Option<cache_backend::Memory>,
-}
 
 /// A started endpoint.
 pub struct Running {

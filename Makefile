@@ -34,6 +34,9 @@ bench: ## benchmarks as ratios inside one run; QUICK=1 for a short one, JSON=fil
 soak: ## the long forms of the simulation and the crash tests
 	ONCECAST_SOAK=1 $(CARGO) test --release --workspace -- --include-ignored
 
-test-aerospike: ## the Aerospike suite against a real server: make test-aerospike AEROSPIKE=host:port
-	@test -n "$(AEROSPIKE)" || { echo "say where the server is: make test-aerospike AEROSPIKE=host:port" >&2; exit 2; }
-	ONCECAST_AEROSPIKE=$(AEROSPIKE) $(CARGO) test -p cache-backend --test aerospike
+test-aerospike: ## the Aerospike suites against real servers: AEROSPIKE=host:port, or AEROSPIKE_SERVER=/path/to/asd, or both
+	@test -n "$(AEROSPIKE)$(AEROSPIKE_SERVER)" || \
+		{ echo "say where the server is: AEROSPIKE=host:port, or its program: AEROSPIKE_SERVER=/path/to/asd" >&2; exit 2; }
+	$(if $(AEROSPIKE),ONCECAST_AEROSPIKE=$(AEROSPIKE) $(CARGO) test -p cache-backend --test aerospike)
+	$(if $(AEROSPIKE_SERVER),$(CARGO) build -p oncecast && ONCECAST_AEROSPIKE_SERVER=$(AEROSPIKE_SERVER) \
+		$(CARGO) test -p tests --test aerospike -- --test-threads 2)

@@ -1,11 +1,16 @@
 //! Claims a second of one session on one single-threaded runtime, against `redis-benchmark` on the same server.
 //!
-//! `cargo run --release -p cache-backend --example claims -- [address] [seconds] [batches in flight] [keys a batch]`
+//! `cargo run --release -p cache-backend --example claims -- [address] [seconds] [batches in flight] [keys a batch]
+//! [claims a second]`
 //!
-//! Without an address a `redis-server` is started on a unix socket. Keys of 71 bytes, values of 33, `NX GET PX`, all
-//! novel. The rounds alternate with those of `redis-benchmark`, so that both see the same machine.
+//! Without an address (or with `-`) a `redis-server` is started on a unix socket; `aerospike://host:3000,other:3000/namespace`
+//! is an Aerospike. Keys of 71 bytes, values of 33, all novel; in Redis `NX GET PX`. The rounds alternate with those of
+//! `redis-benchmark`, so that both see the same machine. With a rate, batches leave when their time has come, and what
+//! each waited is counted from that time.
 
-use cache_backend::{BootPolicy, Claimed, KeyValues, RedisSettings, RemoteSettings, Settings};
+use cache_backend::{
+    AerospikeSettings, BootPolicy, Claimed, KeyValues, RedisSettings, RemoteSettings, Session, Settings,
+};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +18,7 @@ use std::time::{Duration, Instant};
 
 const TTL: Duration = Duration::from_secs(600);
 const ROUNDS: usize = 3;
+const AEROSPIKE: &str = "aerospike://";
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -52,6 +58,9 @@ fn flush(ours: bool, address: &str) {
 
 /// Claims a second of `redis-benchmark -c 1 -P 256`, with the same key, value and options.
 fn reference(address: &str, requests: usize) -> Option<f64> {
+    if address.starts_with(AEROSPIKE) {
+        return None;
+    }
     let mut command = Command::new("redis-benchmark");
     match address.strip_prefix("unix://") {
         Some(path) => command.args(["-s", path]),
@@ -94,52 +103,130 @@ fn thread_time() -> f64 {
     text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)
 }
 
-async fn measure(address: &str, length: Duration, in_flight: usize, keys: usize) -> Outcome<(f64, f64)> {
-    let remote = RemoteSettings {
-        boot: BootPolicy::Strict,
-        max_batches: in_flight + 1,
-        ..RemoteSettings::for_claims()
-    };
-    let settings = RedisSettings { remote, ..RedisSettings::new(address) };
-    let backend = cache_backend::open(Settings::Redis(Box::new(settings))).await?.ok_or("no backend")?;
-    let session = backend.session().await?;
-    let mut next = rand::random();
-    let claim =
-        |next: &mut u64| session.claim(batch(next, keys), TTL, Instant::now() + Duration::from_millis(50));
-    let mut pending: FuturesUnordered<_> = (0..in_flight).map(|_| claim(&mut next)).collect();
-    let (mut decided, mut undecided) = (0, 0);
-    let (began, ran) = (Instant::now(), thread_time());
-    while let Some(answers) = pending.next().await {
-        let created = answers.iter().filter(|answer| matches!(answer, Ok(Claimed::Created))).count();
-        decided += created;
-        undecided += answers.len() - created;
-        if began.elapsed() < length {
-            pending.push(claim(&mut next));
-        }
-    }
-    let ran = thread_time() - ran;
-    let seconds = began.elapsed().as_secs_f64();
-    #[allow(clippy::cast_precision_loss, reason = "a report")]
-    let each = ran / (decided + undecided).max(1) as f64;
-    for guard in backend.guards() {
-        let [median, p99] = quantiles(&guard.latency().counts());
-        println!("  {each:.0} ns of our CPU a claim; batch latency p50 < {median:?}, p99 < {p99:?}");
-    }
-    #[allow(clippy::cast_precision_loss, reason = "a report")]
-    Ok((decided as f64 / seconds, undecided as f64 / (decided + undecided).max(1) as f64))
+/// How many claims, how many at once, how fast.
+#[derive(Clone, Copy)]
+struct Load {
+    length: Duration,
+    in_flight: usize,
+    keys: usize,
+    /// Claims a second; 0: as fast as they are answered.
+    rate: usize,
 }
 
-/// Upper edges of the buckets that hold the median and the p99.
-fn quantiles(counts: &[u64]) -> [Duration; 2] {
-    let total: u64 = counts.iter().sum();
-    [total / 2, total * 99 / 100].map(|rank| {
-        let mut seen = 0;
-        let bucket = counts.iter().position(|count| {
-            seen += count;
-            seen > rank
-        });
-        bucket.and_then(cache_backend::guard::Latency::edge).unwrap_or(Duration::MAX)
-    })
+/// What became of them.
+#[derive(Default)]
+struct Measured {
+    created: usize,
+    undecided: usize,
+    waited: Vec<Duration>,
+}
+
+impl Measured {
+    fn count(&mut self, answers: &cache_backend::Answers<Claimed>, since: Instant) {
+        let created = answers.iter().filter(|answer| matches!(answer, Ok(Claimed::Created))).count();
+        self.created += created;
+        self.undecided += answers.len() - created;
+        self.waited.push(since.elapsed());
+    }
+
+    fn waited(&mut self, of_thousand: usize) -> Duration {
+        self.waited.sort_unstable();
+        let rank = (self.waited.len() * of_thousand / 1000).min(self.waited.len().saturating_sub(1));
+        self.waited.get(rank).copied().unwrap_or_default()
+    }
+}
+
+/// What to open, with so many batches under way at most.
+fn settings(address: &str, batches: usize) -> Settings {
+    let remote =
+        RemoteSettings { boot: BootPolicy::Strict, max_batches: batches + 1, ..RemoteSettings::for_claims() };
+    let Some((hosts, namespace)) = address.strip_prefix(AEROSPIKE).and_then(|rest| rest.split_once('/'))
+    else {
+        return Settings::Redis(Box::new(RedisSettings { remote, ..RedisSettings::new(address) }));
+    };
+    let hosts = hosts.split(',').map(str::to_owned).collect();
+    Settings::Aerospike(Box::new(AerospikeSettings {
+        hosts,
+        remote,
+        ..AerospikeSettings::new("", namespace)
+    }))
+}
+
+async fn measure(address: &str, load: Load) -> Outcome<(f64, f64)> {
+    let backend = cache_backend::open(settings(address, load.in_flight)).await?.ok_or("no backend")?;
+    let session = backend.session().await?;
+    let (began, ran) = (Instant::now(), thread_time());
+    let mut measured = match load.rate {
+        0 => flood(&*session, load).await,
+        _ => pace(&*session, load).await,
+    };
+    let (ran, seconds) = (thread_time() - ran, began.elapsed().as_secs_f64());
+    let claims = measured.created + measured.undecided;
+    #[allow(clippy::cast_precision_loss, reason = "a report")]
+    let (each, rate, undecided) = (
+        ran / claims.max(1) as f64,
+        measured.created as f64 / seconds,
+        measured.undecided as f64 / claims.max(1) as f64,
+    );
+    let [median, p99, most] = [500, 990, 1000].map(|part| measured.waited(part));
+    println!(
+        "  {each:.0} ns of our CPU a claim; a batch waited p50 {median:.0?}, p99 {p99:.0?}, at most {most:.0?}"
+    );
+    for guard in backend.guards() {
+        for kind in cache_backend::OpErrorKind::ALL.into_iter().filter(|&kind| guard.errors(kind) > 0) {
+            println!("  {}: {} {kind}", guard.server(), guard.errors(kind));
+        }
+    }
+    Ok((rate, undecided))
+}
+
+fn claim(
+    session: &dyn Session,
+    next: &mut u64,
+    keys: usize,
+    since: Instant,
+) -> impl Future<Output = (cache_backend::Answers<Claimed>, Instant)> + use<> {
+    let answers = session.claim(batch(next, keys), TTL, Instant::now() + Duration::from_millis(50));
+    async move { (answers.await, since) }
+}
+
+/// So many batches are always under way.
+async fn flood(session: &dyn Session, load: Load) -> Measured {
+    let (mut next, began) = (rand::random(), Instant::now());
+    let mut pending: FuturesUnordered<_> =
+        (0..load.in_flight).map(|_| claim(session, &mut next, load.keys, Instant::now())).collect();
+    let mut measured = Measured::default();
+    while let Some((answers, since)) = pending.next().await {
+        measured.count(&answers, since);
+        if began.elapsed() < load.length {
+            pending.push(claim(session, &mut next, load.keys, Instant::now()));
+        }
+    }
+    measured
+}
+
+/// A batch leaves whenever its time has come.
+async fn pace(session: &dyn Session, load: Load) -> Measured {
+    #[allow(clippy::cast_precision_loss, reason = "a pause of microseconds")]
+    let pause = Duration::from_secs_f64(load.keys as f64 / load.rate as f64);
+    let (mut next, began) = (rand::random(), Instant::now());
+    let mut pending = FuturesUnordered::new();
+    let mut measured = Measured::default();
+    let mut due = began;
+    loop {
+        while due <= Instant::now() && due - began < load.length {
+            pending.push(claim(session, &mut next, load.keys, due));
+            due += pause;
+        }
+        if due - began >= load.length && pending.is_empty() {
+            return measured;
+        }
+        tokio::select! {
+            biased;
+            Some((answers, since)) = pending.next() => measured.count(&answers, since),
+            () = tokio::time::sleep_until(due.into()), if due - began < load.length => {}
+        }
+    }
 }
 
 fn main() -> Outcome<()> {
@@ -152,14 +239,13 @@ fn main() -> Outcome<()> {
         }
     };
     let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse());
-    let (seconds, in_flight, keys) = (number(3)?, number(4)?, number(256)?);
+    let (seconds, in_flight, keys, rate) = (number(3)?, number(4)?, number(256)?, number(0)?);
+    let load = Load { length: Duration::from_secs(seconds as u64), in_flight, keys, rate };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut ratios = Vec::new();
     for round in 1..=ROUNDS {
         flush(server.is_some(), &address);
-        let ours =
-            runtime.block_on(measure(&address, Duration::from_secs(seconds as u64), in_flight, keys))?;
-        let (rate, undecided) = ours;
+        let (rate, undecided) = runtime.block_on(measure(&address, load))?;
         flush(server.is_some(), &address);
         let Some(theirs) = reference(&address, 2_000_000) else {
             println!(

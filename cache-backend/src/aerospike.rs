@@ -16,7 +16,7 @@ use crate::{
     KeyValues, OpError, OpErrorKind, OpenError, Session,
 };
 use ::aerospike::errors::{Error, ErrorKind};
-use ::aerospike::policy::AuthMode;
+use ::aerospike::policy::{AuthMode, ReadModeAp};
 use ::aerospike::{
     Bin, Bins, Client, ClientPolicy, Expiration, Host, Key, ReadPolicy, RecordExistsAction, ResultCode,
     Value, WritePolicy,
@@ -182,7 +182,9 @@ impl Config {
         let mut create = write_policy(limit, RecordExistsAction::CreateOnly);
         create.expiration = expiration(PROBE_TTL);
         let bins = [Bin::new(BIN, Value::Blob(value.to_vec()))];
-        client.put(&create, &key, &bins).await.map_err(|error| self.failed("write", &error))?;
+        if let Err(error) = client.put(&create, &key, &bins).await {
+            return Err(self.refused(client, &key, &bins, &error).await);
+        }
         let passing =
             |message: &str| Failure { message: format!("{}: {message}", self.name), permanent: false };
         match client.put(&create, &key, &bins).await {
@@ -198,6 +200,31 @@ impl Config {
         let delete = write_policy(limit, RecordExistsAction::Update);
         client.delete(&delete, &key).await.map_err(|error| self.failed("delete", &error))?;
         Ok(())
+    }
+
+    /// Why the first write of a probe failed. "Forbidden" has several reasons: that it was the TTL shows where the same
+    /// write without one is taken.
+    async fn refused(&self, client: &Client, key: &Key, bins: &[Bin], error: &Error) -> Failure {
+        if error.server_result_code() != Some(ResultCode::FailForbidden) {
+            return self.failed("write", error);
+        }
+        let limit = self.settings.remote.dial_timeout;
+        let mut keep = write_policy(limit, RecordExistsAction::CreateOnly);
+        keep.expiration = Expiration::Never;
+        let taken = client.put(&keep, key, bins).await.is_ok();
+        if taken {
+            let _ = client.delete(&write_policy(limit, RecordExistsAction::Update), key).await;
+            return self.failed("write", error);
+        }
+        let AerospikeSettings { namespace, set, .. } = &self.settings;
+        let said = self.said(error);
+        let message = format!(
+            "{}: namespace \"{namespace}\": it forbids writes, with and without a TTL: set \"{set}\" is full \
+             (stop-writes-count, stop-writes-size) or was truncated into the future, or the clocks of its nodes differ \
+             (write: {said})",
+            self.name
+        );
+        Failure { message, permanent: false }
     }
 
     /// What a failed probe means to the person who set the namespace up.
@@ -257,8 +284,11 @@ fn write_policy(limit: Duration, action: RecordExistsAction) -> WritePolicy {
     policy
 }
 
+/// While records migrate, a write asks all nodes that may have the record, a read by default only one: it would miss what
+/// the write has just met.
 fn read_policy(limit: Duration) -> ReadPolicy {
     let mut policy = ReadPolicy::default();
+    policy.base_policy.read_mode_ap = ReadModeAp::All;
     policy.base_policy.max_retries = 0;
     policy.base_policy.total_timeout = milliseconds(limit);
     policy.base_policy.socket_timeout = milliseconds(limit);

@@ -142,6 +142,10 @@ async fn open_names_what_failed_and_what_to_configure() {
     let error = open_error(settings.clone()).await;
     assert!(error.contains("full"), "{error}");
     stand_in.node.full.store(false, SeqCst);
+    stand_in.node.set_full.store(true, SeqCst);
+    let error = open_error(settings.clone()).await;
+    assert!(error.contains("set \"bsp\" is full") && !error.contains("nsup-period"), "{error}");
+    stand_in.node.set_full.store(false, SeqCst);
     let error = open_error(AerospikeSettings { namespace: "other".into(), ..settings.clone() }).await;
     assert!(error.contains("\"other\"") && error.contains("do not have it"), "{error}");
     stand_in.kill();
@@ -154,15 +158,27 @@ async fn open_names_what_failed_and_what_to_configure() {
 }
 
 #[tokio::test]
-async fn a_full_namespace_refuses_new_claims_and_still_knows_the_old_ones() {
+async fn a_full_set_refuses_new_claims_and_still_knows_the_old_ones() {
+    let stand_in = StandIn::start().await;
+    let (_backend, session) = open(settings_for(stand_in.address())).await;
+    session.claim(pairs("k", 0..5, "old"), TTL, soon()).await;
+    stand_in.node.set_full.store(true, SeqCst);
+    let answers = session.claim(pairs("k", 0..8, "new"), TTL, soon()).await;
+    assert_eq!(existing(&answers, "old"), 5);
+    assert_eq!(kinds(&answers), [OpErrorKind::Refused; 3]);
+    assert!(answers[5..].iter().all(|answer| answer.as_ref().is_err_and(|error| !error.in_doubt)));
+}
+
+#[tokio::test]
+async fn a_full_namespace_refuses_every_claim_and_can_be_read() {
     let stand_in = StandIn::start().await;
     let (_backend, session) = open(settings_for(stand_in.address())).await;
     session.claim(pairs("k", 0..5, "old"), TTL, soon()).await;
     stand_in.node.full.store(true, SeqCst);
     let answers = session.claim(pairs("k", 0..8, "new"), TTL, soon()).await;
-    assert_eq!(existing(&answers, "old"), 5);
-    assert_eq!(kinds(&answers), [OpErrorKind::Refused; 3]);
-    assert!(answers[5..].iter().all(|answer| answer.as_ref().is_err_and(|error| !error.in_doubt)));
+    assert_eq!(kinds(&answers), [OpErrorKind::Refused; 8]);
+    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|error| !error.in_doubt)));
+    assert_eq!(session.get(pairs("k", 4..6, ""), soon()).await, [Ok(Some("old".into())), Ok(None)]);
 }
 
 #[tokio::test]

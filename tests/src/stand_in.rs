@@ -40,8 +40,10 @@ pub struct Node {
     records: Mutex<HashMap<Vec<u8>, Record>>,
     /// `nsup-period 0`: records with a TTL are refused.
     pub forbids_ttl: AtomicBool,
-    /// New records are refused.
+    /// The namespace is at its stop-writes limit: every write is refused, also of what exists.
     pub full: AtomicBool,
+    /// The set is at its stop-writes limit: new records are refused.
+    pub set_full: AtomicBool,
     /// Nothing is answered, not even the info requests.
     pub stalled: AtomicBool,
     /// One of so many writes is neither done nor answered.
@@ -187,6 +189,7 @@ impl Node {
         match name {
             "forbids-ttl" => switch(&self.forbids_ttl),
             "full" => switch(&self.full),
+            "set-full" => switch(&self.set_full),
             "stalled" => switch(&self.stalled),
             "asks-for-login" => switch(&self.asks_for_login),
             "cut-next" => switch(&self.cut_next),
@@ -266,9 +269,10 @@ impl Node {
         }
         let known = records.contains_key(&request.digest);
         let result = match () {
+            () if self.full.load(SeqCst) => FULL,
             () if known && request.create_only => EXISTS,
+            () if self.set_full.load(SeqCst) && !known => FORBIDDEN,
             () if self.forbids_ttl.load(SeqCst) && request.ttl != u32::MAX => FORBIDDEN,
-            () if self.full.load(SeqCst) && !known => FULL,
             () => {
                 let ttl = (request.ttl != u32::MAX).then(|| Duration::from_secs(u64::from(request.ttl)));
                 let record = Record { bin: request.bin, expires: ttl.map(|ttl| Instant::now() + ttl) };

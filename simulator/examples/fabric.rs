@@ -3,7 +3,7 @@
 //! `cargo run --release -p simulator --example fabric -- [--seeds 10000 | --counted 1000000] [--from 0]
 //! [--seed S [--trace]] [--ids 50] [--faults 3] [--mutant NAME|all] [--threads N] [--seconds S]`
 
-use simulator::fabric::{Mutation, Options, run};
+use simulator::fabric::{Mutation, run};
 use simulator::hunt::{Arguments, report};
 use std::process::ExitCode;
 
@@ -13,8 +13,5 @@ fn main() -> ExitCode {
     if arguments.mutant.as_ref().is_some_and(|wanted| wanted != "all") {
         mutants.extend(Mutation::of_claims());
     }
-    report(&arguments, &mutants, |seed, mutation| {
-        let Arguments { ids, faults, trace, .. } = arguments;
-        run(seed, &Options { ids, faults, mutation, trace })
-    })
+    report(&arguments, &mutants, run)
 }

@@ -46,30 +46,7 @@ use crate::violation::{Violation, guarded};
 use std::fmt;
 
 /// What kind of worlds to run.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Fewest ids of a world.
-    pub ids: usize,
-    /// Faults of a world; one world in sixteen has none.
-    pub faults: usize,
-    /// A fault planted into the product.
-    pub mutation: Option<Mutation>,
-    /// Prints every event.
-    pub trace: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { ids: 50, faults: 3, mutation: None, trace: false }
-    }
-}
-
-impl Options {
-    fn violation(&self, seed: u64, what: String) -> Violation {
-        let mutation = self.mutation.map(|mutation| mutation.to_string());
-        Violation { seed, what, example: "fabric", mutation, ids: self.ids, faults: self.faults }
-    }
-}
+pub type Options = crate::options::Options<Mutation>;
 
 /// What happened in worlds without a violation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,5 +116,5 @@ impl fmt::Display for Summary {
 /// Runs the world of `seed`.
 pub fn run(seed: u64, options: &Options) -> Result<Summary, Violation> {
     let options = *options;
-    guarded(|| world::World::new(seed, options).run(), |what| options.violation(seed, what))
+    guarded(|| world::World::new(seed, options).run()).map_err(|what| options.violation("fabric", seed, what))
 }

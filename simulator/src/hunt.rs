@@ -1,5 +1,6 @@
 //! Many seeds on many cores, and the command line that the examples share.
 
+use crate::options::Options;
 use crate::violation::Violation;
 use std::fmt::Display;
 use std::ops::Range;
@@ -132,18 +133,20 @@ impl Arguments {
 pub fn report<S: Sum, M: Copy + Sync + Display>(
     arguments: &Arguments,
     mutants: &[M],
-    run: impl Fn(u64, Option<M>) -> Result<S, Violation> + Sync,
+    run: impl Fn(u64, &Options<M>) -> Result<S, Violation> + Sync,
 ) -> ExitCode {
-    let Some(wanted) = &arguments.mutant else {
-        let Arguments { seeds, threads, most, .. } = arguments;
-        return report_worlds(&hunt_until(seeds.clone(), *threads, *most, |seed| run(seed, None)));
+    let &Arguments { threads, most, ids, faults, trace, .. } = arguments;
+    let worlds = |mutation, most| {
+        let options = Options { ids, faults, mutation, trace };
+        hunt_until(arguments.seeds.clone(), threads, most, |seed| run(seed, &options))
     };
+    let Some(wanted) = &arguments.mutant else { return report_worlds(&worlds(None, most)) };
     let (mut found, mut missed) = (0, 0);
     for &mutant in mutants {
         if wanted != "all" && *wanted != mutant.to_string() {
             continue;
         }
-        let hunt = hunt(arguments.seeds.clone(), arguments.threads, |seed| run(seed, Some(mutant)));
+        let hunt = worlds(Some(mutant), None);
         match &hunt.violation {
             Some(violation) => {
                 println!("{mutant}: found after {} worlds\n  {violation}", hunt.seeds);

@@ -13,6 +13,7 @@ pub mod claims;
 pub mod fabric;
 mod fault;
 pub mod hunt;
+mod options;
 mod owners;
 mod random;
 mod store;
@@ -20,6 +21,7 @@ mod timeline;
 mod violation;
 mod way;
 
+pub use options::Options;
 pub use violation::Violation;
 
 /// A millisecond of virtual time, which is counted in microseconds.

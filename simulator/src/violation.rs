@@ -31,8 +31,7 @@ impl std::error::Error for Violation {}
 
 /// Runs a world; a panic in it is a promise broken like any other.
 pub(crate) fn guarded<S>(
-    run: impl FnOnce() -> Result<S, Violation> + std::panic::UnwindSafe,
-    violation: impl FnOnce(String) -> Violation,
-) -> Result<S, Violation> {
-    std::panic::catch_unwind(run).unwrap_or_else(|_| Err(violation("the product panicked".to_owned())))
+    run: impl FnOnce() -> Result<S, String> + std::panic::UnwindSafe,
+) -> Result<S, String> {
+    std::panic::catch_unwind(run).unwrap_or_else(|_| Err("the product panicked".to_owned()))
 }

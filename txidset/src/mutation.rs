@@ -1,6 +1,8 @@
 //! Faults that can be planted into the protocol, to show that the simulator finds them. Never set in production: the
 //! switch exists only with the feature `mutants`.
 
+use std::fmt;
+
 /// One planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each name says what is wrong")]
@@ -64,4 +66,10 @@ impl Mutation {
         Mutation::OwnerKeptAcrossRestart,
         Mutation::EndedWhileAlive,
     ];
+}
+
+impl fmt::Display for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
 }

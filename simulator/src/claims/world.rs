@@ -8,7 +8,6 @@ use crate::owners::Owners;
 use crate::random::Random;
 use crate::store::{Change, Store};
 use crate::timeline::{ANY, Scheduled, Timeline};
-use crate::violation::Violation;
 use crate::way::{Calls, DEADLINE, Sent, Trouble, show};
 use cache_backend::OpErrorKind;
 use std::sync::Arc;
@@ -152,21 +151,19 @@ impl World {
         world
     }
 
-    pub(super) fn run(mut self) -> Result<Summary, Violation> {
+    pub(super) fn run(mut self) -> Result<Summary, String> {
         while let Some(next) = self.timeline.pop() {
             self.now = next.at;
             self.summary.events += 1;
             self.handle(next);
             if let Some(what) = self.broken.take() {
-                return Err(self.options.violation(self.seed, what));
+                return Err(what);
             }
             if self.summary.events > 1_000_000 {
-                let what = "the world does not come to rest".to_owned();
-                return Err(self.options.violation(self.seed, what));
+                return Err("the world does not come to rest".to_owned());
             }
         }
-        let (seed, options) = (self.seed, self.options);
-        self.conclude().map_err(|what| options.violation(seed, what))
+        self.conclude()
     }
 
     /// Arrivals, faults, and what Go nodes did.

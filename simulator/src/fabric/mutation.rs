@@ -52,7 +52,7 @@ impl fmt::Display for Mutation {
         match self {
             Mutation::Ingress(mutation) => write!(f, "{mutation:?}"),
             Mutation::Egress(mutation) => write!(f, "{mutation:?}"),
-            Mutation::Claims(mutation) => write!(f, "{mutation:?}"),
+            Mutation::Claims(mutation) => mutation.fmt(f),
             of_the_runtime => write!(f, "{of_the_runtime:?}"),
         }
     }

@@ -16,7 +16,6 @@ use crate::owners::Owners;
 use crate::random::Random;
 use crate::store::{Change, Store};
 use crate::timeline::{ANY, Scheduled, Timeline};
-use crate::violation::Violation;
 use crate::way::{Calls, DEADLINE, PATIENCE, Sent, show};
 use cache_backend::OpErrorKind;
 use frame::{Fabric, GroupIndex, Nack};
@@ -39,7 +38,6 @@ const EVENTS: u64 = 300_000;
 
 /// See [`super`]. Workers are numbered: those of proxies, then the listeners.
 pub(super) struct World {
-    pub(super) seed: u64,
     pub(super) options: Options,
     pub(super) random: Random,
     base: Instant,
@@ -126,7 +124,7 @@ pub(super) enum Event {
 }
 
 impl World {
-    pub(super) fn run(mut self) -> Result<Summary, Violation> {
+    pub(super) fn run(mut self) -> Result<Summary, String> {
         self.timeline.push(self.planned_until, 0, ANY, Event::Look);
         self.timeline.push(0, 0, ANY, Event::Beacon);
         while let Some(next) = self.timeline.pop() {
@@ -137,14 +135,13 @@ impl World {
                 self.broken("the world does not come to rest");
             }
             if let Some(what) = self.broken.take() {
-                return Err(self.options.violation(self.seed, what));
+                return Err(what);
             }
             if self.over {
                 break;
             }
         }
-        let (seed, options) = (self.seed, self.options);
-        self.conclude().map_err(|what| options.violation(seed, what))
+        self.conclude()
     }
 
     fn handle(&mut self, next: Scheduled<Event>) {
@@ -474,7 +471,6 @@ impl World {
         first: usize,
     ) -> World {
         World {
-            seed,
             options,
             base,
             now: 0,

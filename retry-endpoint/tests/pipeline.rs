@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use frame::control::{Ack, Nack, Response};
-use frame::data::{HeaderFields, encode_header};
-use frame::tx::sha256d;
-use frame::{GroupIndex, HashKey, Kind, SeqNum};
+use frame::{GroupIndex, HashKey, SeqNum};
 use proptest::prelude::*;
 use retry_endpoint::pipeline::admit::{Refusal, admit};
 use retry_endpoint::pipeline::answer::{BadRequest, Plan, Policy, Repair, Request, TrainRules, Ways, runs};
@@ -17,28 +17,12 @@ use retry_endpoint::pipeline::upstream::{Ask, Fetches, Wish};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use support::frame_of;
 
 const FLOW: HashKey = HashKey(0xB778_5278_7652_F86C);
 const GROUP: GroupIndex = GroupIndex(1);
 const FAR: &str = "192.0.2.7:40000";
 const LOCAL: &str = "127.0.0.1:40000";
-
-/// A V2 frame whose id is the hash of its payload.
-fn frame_of(flow: HashKey, seq: u64, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![0; 92 + payload.len()];
-    let fields = HeaderFields {
-        kind: Kind::Tx,
-        msg_type: 0,
-        id: &sha256d(payload),
-        hash_key: flow,
-        seq_num: SeqNum(seq),
-        second_id: &[0; 32],
-        payload_len: u32::try_from(payload.len()).unwrap(),
-    };
-    let header = encode_header(&fields, &mut out).unwrap();
-    out[header..].copy_from_slice(payload);
-    out
-}
 
 fn frame(seq: u64) -> Vec<u8> {
     frame_of(FLOW, seq, format!("payload {seq}").as_bytes())

@@ -1,11 +1,11 @@
 //! A real endpoint on the loopback: frames in by multicast, requests and repairs over real sockets, as a listener sees it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use cache_backend::{Backend, Memory};
 use frame::control::{Ack, Advert, Nack, Response};
-use frame::data::{HeaderFields, encode_header};
-use frame::tx::sha256d;
-use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum};
+use frame::{Fabric, GroupIndex, HashKey, SeqNum};
 use multicast_io::{Burst, Interface, Ready, Receiver, Sender, SocketOptions, Span, Train};
 use retry_endpoint::{Config, Counters, Running, start_with};
 use service::config::{Family, HostPorts, Names};
@@ -14,28 +14,13 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
+use support::frame_of;
 
 const FLOW: HashKey = HashKey(0x0123_4567_89AB_CDEF);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn frame_of(seq: u64, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![0; 92 + payload.len()];
-    let fields = HeaderFields {
-        kind: Kind::Tx,
-        msg_type: 0,
-        id: &sha256d(payload),
-        hash_key: FLOW,
-        seq_num: SeqNum(seq),
-        second_id: &[0; 32],
-        payload_len: u32::try_from(payload.len()).unwrap(),
-    };
-    let header = encode_header(&fields, &mut out).unwrap();
-    out[header..].copy_from_slice(payload);
-    out
-}
-
 fn frame(seq: u64) -> Vec<u8> {
-    frame_of(seq, &vec![u8::try_from(seq % 250).unwrap(); 40 + usize::try_from(seq % 7).unwrap()])
+    frame_of(FLOW, seq, &vec![u8::try_from(seq % 250).unwrap(); 40 + usize::try_from(seq % 7).unwrap()])
 }
 
 /// A fabric of its own on `lo`: a port nobody has and a network number of this process.

@@ -1,0 +1,22 @@
+//! Frames for the tests of the pipeline and of the runtime.
+
+use frame::data::{HeaderFields, encode_header};
+use frame::tx::sha256d;
+use frame::{HashKey, Kind, SeqNum};
+
+/// A V2 frame whose id is the hash of its payload.
+pub(crate) fn frame_of(flow: HashKey, seq: u64, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 92 + payload.len()];
+    let fields = HeaderFields {
+        kind: Kind::Tx,
+        msg_type: 0,
+        id: &sha256d(payload),
+        hash_key: flow,
+        seq_num: SeqNum(seq),
+        second_id: &[0; 32],
+        payload_len: u32::try_from(payload.len()).unwrap(),
+    };
+    let header = encode_header(&fields, &mut out).unwrap();
+    out[header..].copy_from_slice(payload);
+    out
+}

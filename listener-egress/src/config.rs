@@ -153,11 +153,11 @@ pub struct Config {
     pub egress_dedup_local_cap: usize,
     /// How claims of listeners that share a consumer work; simple is the Go stack's way
     #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Gate")]
-    pub claim_mode: ClaimModeArg,
+    pub claim_mode: Mode,
     /// Keys in the shared store: as the Go stack writes them, or compact in half the memory; the same on the whole
     /// deployment
     #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Gate")]
-    pub claim_keys: ClaimKeysArg,
+    pub claim_keys: KeyStyle,
     /// How often claims are closed into an epoch
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Gate")]
     pub claim_epoch: Duration,
@@ -209,24 +209,6 @@ pub enum Proto {
     Udp,
     /// A stream of records.
     Tcp,
-}
-
-/// `--claim-mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ClaimModeArg {
-    /// A killed listener loses no frame that its sibling also received.
-    Settled,
-    /// Set if absent.
-    Simple,
-}
-
-/// `--claim-keys`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ClaimKeysArg {
-    /// Prefix, consumer and 64 hex digits.
-    Go,
-    /// Base of the prefix, a byte of class, 32 raw bytes.
-    Compact,
 }
 
 impl Default for Config {
@@ -337,14 +319,8 @@ impl Config {
     pub(crate) fn claims(&self, tier2: bool) -> ClaimsConfig {
         let deployment = self.deployment_id.as_deref().unwrap_or(&self.instance);
         ClaimsConfig {
-            mode: match self.claim_mode {
-                ClaimModeArg::Settled => Mode::Settled,
-                ClaimModeArg::Simple => Mode::Simple,
-            },
-            keys: match self.claim_keys {
-                ClaimKeysArg::Go => KeyStyle::Hex,
-                ClaimKeysArg::Compact => KeyStyle::Compact,
-            },
+            mode: self.claim_mode,
+            keys: self.claim_keys,
             epoch: self.claim_epoch,
             lease: self.claim_lease,
             ttl: self.egress_dedup_ttl_redis,

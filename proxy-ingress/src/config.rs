@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use txidset::KeyStyle;
+use txidset::{KeyStyle, Mode};
 
 /// Largest frame taken from a stream: payload and header.
 pub const MAX_STREAM_FRAME: u64 = (64 << 20) + 92;
@@ -127,11 +127,11 @@ pub struct Config {
     pub dedup_memory: Option<ByteSize>,
     /// settled: no claim outlives a crash between claim and send; simple: as the Go stack
     #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Claims")]
-    pub claim_mode: ClaimModeArg,
+    pub claim_mode: Mode,
     /// Keys in the shared store. go: as the Go stack writes them, so that both race; compact: half the memory, for
     /// fleets without Go nodes. The same on all nodes that share a store
     #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Claims")]
-    pub claim_keys: ClaimKeysArg,
+    pub claim_keys: KeyStyle,
     /// How often a worker with new claims closes an epoch
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Claims")]
     pub claim_epoch: Duration,
@@ -247,33 +247,6 @@ fn fabric_name(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     fits.then(|| text.to_owned())
         .ok_or_else(|| "want 1 to 64 printable ASCII characters without blanks".to_owned())
-}
-
-/// `--claim-mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ClaimModeArg {
-    /// Settled claims.
-    Settled,
-    /// One create-only write.
-    Simple,
-}
-
-/// `--claim-keys`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ClaimKeysArg {
-    /// Prefix and 64 hex digits.
-    Go,
-    /// Base of the prefix, a byte of class, 32 raw bytes.
-    Compact,
-}
-
-impl From<ClaimKeysArg> for KeyStyle {
-    fn from(style: ClaimKeysArg) -> KeyStyle {
-        match style {
-            ClaimKeysArg::Go => KeyStyle::Hex,
-            ClaimKeysArg::Compact => KeyStyle::Compact,
-        }
-    }
 }
 
 /// `--train-order`.

@@ -154,10 +154,11 @@ pub enum Decision {
 
 /// `--claim-mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Mode {
-    /// Settled claims.
+    /// A node that is killed between claim and send loses no frame that a sibling also received.
     Settled,
-    /// The Go behaviour: one SETNX, never released by a crash.
+    /// The Go behaviour: one create-only write, not released by a crash.
     Simple,
 }
 

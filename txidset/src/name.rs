@@ -2,11 +2,13 @@
 
 use crate::{ClaimKey, Class};
 
-/// How ids appear in keys.
+/// `--claim-keys`: how ids appear in keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum KeyStyle {
     /// 64 lower-case hex digits, as the Go nodes write: needed where they share the store.
     #[default]
+    #[cfg_attr(feature = "clap", value(name = "go"))]
     Hex,
     /// 32 raw bytes after one byte of class: about half the store's memory.
     Compact,

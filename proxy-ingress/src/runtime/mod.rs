@@ -287,17 +287,14 @@ fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, sta
 
 pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
     ClaimsConfig {
-        mode: match config.claim_mode {
-            crate::config::ClaimModeArg::Settled => txidset::Mode::Settled,
-            crate::config::ClaimModeArg::Simple => txidset::Mode::Simple,
-        },
+        mode: config.claim_mode,
         epoch: config.claim_epoch,
         lease: config.claim_lease,
         ttl: config.txid_dedup_ttl,
         park_bytes: config.claim_park_bytes.as_usize(),
         max_batch: 256,
         prefix: config.txid_dedup_prefix.clone().into_bytes(),
-        keys: config.claim_keys.into(),
+        keys: config.claim_keys,
         tier2,
         patience: config.backend.op_timeout(Purpose::Claims),
     }

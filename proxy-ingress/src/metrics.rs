@@ -158,14 +158,7 @@ fn claiming(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {
 }
 
 fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
-    let requests = [
-        ("claims", &stats.claims),
-        ("claim_requests", &stats.claim_requests),
-        ("records_read", &stats.records_read),
-        ("records_written", &stats.records_written),
-        ("released", &stats.released),
-    ];
-    for (what, count) in requests {
+    for (what, count) in stats.requests() {
         sink.counter(&CLAIM_REQUESTS, &[worker, what], count.value());
     }
     for why in Why::ALL {

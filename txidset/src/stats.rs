@@ -82,6 +82,16 @@ impl ClaimStats {
     pub fn by(&self, why: Why) -> &Count {
         &self.by_why[why.index()]
     }
+    /// What was asked of the store, by what it was.
+    pub fn requests(&self) -> [(&'static str, &Count); 5] {
+        [
+            ("claims", &self.claims),
+            ("claim_requests", &self.claim_requests),
+            ("records_read", &self.records_read),
+            ("records_written", &self.records_written),
+            ("released", &self.released),
+        ]
+    }
     /// Frames let through.
     pub fn won(&self) -> u64 {
         Why::ALL.iter().filter(|why| why.sends()).map(|&why| self.by(why).value()).sum()

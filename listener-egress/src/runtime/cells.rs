@@ -326,14 +326,7 @@ fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
     for why in Why::ALL {
         sink.counter(&CLAIM_DECIDED, &[worker, why.label()], stats.by(why).value());
     }
-    let requests = [
-        ("claims", &stats.claims),
-        ("claim_requests", &stats.claim_requests),
-        ("records_read", &stats.records_read),
-        ("records_written", &stats.records_written),
-        ("released", &stats.released),
-    ];
-    for (what, count) in requests {
+    for (what, count) in stats.requests() {
         sink.counter(&CLAIM_REQUESTS, &[worker, what], count.value());
     }
     #[allow(clippy::cast_precision_loss, reason = "a gauge is shown as a float")]

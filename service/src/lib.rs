@@ -14,7 +14,7 @@ pub mod recent;
 pub mod run;
 pub mod store;
 
-pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker};
+pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker, worker_count};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};
 pub use recent::Recent;
 pub use run::Deps;

@@ -181,6 +181,14 @@ impl Condition {
     }
 }
 
+/// Workers to start for the option `--workers`: 0 is one for each core.
+pub fn worker_count(option: usize) -> usize {
+    match option {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
 /// Spawns a worker thread with its own single-threaded tokio runtime; `main` runs on it, and `tokio::task::spawn_local`
 /// works in it. A panic in it ends the process (siblings take over; a process that lives on with a dead worker loses
 /// frames).

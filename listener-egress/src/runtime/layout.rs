@@ -67,11 +67,8 @@ impl Layout {
         if config.subtree_data_enabled {
             groups.push(GroupIndex::SUBTREE_DATA);
         }
-        let workers = match config.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
-        Ok(Layout { fabric, workers: workers.clamp(1, groups.len()), groups, interfaces })
+        let workers = service::worker_count(config.workers).clamp(1, groups.len());
+        Ok(Layout { fabric, workers, groups, interfaces })
     }
 
     pub(super) fn is_v4(&self) -> bool {

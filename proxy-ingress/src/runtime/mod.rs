@@ -150,7 +150,7 @@ fn totals(cells: &[WorkerCells]) -> Counters {
 /// [`service::config::Invalid`] for options that cannot work; an interface, port or store that is not there.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
-    let count = worker_count(&config);
+    let count = service::worker_count(config.workers);
     let opened = sockets::open(&config, count)?;
     let (udp, tcp) = (opened.udp, opened.tcp);
     let backend = open_backend(&config, deps.memory).await?;
@@ -238,13 +238,6 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         saved,
         _draining: draining,
     })
-}
-
-fn worker_count(config: &Config) -> usize {
-    match config.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
-    }
 }
 
 async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result<Option<Arc<dyn Backend>>> {

@@ -299,11 +299,8 @@ impl Layout {
         if config.subtree_data_enabled {
             groups.push(GroupIndex::SUBTREE_DATA);
         }
-        let wanted = match config.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
-        let workers = wanted.clamp(1, groups.len().min(Layout::MOST_WORKERS));
+        let most = groups.len().min(Layout::MOST_WORKERS);
+        let workers = service::worker_count(config.workers).clamp(1, most);
         let nack_addr = nack_addr(&config, &fabric, &egress)?;
         Ok(Layout {
             config: Arc::new(config),

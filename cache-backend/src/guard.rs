@@ -108,6 +108,15 @@ impl GuardStats {
     pub fn state(&self) -> BreakerState {
         BreakerState::ALL[usize::from(self.state.load(Relaxed)).min(2)]
     }
+    /// An error that names the server, unless its breaker is closed.
+    pub(crate) fn closed(&self) -> Result<(), OpError> {
+        let state = self.state();
+        if state == BreakerState::Closed {
+            return Ok(());
+        }
+        let detail = format!("the breaker of {} is {}", self.server, state.label());
+        Err(OpError::not_done(self.backend, OpErrorKind::BreakerOpen, detail))
+    }
     /// How often the breaker went into `state`.
     pub fn transitions(&self, state: BreakerState) -> u64 {
         self.transitions[state as usize].load(Relaxed)

@@ -17,8 +17,8 @@ mod slots;
 mod stream;
 
 use crate::{
-    Backend, BootPolicy, BreakerState, Credential, GuardStats, OpError, OpErrorKind, OpenError,
-    RedisSettings, RedisTopology, Session,
+    Backend, BootPolicy, Credential, GuardStats, OpError, OpErrorKind, OpenError, RedisSettings,
+    RedisTopology, Session,
 };
 use address::{Address, Endpoint};
 use dial::{Dialer, Sentinels};
@@ -145,13 +145,7 @@ impl Backend for Redis {
                     Err(error) => return down(error.message),
                 }
             }
-            for guard in self.fleet.guards() {
-                if guard.state() != BreakerState::Closed {
-                    let detail = format!("the breaker of {} is {}", guard.server(), guard.state().label());
-                    return Err(OpError::not_done(NAME, OpErrorKind::BreakerOpen, detail));
-                }
-            }
-            Ok(())
+            self.fleet.guards().iter().try_for_each(|guard| guard.closed())
         }
         .boxed()
     }

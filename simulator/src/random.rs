@@ -1,5 +1,7 @@
 //! The world's dice.
 
+use crate::MS;
+
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -23,6 +25,18 @@ impl Random {
     #[allow(clippy::cast_possible_truncation, reason = "bounded by a usize")]
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
+    }
+
+    /// When copies of an id that first appears at `first` reach one worker: mostly at once, seldom late, at times twice, at
+    /// times never.
+    pub(crate) fn copies(&mut self, first: u64) -> impl Iterator<Item = u64> + use<> {
+        let one = self.percent(75).then(|| match self.below(20) {
+            0 => first + self.between(0, 1500 * MS),
+            1..=3 => first + self.between(0, 300 * MS),
+            _ => first + self.between(0, 5 * MS),
+        });
+        let two = one.filter(|_| self.percent(10)).map(|one| one + self.between(0, 700 * MS));
+        one.into_iter().chain(two)
     }
 
     pub(crate) fn percent(&mut self, percent: u64) -> bool {

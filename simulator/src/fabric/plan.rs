@@ -122,18 +122,8 @@ impl World {
 
     fn plan_copies(&mut self, first: u64, id: usize) {
         for worker in 0..self.proxies.len() {
-            if !self.random.percent(75) {
-                continue;
-            }
-            let late = match self.random.below(20) {
-                0 => self.random.between(0, 1500 * MS),
-                1..=3 => self.random.between(0, 300 * MS),
-                _ => self.random.between(0, 5 * MS),
-            };
-            self.plan_copy(first + late, worker, id);
-            if self.random.percent(10) {
-                let again = first + late + self.random.between(0, 700 * MS);
-                self.plan_copy(again, worker, id);
+            for at in self.random.copies(first) {
+                self.plan_copy(at, worker, id);
             }
         }
     }

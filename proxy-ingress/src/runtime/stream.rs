@@ -211,8 +211,11 @@ fn admit_connection(stream: TcpStream, peer: SocketAddr, streams: &Streams, open
     open_here.set(open_here.get() + 1);
     streams.tally.open.set(open_here.get());
     tokio::task::spawn_local(async move {
-        let reason = Connection::new(stream, peer, &streams).run().await;
+        let mut connection = Connection::new(stream, peer, &streams);
+        let reason = connection.run().await;
+        // Before the peer can see it.
         streams.tally.closed(reason).add(1);
+        drop(connection);
         open_here.set(open_here.get() - 1);
         streams.tally.open.set(open_here.get());
         streams.limits.open.fetch_sub(1, Ordering::Relaxed);
@@ -270,7 +273,8 @@ impl Connection<'_> {
         }
     }
 
-    async fn run(mut self) -> CloseReason {
+    /// Until the connection is to be closed, which dropping `self` does.
+    async fn run(&mut self) -> CloseReason {
         loop {
             if let Err(reason) = self.read().await {
                 return reason;

@@ -4,20 +4,15 @@ use crate::pipeline::DropReason;
 use crate::runtime::stream::{CloseReason, StreamTally};
 use crate::tally::{GroupTally, KINDS, TRAIN_BUCKETS, Tally};
 use frame::GroupIndex;
-use service::metrics::{Metric, Sink, Source};
+use service::metrics::{Sink, Source};
 use std::sync::Arc;
 use txidset::stats::ClaimStats;
 use txidset::{LocalSet, Why};
 
-macro_rules! table {
-    ($($name:ident = $kind:ident($metric:literal, [$($label:literal),*], $help:literal);)*) => {
-        $(static $name: Metric = Metric::$kind($metric, &[$($label),*], $help);)*
-        /// Every metric of the proxy.
-        pub static METRICS: &[&Metric] = &[$(&$name),*];
-    };
-}
+service::metric_table! {
+    /// Every metric of the proxy.
+    pub static METRICS;
 
-table! {
     PACKETS_RECEIVED = counter("bsp_packets_received_total", ["worker"], "Datagrams taken from the UDP port.");
     BYTES_RECEIVED = counter("bsp_bytes_received_total", ["worker"], "Bytes of those datagrams.");
     TCP_MESSAGES = counter("bsp_tcp_messages_total", ["worker"], "Messages cut out of TCP streams.");

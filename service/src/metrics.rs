@@ -229,6 +229,19 @@ impl Metric {
     }
 }
 
+/// Declares the metrics of a source from one table: a static for each row, and one that lists them all.
+#[macro_export]
+macro_rules! metric_table {
+    (
+        $(#[$doc:meta])* $visible:vis static $all:ident;
+        $($row:ident = $kind:ident($name:literal, [$($label:literal),*], $help:literal);)*
+    ) => {
+        $(static $row: $crate::Metric = $crate::Metric::$kind($name, &[$($label),*], $help);)*
+        $(#[$doc])*
+        $visible static $all: &[&$crate::Metric] = &[$(&$row),*];
+    };
+}
+
 /// Prometheus type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

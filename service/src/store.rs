@@ -7,7 +7,7 @@
 //! Cost: four looks a second at the breakers, and one real write every few seconds; nothing on the packet path.
 
 use crate::config::Purpose;
-use crate::metrics::{Buckets, Metric, Registry, Sink, Source};
+use crate::metrics::{Buckets, Registry, Sink, Source};
 use crate::{Condition, Lifecycle};
 use cache_backend::guard::Latency;
 use cache_backend::{Backend, BreakerState, GuardStats, OpErrorKind};
@@ -23,15 +23,10 @@ const ASK: Duration = Duration::from_secs(5);
 /// The same while it does not.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-macro_rules! table {
-    ($($name:ident = $kind:ident($metric:literal, [$($label:literal),*], $help:literal);)*) => {
-        $(static $name: Metric = Metric::$kind($metric, &[$($label),*], $help);)*
-        /// Metrics of shared stores, the same on every role. `store` is what it is for (claims, frames).
-        pub static METRICS: &[&Metric] = &[$(&$name),*];
-    };
-}
+crate::metric_table! {
+    /// Metrics of shared stores, the same on every role. `store` is what it is for (claims, frames).
+    pub static METRICS;
 
-table! {
     BATCH_TIME = histogram("oncecast_store_batch_seconds", ["store", "backend", "server"], "Time from request to answer of batches that were answered.");
     ANSWERED = counter("oncecast_store_answered_total", ["store", "backend", "server"], "Keys that were answered.");
     ERRORS = counter("oncecast_store_errors_total", ["store", "backend", "server", "kind"], "Keys without an answer: timeout, disconnected, refused, garbled, breaker_open, overloaded.");

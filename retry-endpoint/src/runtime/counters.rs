@@ -4,18 +4,13 @@ use crate::pipeline::admit::Refusal;
 use crate::pipeline::answer::BadRequest;
 use crate::pipeline::limit::Level;
 use crate::pipeline::store::Coverage;
-use service::{Counter, Gauge, Metric, Sink, Source};
+use service::{Counter, Gauge, Sink, Source};
 use std::sync::Mutex;
 
-macro_rules! table {
-    ($($constant:ident = $kind:ident($name:literal, [$($label:literal),*], $help:literal);)*) => {
-        $(static $constant: Metric = Metric::$kind($name, &[$($label),*], $help);)*
-        /// Every metric of the role.
-        pub static METRICS: &[&Metric] = &[$(&$constant),*];
-    };
-}
+service::metric_table! {
+    /// Every metric of the role.
+    pub static METRICS;
 
-table! {
     RECEIVED = counter("bre_frames_received_total", ["worker"], "Datagrams received from the data groups.");
     RECEIVED_BYTES = counter("bre_bytes_received_total", ["worker"], "Bytes of those datagrams.");
     CACHED = counter("bre_frames_cached_total", ["worker"], "Frames kept.");

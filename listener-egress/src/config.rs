@@ -13,8 +13,8 @@ use clap::ValueEnum;
 use frame::flow::Origin;
 use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    BackendArgs, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent, Purpose,
-    ScopeArg, SourceModeArg, duration,
+    Alias, BackendArgs, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent,
+    Purpose, Role, ScopeArg, SourceModeArg, duration,
 };
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -23,6 +23,23 @@ use txidset::{ClaimsConfig, KeyStyle, Mode};
 /// `--catch-up` of a listener with a shared store: several leases of 1,000 frames/s in one flow, for flows of which no
 /// position was kept.
 const CATCH_UP: u64 = 8192;
+
+/// What the option loader must know: the names of the Go stack, and defaults of shared options.
+pub const ROLE: Role = Role {
+    name: "listener",
+    aliases: &[
+        Alias::new("cache-backend", "egress-dedup-backend", "EGRESS_DEDUP_BACKEND"),
+        Alias::new("redis-addr", "egress-dedup-redis-addr", "EGRESS_DEDUP_REDIS_ADDR"),
+        Alias::new("aerospike-hosts", "egress-dedup-aerospike-hosts", "EGRESS_DEDUP_AEROSPIKE_HOSTS"),
+        Alias::new(
+            "aerospike-namespace",
+            "egress-dedup-aerospike-namespace",
+            "EGRESS_DEDUP_AEROSPIKE_NAMESPACE",
+        ),
+        Alias::new("aerospike-set", "egress-dedup-aerospike-set", "EGRESS_DEDUP_AEROSPIKE_SET"),
+    ],
+    defaults: &[("metrics-addr", ":9200")],
+};
 
 /// Options of one listener.
 #[derive(Clone, Debug, clap::Args)]

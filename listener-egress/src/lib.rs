@@ -9,5 +9,5 @@ pub mod mutation;
 pub mod pipeline;
 mod runtime;
 
-pub use config::Config;
+pub use config::{Config, ROLE};
 pub use runtime::{Counters, Running, metrics, start};

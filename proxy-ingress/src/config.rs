@@ -23,18 +23,14 @@ pub const STREAM_BUFFER: usize = 64 << 10;
 pub const ROLE: Role = Role {
     name: "proxy",
     aliases: &[
-        alias("cache-backend", "txid-dedup-backend", "TXID_DEDUP_BACKEND"),
-        alias("redis-addr", "txid-dedup-redis-addr", "TXID_DEDUP_REDIS_ADDR"),
-        alias("aerospike-hosts", "txid-dedup-aerospike-hosts", "TXID_DEDUP_AEROSPIKE_HOSTS"),
-        alias("aerospike-namespace", "txid-dedup-aerospike-namespace", "TXID_DEDUP_AEROSPIKE_NAMESPACE"),
-        alias("aerospike-set", "txid-dedup-aerospike-set", "TXID_DEDUP_AEROSPIKE_SET"),
+        Alias::new("cache-backend", "txid-dedup-backend", "TXID_DEDUP_BACKEND"),
+        Alias::new("redis-addr", "txid-dedup-redis-addr", "TXID_DEDUP_REDIS_ADDR"),
+        Alias::new("aerospike-hosts", "txid-dedup-aerospike-hosts", "TXID_DEDUP_AEROSPIKE_HOSTS"),
+        Alias::new("aerospike-namespace", "txid-dedup-aerospike-namespace", "TXID_DEDUP_AEROSPIKE_NAMESPACE"),
+        Alias::new("aerospike-set", "txid-dedup-aerospike-set", "TXID_DEDUP_AEROSPIKE_SET"),
     ],
     defaults: &[("metrics-addr", ":9100")],
 };
-
-const fn alias(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
-    Alias { option, flag, env }
-}
 
 /// Options of the proxy.
 #[derive(Args, Clone, Debug)]

@@ -25,12 +25,12 @@ use std::time::Duration;
 pub const ROLE: Role = Role {
     name: "retry",
     aliases: &[
-        Alias { option: "iface", flag: "mc-iface", env: "MC_IFACE" },
-        Alias { option: "egress-loop", flag: "egress-multicast-loop", env: "EGRESS_MULTICAST_LOOP" },
-        Alias { option: "upstream", flag: "upstream-retry-endpoints", env: "UPSTREAM_RETRY_ENDPOINTS" },
-        Alias { option: "rl-chain-rate", flag: "rl-sender-rate", env: "RL_SENDER_RATE" },
-        Alias { option: "rl-chain-window", flag: "rl-sender-window", env: "RL_SENDER_WINDOW" },
-        Alias { option: "ssm-sources", flag: "ssm-static-sources", env: "SSM_STATIC_SOURCES" },
+        Alias::new("iface", "mc-iface", "MC_IFACE"),
+        Alias::new("egress-loop", "egress-multicast-loop", "EGRESS_MULTICAST_LOOP"),
+        Alias::new("upstream", "upstream-retry-endpoints", "UPSTREAM_RETRY_ENDPOINTS"),
+        Alias::new("rl-chain-rate", "rl-sender-rate", "RL_SENDER_RATE"),
+        Alias::new("rl-chain-window", "rl-sender-window", "RL_SENDER_WINDOW"),
+        Alias::new("ssm-sources", "ssm-static-sources", "SSM_STATIC_SOURCES"),
     ],
     defaults: &[("metrics-addr", ":9400")],
 };

@@ -9,5 +9,5 @@ pub mod config;
 pub mod pipeline;
 pub mod runtime;
 
-pub use config::Config;
+pub use config::{Config, ROLE};
 pub use runtime::{Counters, Running, start, start_with};

@@ -37,6 +37,13 @@ pub struct Alias {
     pub env: &'static str,
 }
 
+impl Alias {
+    /// A row of a table.
+    pub const fn new(option: &'static str, flag: &'static str, env: &'static str) -> Alias {
+        Alias { option, flag, env }
+    }
+}
+
 /// What the loader must know about a role beyond its `Args`.
 #[derive(Clone, Copy, Debug)]
 pub struct Role {

@@ -1,21 +1,27 @@
-//! Double SHA-256 of sixteen messages at once, one in each lane of AVX-512.
+//! Double SHA-256 of many messages, sixteen at a time, one in each lane of AVX-512.
 //!
-//! Why: the SHA instructions work on one message and wait for themselves; sixteen messages side by side cost half of that
-//! and less than two at a time with the SHA instructions (140, 281 and 175 ns for the mean transaction of 349 bytes, one
-//! Zen 4 core), as long as the lanes are filled. Lanes run as long as the longest of them: give messages of similar length
-//! together.
+//! Why: the SHA instructions work on one message and wait for themselves; sixteen messages side by side cost less. A lane
+//! whose message has ended takes the next one at once, so lengths need not be alike; first digests wait until there are
+//! enough of them for a full set of second hashes. Once few lanes are at work, what they left is finished with the SHA instructions.
 //!
 //! Vectors never pass through a closure: what is not inlined loses the instructions, and with them a factor of twenty.
 //! No unsafe here: `pulp` hands out the instructions against a token that proves that the processor has them.
 
 use crate::Id;
-use crate::hash::{BLOCK, START, TAIL};
+use crate::hash::{BLOCK, Message, START, Started, TAIL, in_pairs, sha256_again};
 use core::arch::x86_64::__m512i;
 use pulp::x86::V4;
 use pulp::{NullaryFnOnce, cast};
 
 /// Messages hashed together.
-pub(crate) const LANES: usize = 16;
+const LANES: usize = 16;
+/// Lanes that must be at work for a step of all to be worth its time.
+const FEWEST: usize = 10;
+
+/// Bytes of a block, and most of a message's bytes in its last block.
+const BLOCK_BYTES: u32 = 64;
+const ROOM: u32 = 55;
+const _: () = assert!(BLOCK_BYTES as usize == BLOCK && (BLOCK_BYTES - ROOM) as usize == TAIL);
 
 #[rustfmt::skip]
 const ROUND: [u32; 64] = [
@@ -29,124 +35,273 @@ const ROUND: [u32; 64] = [
     0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
 ];
 
-/// Double SHA-256 of each message; `None` where the processor has no AVX-512.
-pub(crate) fn sha256d(messages: &[&[u8]; LANES]) -> Option<[Id; LANES]> {
+/// Double SHA-256 of `messages`, the longest first; `found` gets each and its hash, in no order. `false`, with nothing done,
+/// where the processor has no AVX-512 or the messages are too few.
+pub(crate) fn sha256d_each<'a>(
+    messages: &[Message],
+    bytes: &impl Fn(Message) -> &'a [u8],
+    found: &mut impl FnMut(Message, Id),
+) -> bool {
     // Remembers what it found; a later call is one load.
-    let simd = V4::try_new()?;
-    Some(simd.vectorize(Hash { simd, messages }))
+    let Some(simd) = V4::try_new().filter(|_| messages.len() >= LANES) else { return false };
+    let mut lanes = Lanes::default();
+    let mut firsts = Firsts::default();
+    simd.vectorize(Hash { simd, messages, bytes, found, lanes: &mut lanes, firsts: &mut firsts });
+    lanes.finish(messages, found);
+    firsts.finish(messages, found);
+    true
 }
 
 /// A call that is compiled with the instructions of its token. (A closure would not be inlined into it.)
-struct Hash<'a> {
+struct Hash<'h, 'a, B, F> {
     simd: V4,
-    messages: &'a [&'a [u8]; LANES],
+    messages: &'h [Message],
+    bytes: &'h B,
+    found: &'h mut F,
+    lanes: &'h mut Lanes<'a>,
+    firsts: &'h mut Firsts,
 }
 
-impl NullaryFnOnce for Hash<'_> {
-    type Output = [Id; LANES];
+impl<'a, B: Fn(Message) -> &'a [u8], F: FnMut(Message, Id)> NullaryFnOnce for Hash<'_, 'a, B, F> {
+    type Output = ();
 
     #[inline(always)]
-    fn call(self) -> [Id; LANES] {
-        twice(self.simd, self.messages)
-    }
-}
-
-/// Whether [`sha256d`] works here.
-pub(crate) fn is_available() -> bool {
-    V4::try_new().is_some()
-}
-
-#[inline(always)]
-fn twice(simd: V4, messages: &[&[u8]; LANES]) -> [Id; LANES] {
-    let once = digests(simd, messages);
-    let mut block = [splat(simd, 0); 16];
-    for (word, state) in block.iter_mut().zip(once) {
-        *word = cast(state);
-    }
-    block[8] = splat(simd, 0x8000_0000);
-    block[15] = splat(simd, 256);
-    let mut state = start(simd);
-    compress(simd, &mut state, block);
-    let words: [[u32; LANES]; 8] = cast(state);
-    let mut ids = [[0; 32]; LANES];
-    for (lane, id) in ids.iter_mut().enumerate() {
-        for (bytes, word) in id.chunks_exact_mut(4).zip(&words) {
-            bytes.copy_from_slice(&word[lane].to_be_bytes());
-        }
-    }
-    ids
-}
-
-/// SHA-256 once: word by word, each of all lanes.
-#[inline(always)]
-fn digests(simd: V4, messages: &[&[u8]; LANES]) -> [[u32; LANES]; 8] {
-    let blocks = messages.map(|message| (message.len() + TAIL).div_ceil(BLOCK));
-    let most = blocks.iter().copied().max().unwrap_or(0);
-    let chunks = messages.map(|message| message.as_chunks().0);
-    // Blocks that are whole in every message.
-    let whole = chunks.iter().map(|chunks| chunks.len()).min().unwrap_or(0);
-    let mut state = start(simd);
-    let mut done = [[0; LANES]; 8];
-    for at in 0..most {
-        let rows = if at < whole { whole_rows(simd, &chunks, at) } else { last_rows(simd, messages, at) };
-        compress(simd, &mut state, transpose(simd, &rows));
-        if blocks.contains(&(at + 1)) {
-            let words: [[u32; LANES]; 8] = cast(state);
-            for lane in (0..LANES).filter(|&lane| blocks[lane] == at + 1) {
-                for (done, word) in done.iter_mut().zip(&words) {
-                    done[lane] = word[lane];
+    fn call(self) {
+        let Hash { simd, messages, bytes, found, lanes, firsts } = self;
+        let mut next = messages.iter();
+        lanes.refill(u16::MAX, messages.len(), &mut next, bytes);
+        let mut state = start(simd);
+        while lanes.at_work.count_ones() as usize >= FEWEST {
+            let ends = lanes.ends(simd);
+            let words = lanes.words(simd, ends);
+            compress(simd, &mut state, words);
+            if ends != 0 {
+                firsts.put(simd, &state, ends, &lanes.numbers);
+                for (word, start) in state.iter_mut().zip(START) {
+                    *word = simd.avx512f._mm512_mask_mov_epi32(*word, ends, splat(simd, start));
+                }
+                lanes.refill(ends, messages.len(), &mut next, bytes);
+                if firsts.count >= LANES {
+                    firsts.hash(simd, messages, found);
                 }
             }
         }
+        if firsts.count >= FEWEST {
+            firsts.hash(simd, messages, found);
+        }
+        for (words, word) in lanes.state.iter_mut().zip(state) {
+            *words = cast(word);
+        }
     }
-    done
 }
 
-/// Block number `at` of each message, which has it whole. Spelled out, as rows of a loop would go through memory.
+/// The messages under way.
+#[derive(Default)]
+struct Lanes<'a> {
+    /// Bit n: lane n has a message.
+    at_work: u16,
+    /// Place of the message in the list.
+    numbers: [u32; LANES],
+    /// Its bytes that are left (less than 0 once its end is marked), and where they begin.
+    left: [i32; LANES],
+    rest: [&'a [u8]; LANES],
+    /// Its length in bits.
+    bits: [u32; LANES],
+    /// Word by word, once the lanes stand still.
+    state: [[u32; LANES]; 8],
+}
+
+impl<'a> Lanes<'a> {
+    /// Gives `free` lanes the next messages.
+    #[inline(always)]
+    fn refill(
+        &mut self,
+        mut free: u16,
+        count: usize,
+        next: &mut core::slice::Iter<'_, Message>,
+        bytes: &impl Fn(Message) -> &'a [u8],
+    ) {
+        while free != 0 {
+            let lane = free.trailing_zeros() as usize;
+            free &= free - 1;
+            let number = count - next.len();
+            match next.next() {
+                Some(&message) => self.take(lane, number, message, bytes(message)),
+                None => self.at_work &= !(1 << lane),
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "messages are short and few: `Message` has 32 bits for both"
+    )]
+    fn take(&mut self, lane: usize, number: usize, message: Message, bytes: &'a [u8]) {
+        self.at_work |= 1 << lane;
+        self.numbers[lane] = number as u32;
+        let (len, _) = message.cut(bytes);
+        self.left[lane] = len as i32;
+        self.bits[lane] = 8 * len;
+        self.rest[lane] = bytes;
+    }
+
+    /// Lanes whose next block is their last.
+    #[inline(always)]
+    fn ends(&self, simd: V4) -> u16 {
+        self.at_work & simd.avx512f._mm512_cmple_epi32_mask(cast(self.left), splat(simd, ROOM))
+    }
+
+    /// The next block of each lane, word by word. Rows are spelled out, as those of a loop would go through memory.
+    #[inline(always)]
+    fn words(&mut self, simd: V4, last: u16) -> [__m512i; 16] {
+        let f = simd.avx512f;
+        let ends = f._mm512_min_epi32(cast(self.left), splat(simd, BLOCK_BYTES));
+        let ends = f._mm512_add_epi32(f._mm512_max_epi32(ends, splat(simd, u32::MAX)), splat(simd, 1));
+        let ends: [u32; LANES] = cast(ends);
+        macro_rules! rows {
+            ($($lane:literal)*) => {
+                [$(row(simd, &mut self.rest[$lane], ends[$lane])),*]
+            };
+        }
+        let rows = rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        self.left = cast(f._mm512_sub_epi32(cast(self.left), splat(simd, BLOCK_BYTES)));
+        let mut words = transpose(simd, &rows);
+        words[15] = f._mm512_mask_mov_epi32(words[15], last, cast(self.bits));
+        words
+    }
+
+    /// Hashes what is left of the messages under way.
+    fn finish(&self, messages: &[Message], found: &mut impl FnMut(Message, Id)) {
+        let at_work = (0..LANES).filter(|lane| self.at_work >> lane & 1 == 1);
+        let started = at_work.map(|lane| Started {
+            message: messages[self.numbers[lane] as usize],
+            state: core::array::from_fn(|word| self.state[word][lane]),
+            rest: &self.rest[lane][..usize::try_from(self.left[lane]).unwrap_or(0)],
+            marked: self.left[lane] < 0,
+            len: self.bits[lane] / 8,
+        });
+        in_pairs(started, found);
+    }
+}
+
+/// The next block of a message, its words in the order of the processor: `end` is the number of its bytes that the message
+/// still has, plus one. What follows the message in `rest` is not looked at.
 #[inline(always)]
-fn whole_rows(simd: V4, chunks: &[&[[u8; BLOCK]]; LANES], at: usize) -> [__m512i; LANES] {
-    macro_rules! rows {
-        ($($lane:literal)*) => {
-            [$(big_endian(simd, cast(chunks[$lane][at]))),*]
+fn row(simd: V4, rest: &mut &[u8], end: u32) -> __m512i {
+    let bytes = match rest.split_first_chunk::<BLOCK>() {
+        Some((whole, after)) => {
+            *rest = after;
+            *whole
+        }
+        None => last_bytes(core::mem::take(rest)),
+    };
+    let end = (end as usize).min(ENDS - 1);
+    simd.avx512bw._mm512_mask_shuffle_epi8(cast(MARK[end]), KEEP[end], cast(bytes), cast(ORDER))
+}
+
+/// Cases of a block's end: after it, or at a byte of it, or before it.
+const ENDS: usize = BLOCK + 2;
+
+/// For each end the bytes that belong to the message, and what stands for the others: the bit that ends it, and zeros (FIPS
+/// 180-4, section 5.1.1). Both for bytes that are in order already. The length is written later.
+static KEEP: [u64; ENDS] = {
+    let mut keep = [0; ENDS];
+    let mut end = 1;
+    while end < ENDS {
+        // The byte before the end, if any, is kept as well.
+        keep[end] = match end {
+            1 => 0,
+            _ => keep[end - 1] | 1 << (ORDER[end - 2]),
         };
+        end += 1;
     }
-    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    keep
+};
+static MARK: [[u8; BLOCK]; ENDS] = {
+    let mut mark = [[0; BLOCK]; ENDS];
+    let mut end = 1;
+    while end < ENDS - 1 {
+        mark[end][ORDER[end - 1] as usize] = 0x80;
+        end += 1;
+    }
+    mark
+};
+
+/// The end of a slice that nothing follows.
+#[cold]
+fn last_bytes(rest: &[u8]) -> [u8; BLOCK] {
+    let mut bytes = [0; BLOCK];
+    bytes[..rest.len()].copy_from_slice(rest);
+    bytes
 }
 
-/// Block number `at` of each padded message.
-#[inline(always)]
-fn last_rows(simd: V4, messages: &[&[u8]; LANES], at: usize) -> [__m512i; LANES] {
-    let mut rows = [splat(simd, 0); LANES];
-    for (row, message) in rows.iter_mut().zip(messages) {
-        *row = big_endian(simd, cast(block(message, at)));
-    }
-    rows
+/// First digests that wait for their second hash, word by word: fewer than a set, and what one step may add.
+#[derive(Default)]
+struct Firsts {
+    words: [[[u32; LANES]; 2]; 8],
+    /// Places of their messages in the list.
+    numbers: [[u32; LANES]; 2],
+    count: usize,
 }
 
-/// Block number `at` of a padded message; anything past its end.
-#[inline(always)]
-fn block(message: &[u8], at: usize) -> [u8; BLOCK] {
-    let from = at * BLOCK;
-    let Some(rest) = message.get(from..) else { return last_block(&[], message.len(), false) };
-    match rest.first_chunk() {
-        Some(whole) => *whole,
-        None => last_block(rest, message.len(), true),
+impl Firsts {
+    /// Adds those lanes of `state` that have `ended`.
+    #[inline(always)]
+    fn put(&mut self, simd: V4, state: &[__m512i; 8], ended: u16, numbers: &[u32; LANES]) {
+        for (words, word) in self.words.iter_mut().zip(state) {
+            append(simd, words, self.count, ended, *word);
+        }
+        append(simd, &mut self.numbers, self.count, ended, cast(*numbers));
+        self.count += ended.count_ones() as usize;
+    }
+
+    /// Hashes a set, which may not be full, again.
+    #[inline(always)]
+    fn hash(&mut self, simd: V4, messages: &[Message], found: &mut impl FnMut(Message, Id)) {
+        let mut block = [splat(simd, 0); 16];
+        for (word, words) in block.iter_mut().zip(&self.words) {
+            *word = cast(words[0]);
+        }
+        block[8] = splat(simd, 0x8000_0000);
+        block[15] = splat(simd, 256);
+        let mut state = start(simd);
+        compress(simd, &mut state, block);
+        let mut rows = [splat(simd, 0); 16];
+        for (row, word) in rows.iter_mut().zip(state) {
+            *row = big_endian(simd, word);
+        }
+        let ids: [[Id; 2]; LANES] = cast(transpose(simd, &rows));
+        for (number, id) in self.numbers[0].iter().zip(ids).take(self.count) {
+            found(messages[*number as usize], id[0]);
+        }
+        for words in self.words.iter_mut().chain([&mut self.numbers]) {
+            words[0] = words[1];
+        }
+        self.count = self.count.saturating_sub(LANES);
+    }
+
+    /// Hashes again what is left.
+    fn finish(&self, messages: &[Message], found: &mut impl FnMut(Message, Id)) {
+        for at in (0..self.count).step_by(2) {
+            let pair = [at, (at + 1).min(self.count - 1)];
+            let ids = sha256_again(pair.map(|at| core::array::from_fn(|word| self.words[word][0][at])));
+            for (at, id) in pair.into_iter().zip(ids).take(self.count - at) {
+                found(messages[self.numbers[0][at] as usize], id);
+            }
+        }
     }
 }
 
-/// A block with padding: what is left of the message, the bit that ends it where it ends here, its length where there is
-/// room for it.
+/// Writes those lanes of `word` that have `ended`, side by side, from `count` on; what follows them is overwritten.
 #[inline(always)]
-fn last_block(rest: &[u8], length: usize, ends_here: bool) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    block[..rest.len()].copy_from_slice(rest);
-    if ends_here {
-        block[rest.len()] = 0x80;
+fn append(simd: V4, words: &mut [[u32; LANES]; 2], count: usize, ended: u16, word: __m512i) {
+    if let Some(place) =
+        words.as_flattened_mut().get_mut(count..).and_then(|words| words.first_chunk_mut::<LANES>())
+    {
+        *place = cast(simd.avx512f._mm512_maskz_compress_epi32(ended, word));
     }
-    if rest.len() + TAIL <= BLOCK {
-        block[BLOCK - 8..].copy_from_slice(&(length as u64 * 8).to_be_bytes());
-    }
-    block
 }
 
 #[inline(always)]
@@ -163,18 +318,20 @@ fn splat(simd: V4, word: u32) -> __m512i {
     simd.avx512f._mm512_set1_epi32(word.cast_signed())
 }
 
+/// Where each byte goes when those of each word are swapped. (A shuffle looks at the low four bits.)
+const ORDER: [u8; BLOCK] = {
+    let mut order = [0; BLOCK];
+    let mut at = 0_u8;
+    while at < 64 {
+        order[at as usize] = at ^ 3;
+        at += 1;
+    }
+    order
+};
+
 /// Swaps the bytes of each word.
 #[inline(always)]
 fn big_endian(simd: V4, row: __m512i) -> __m512i {
-    const ORDER: [u8; 64] = {
-        let mut order = [0; 64];
-        let mut at = 0_u8;
-        while at < 64 {
-            order[at as usize] = (at & 15) ^ 3;
-            at += 1;
-        }
-        order
-    };
     simd.avx512bw._mm512_shuffle_epi8(row, cast(ORDER))
 }
 

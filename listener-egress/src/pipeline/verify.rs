@@ -62,14 +62,12 @@ impl Hashes {
         }
     }
 
-    /// Hashes what was wanted.
+    /// Hashes what was wanted; `datagram` may give more than the datagram.
     pub(super) fn compute<'a>(&mut self, datagram: impl Fn(usize) -> &'a [u8]) {
         self.sorted.resize(self.messages.len(), Message::default());
         let found = &mut self.found;
-        let bytes = |message: Message| {
-            let from = message.from as usize;
-            datagram(message.at as usize).get(from..from + message.len as usize).unwrap_or_default()
-        };
+        let bytes =
+            |message: Message| datagram(message.at as usize).get(message.from as usize..).unwrap_or_default();
         sha256d_each(&self.messages, &mut self.sorted, bytes, |message, id| {
             found[message.at as usize] = Some(id);
         });

@@ -146,6 +146,10 @@ impl Batch for Burst {
     fn bytes(&self, index: usize) -> &[u8] {
         Burst::bytes(self, self.arrivals()[index].span)
     }
+    fn bytes_on(&self, index: usize) -> &[u8] {
+        let start = self.arrivals()[index].span.start as usize;
+        self.memory().get(start..).unwrap_or_default()
+    }
 }
 
 type Opened = oneshot::Sender<anyhow::Result<()>>;

@@ -3,7 +3,8 @@
 //! Counts are u64 on the wire and multiply into lengths: all of that is checked, so that a count of 2^59 is a short
 //! payload and not a wrapped zero.
 
-use crate::{DecodeError, Id, field};
+use crate::block::merkle_root;
+use crate::{DecodeError, Id, TxId, field};
 
 const FIXED: usize = 24;
 const COUNT: usize = 8;
@@ -150,6 +151,24 @@ impl<'a> SubtreeData<'a> {
             nodes,
             conflicts: rest.as_chunks().0.get(..conflict_count).ok_or(in_conflicts)?,
         })
+    }
+
+    /// Merkle root over the nodes. A list whose end is repeated folds to the same root, so it proves nothing: `None` where
+    /// a node stands twice, and where `room` is not as long as the nodes. Cost: a sort and a hash a node.
+    pub fn root(&self, room: &mut [TxId]) -> Option<Id> {
+        if room.len() != self.nodes.len() {
+            return None;
+        }
+        let fill = |room: &mut [TxId]| {
+            room.iter_mut().zip(self.nodes.iter()).for_each(|(id, node)| *id = TxId(*node.hash));
+        };
+        fill(room);
+        room.sort_unstable();
+        if room.windows(2).any(|pair| pair[0] == pair[1]) {
+            return None;
+        }
+        fill(room);
+        Some(merkle_root(room))
     }
 
     /// Writes the payload to the front of `out`; returns its length, `None` if `out` is too short.

@@ -1,6 +1,7 @@
 //! Raw blocks and proof of work: a real block, and the edges of the compact target.
 
 use frame::block::{Block, header_hash, meets_target, merkle_root, target};
+use frame::subtree::{Nodes, SubtreeData};
 use frame::{DecodeError, TxId, tx};
 
 /// A block of the main chain.
@@ -99,4 +100,17 @@ fn merkle_roots_pair_the_last_of_an_odd_level_with_itself() {
     let (ab, cc) = (pair([1; 32], [2; 32]), pair([3; 32], [3; 32]));
     assert_eq!(merkle_root(&mut [id(1), id(2)]), ab);
     assert_eq!(merkle_root(&mut [id(1), id(2), id(3)]), pair(ab, cc));
+}
+
+#[test]
+fn a_subtree_has_a_root_unless_a_node_stands_twice() {
+    let leaves = [[1; 32], [2; 32], [3; 32]];
+    let data =
+        |nodes| SubtreeData { total_fees: 0, total_size: 0, nodes: Nodes::Hashes(nodes), conflicts: &[] };
+    let root = merkle_root(&mut leaves.map(TxId));
+    assert_eq!(data(&leaves).root(&mut [TxId::default(); 3]), Some(root));
+    let repeated = [leaves[0], leaves[1], leaves[2], leaves[2]];
+    assert_eq!(merkle_root(&mut repeated.map(TxId)), root);
+    assert_eq!(data(&repeated).root(&mut [TxId::default(); 4]), None);
+    assert_eq!(data(&leaves).root(&mut [TxId::default(); 2]), None);
 }

@@ -5,7 +5,7 @@ use super::*;
 use cache_backend::Memory;
 use frame::control::Extended;
 use frame::digest::Entry;
-use frame::{Ack, HashKey, Nack};
+use frame::{Ack, HashKey, Nack, TxId};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -943,6 +943,35 @@ fn a_block_header_is_emitted_once_for_each_announcement() {
     assert_eq!(headers.len(), 1);
     let header = DataFrame::decode(&headers[0]).unwrap();
     assert_eq!((header.kind, header.id, header.payload), (Kind::BlockHeader, &id, &payload[..80]));
+}
+
+#[test]
+fn subtree_data_that_repeats_its_end_does_not_pass_for_the_subtree() {
+    let data = |leaves: &[Id]| {
+        let mut payload = vec![0; 16];
+        payload.extend((leaves.len() as u64).to_be_bytes());
+        payload.extend(leaves.iter().flatten());
+        payload.extend([0; 8]);
+        payload
+    };
+    let leaves = [[1; 32], [2; 32], [3; 32]];
+    let root = frame::block::merkle_root(&mut leaves.map(TxId));
+    let verdict = |leaves: &[Id]| {
+        let payload = data(leaves);
+        let frame = DataFrame {
+            kind: Kind::Subtree,
+            msg_type: 1,
+            id: &root,
+            hash_key: FLOW,
+            seq_num: SeqNum(1),
+            second_id: &NO_TREE,
+            payload: &payload,
+        };
+        verify::verify(&frame, &VerifyRules::default(), None)
+    };
+    assert_eq!(verdict(&leaves), Ok(()));
+    let repeated = [leaves[0], leaves[1], leaves[2], leaves[2]];
+    assert_eq!(verdict(&repeated), Err(DropReason::PayloadHash));
 }
 
 #[test]

@@ -4,11 +4,11 @@
 //! Transactions: canonical TxID, Extended Format aware (wire 1.2). Blocks: header hash and proof of work (wire 1.4).
 //! Subtree data: Merkle root over the nodes (wire 1.5).
 //!
-//! Cost: one double SHA-256 over the payload; those of a batch are computed together ([`Hashes`]). The Merkle root of subtree data copies its node hashes once; such frames
-//! are rare and bounded by the reassembly limit.
+//! Cost: one double SHA-256 over the payload; those of a batch are computed together ([`Hashes`]). The Merkle root of
+//! subtree data copies its node hashes once; such frames are rare and bounded by the reassembly limit.
 
 use super::counts::DropReason;
-use frame::block::{HEADER, header_hash, meets_target, merkle_root};
+use frame::block::{HEADER, header_hash, meets_target};
 use frame::hash::{LONGEST_TOGETHER, Message, sha256d_each};
 use frame::subtree::{Form, SubtreeData};
 use frame::tx::{canonical_txid, is_extended};
@@ -123,6 +123,5 @@ fn leading_zero_bits(hash: &Id) -> u32 {
 
 fn subtree_root(msg_type: u8, payload: &[u8]) -> Option<Id> {
     let data = SubtreeData::decode(Form::of(msg_type)?, payload).ok()?;
-    let mut ids: Vec<TxId> = data.nodes.iter().map(|node| TxId(*node.hash)).collect();
-    Some(merkle_root(&mut ids))
+    data.root(&mut vec![TxId::default(); data.nodes.len()])
 }

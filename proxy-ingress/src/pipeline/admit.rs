@@ -295,16 +295,12 @@ fn verify_block(policy: &Policy, frame: &DataFrame<'_>) -> Result<(), DropReason
     Ok(())
 }
 
-/// The nodes must hash to the SubtreeID. A Merkle root stays the same when the end of the list is repeated, so a list
-/// with a repeated node is refused.
+/// The nodes must hash to the SubtreeID.
 fn verify_subtree(frame: &DataFrame<'_>) -> Result<(), DropReason> {
     let form = Form::of(frame.msg_type).ok_or(DropReason::Decode)?;
     let data = SubtreeData::decode(form, frame.payload).map_err(|_| DropReason::SubtreeMalformed)?;
-    let mut nodes: Vec<TxId> = data.nodes.iter().map(|node| TxId(*node.hash)).collect();
-    let mut sorted = nodes.clone();
-    sorted.sort_unstable();
-    if sorted.windows(2).any(|pair| pair[0] == pair[1]) || block::merkle_root(&mut nodes) != *frame.id {
-        return Err(DropReason::SubtreeRoot);
+    match data.root(&mut vec![TxId::default(); data.nodes.len()]) {
+        Some(root) if root == *frame.id => Ok(()),
+        _ => Err(DropReason::SubtreeRoot),
     }
-    Ok(())
 }

@@ -5,7 +5,7 @@
 mod support;
 
 use frame::control::{Ack, Nack, Response};
-use frame::{GroupIndex, HashKey, SeqNum};
+use frame::{GroupIndex, HashKey, Id, Kind, SeqNum, TxId};
 use proptest::prelude::*;
 use retry_endpoint::pipeline::admit::{Refusal, admit};
 use retry_endpoint::pipeline::answer::{BadRequest, Plan, Policy, Repair, Request, TrainRules, Ways, runs};
@@ -17,7 +17,7 @@ use retry_endpoint::pipeline::upstream::{Ask, Fetches, Wish};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use support::frame_of;
+use support::{frame_of, frame_with};
 
 const FLOW: HashKey = HashKey(0xB778_5278_7652_F86C);
 const GROUP: GroupIndex = GroupIndex(1);
@@ -170,6 +170,27 @@ fn a_forgery_neither_is_served_nor_keeps_the_genuine_frame_out() {
     trusting.put(&forged);
     assert_eq!(trusting.put(&genuine), Put::Conflict);
     assert_eq!(trusting.get(9), Some(forged));
+}
+
+#[test]
+fn forged_subtree_data_is_not_served_either() {
+    let data = |leaves: &[Id]| {
+        let mut payload = vec![0; 16];
+        payload.extend((leaves.len() as u64).to_be_bytes());
+        payload.extend(leaves.iter().flatten());
+        payload.extend([0; 8]);
+        payload
+    };
+    let leaves = [[1; 32], [2; 32], [3; 32]];
+    let root = frame::block::merkle_root(&mut leaves.map(TxId));
+    let genuine = frame_with(Kind::Subtree, FLOW, 9, &root, &data(&leaves));
+    for wrong in [&leaves[..2], &[leaves[0], leaves[1], leaves[2], leaves[2]]] {
+        let mut endpoint = Endpoint::new();
+        endpoint.put(&frame_with(Kind::Subtree, FLOW, 9, &root, &data(wrong)));
+        assert_eq!(endpoint.get(9), None);
+        assert_eq!(endpoint.put(&genuine), Put::Stored { new_flow: false });
+        assert_eq!(endpoint.get(9), Some(genuine.clone()));
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! served, or when two frames claim one number. That gives the same guarantee as hashing each arrival, for the price
 //! of hashing only what somebody lost.
 
-use frame::{DataFrame, Fragment, HashKey, Kind, SeqNum, TxId, block, tx};
+use frame::subtree::{Form, SubtreeData};
+use frame::{DataFrame, Fragment, HashKey, Id, Kind, SeqNum, TxId, block, tx};
 
 /// Decides the lifetime of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +115,7 @@ pub fn admit(datagram: &[u8]) -> Result<Admitted<'_>, Refusal> {
     Ok(Admitted { hash_key, seq, class, bytes })
 }
 
-/// True if the payload of a stored frame hashes to its id. Fragments carry a part of a payload and subtree data is
-/// checked against its root by the listener; both pass.
+/// True if the payload of a stored frame hashes to its id. Fragments carry a part of a payload and pass.
 pub fn payload_matches_id(stored: &[u8]) -> bool {
     match Kind::of(stored) {
         Ok(Kind::Fragment) => Fragment::decode(stored).is_ok(),
@@ -128,11 +128,16 @@ pub fn payload_matches_id(stored: &[u8]) -> bool {
 
 fn data_matches_id(data: &DataFrame<'_>) -> bool {
     match (data.kind, data.msg_type) {
-        (Kind::Subtree, _) => true,
+        (Kind::Subtree, form) => subtree_root(form, data.payload).is_some_and(|root| root == *data.id),
         // A block announce and a whole block body share only the header at the front (wire 1.4).
         (Kind::Block, 1) => {
             data.payload.first_chunk::<80>().is_some_and(|header| block::header_hash(header) == *data.id)
         }
         _ => tx::canonical_txid(data.payload).is_ok_and(|TxId(id)| id == *data.id),
     }
+}
+
+fn subtree_root(form: u8, payload: &[u8]) -> Option<Id> {
+    let data = SubtreeData::decode(Form::of(form)?, payload).ok()?;
+    data.root(&mut vec![TxId::default(); data.nodes.len()])
 }

@@ -1,6 +1,6 @@
 //! Claims a second of one session on one single-threaded runtime, against `redis-benchmark` on the same server.
 //!
-//! `cargo run --release -p cache-backend --example claims -- [address] [seconds] [batches in flight] [keys a batch]
+//! `cargo run --release -p cache-backend --example claim_rate -- [address] [seconds] [batches in flight] [keys a batch]
 //! [claims a second]`
 //!
 //! Without an address (or with `-`) a `redis-server` is started on a unix socket; `aerospike://host:3000,other:3000/namespace`

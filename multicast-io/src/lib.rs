@@ -5,7 +5,7 @@
 //!
 //! | Path | Modules |
 //! |---|---|
-//! | opening | [`options`], [`interface`], `open`, `buffers`, [`joins`], `control` |
+//! | opening | [`options`], [`interface`], `open`, `buffers`, [`joins`], [`membership`], `control` |
 //! | receiving | [`burst`], [`receive`], `gro`, `pktinfo`, `rxq_ovfl`, `recverr`, [`loss`] |
 //! | sending | [`send`], `gso`, `recverr` |
 //! | around them | [`ready`], [`netns`], [`probe`], [`outq`], [`affinity`], [`cputime`] |
@@ -18,6 +18,7 @@ pub mod cputime;
 pub mod interface;
 pub mod joins;
 pub mod loss;
+pub mod membership;
 pub mod netns;
 pub mod options;
 pub mod outq;
@@ -46,6 +47,7 @@ pub use control::control_socket;
 pub use cputime::{ThreadTime, host_clock, thread_time};
 pub use interface::Interface;
 pub use loss::Loss;
+pub use membership::{Joined, Membership, Memberships};
 pub use netns::enter_private_network;
 pub use options::{SocketError, SocketOptions};
 pub use outq::unacknowledged;

@@ -35,6 +35,8 @@ over_ipv4! {
     a_span_outside_of_memory_is_an_error
     disjoint_groups_on_one_port_do_not_leak
     a_group_that_was_left_is_silent
+    more_groups_than_a_socket_may_join_take_several
+    a_membership_that_lapsed_is_taken_up_again
     a_source_specific_join_takes_only_that_source
     a_socket_bound_to_a_group_takes_only_that_group
     every_datagram_is_received_or_counted_as_dropped

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests; the lint sees only functions marked as such")]
 
 use multicast_io::probe::wait_readable;
-use multicast_io::{Burst, Interface, Receiver, Sender, SocketOptions, Span, Train};
+use multicast_io::{Burst, Interface, Joined, Membership, Receiver, Sender, SocketOptions, Span, Train};
 use std::hash::{BuildHasher, Hasher};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +26,8 @@ pub(crate) const ALL: &[Scenario] = &[
     ("a_span_outside_of_memory_is_an_error", a_span_outside_of_memory_is_an_error),
     ("disjoint_groups_on_one_port_do_not_leak", disjoint_groups_on_one_port_do_not_leak),
     ("a_group_that_was_left_is_silent", a_group_that_was_left_is_silent),
+    ("more_groups_than_a_socket_may_join_take_several", more_groups_than_a_socket_may_join_take_several),
+    ("a_membership_that_lapsed_is_taken_up_again", a_membership_that_lapsed_is_taken_up_again),
     ("a_source_specific_join_takes_only_that_source", a_source_specific_join_takes_only_that_source),
     ("a_socket_bound_to_a_group_takes_only_that_group", a_socket_bound_to_a_group_takes_only_that_group),
     ("every_datagram_is_received_or_counted_as_dropped", every_datagram_is_received_or_counted_as_dropped),
@@ -417,6 +419,39 @@ fn a_group_that_was_left_is_silent(family: Family) {
     let fence = send_train(&mut sender, SocketAddr::new(kept, to.port()), &[20], 20);
     assert_eq!(bytes_of(collect(&mut receiver, 1)), fence);
     assert_silent(&mut receiver);
+}
+
+fn more_groups_than_a_socket_may_join_take_several(family: Family) {
+    let count = match family {
+        Family::V4 => 41,
+        Family::V6 => 2_100,
+    };
+    let joins: Vec<_> = (0..count).map(|_| Membership { group: family.group(), source: None }).collect();
+    let port = Receiver::open(&options(family.anywhere())).unwrap().local_addr().unwrap().port();
+    let bound =
+        SocketOptions { bind: SocketAddr::new(family.anywhere(), port), ..options(family.anywhere()) };
+    let mut joined = Joined::open(&bound, &[lo()], &joins).unwrap();
+    assert!(joined.len() > 1, "{} groups on one socket", joins.len());
+    let mut sender = Sender::open(&options(family.host())).unwrap();
+    let last = joined.len() - 1;
+    for (at, to) in [(0, joins[0]), (last, joins[joins.len() - 1])] {
+        let frames = send_train(&mut sender, SocketAddr::new(to.group, port), &[10, 10], 10);
+        assert_eq!(bytes_of(collect(&mut joined[at].receiver, 2)), frames);
+    }
+    joined.iter_mut().for_each(|joined| assert_silent(&mut joined.receiver));
+}
+
+fn a_membership_that_lapsed_is_taken_up_again(family: Family) {
+    let join = Membership { group: family.group(), source: None };
+    let mut joined = Joined::open(&options(family.anywhere()), &[lo()], &[join]).unwrap().remove(0);
+    let to = SocketAddr::new(join.group, joined.receiver.local_addr().unwrap().port());
+    joined.memberships.assert(&joined.receiver).expect("what is joined stays");
+    joined.receiver.leave(join.group, &lo()).unwrap();
+    let mut sender = Sender::open(&options(family.host())).unwrap();
+    send_train(&mut sender, to, &[10], 10);
+    joined.memberships.assert(&joined.receiver).unwrap();
+    let frames = send_train(&mut sender, to, &[20], 20);
+    assert_eq!(bytes_of(collect(&mut joined.receiver, 1)), frames);
 }
 
 fn a_source_specific_join_takes_only_that_source(family: Family) {

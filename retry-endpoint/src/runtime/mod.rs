@@ -23,7 +23,7 @@ use cache_backend::Backend;
 use counters::{ControlCells, DoorCells, WorkerCells};
 use emit::{Link, open_sender, wildcard};
 use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
-use multicast_io::{Interface, Receiver, SocketOptions};
+use multicast_io::{Interface, Joined, Membership, Receiver, SocketOptions};
 use post::{Post, queue};
 use service::config::Purpose;
 use service::{Deps, Lifecycle};
@@ -215,8 +215,8 @@ pub async fn start_with(
 }
 
 /// Says once what holds for the sockets of every worker.
-fn warn(sockets: &[Receiver], links: &[Link]) {
-    let receiving = sockets.first().into_iter().flat_map(Receiver::warnings);
+fn warn(sockets: &[Joined], links: &[Link]) {
+    let receiving = sockets.first().into_iter().flat_map(|joined| joined.receiver.warnings());
     let sending = links.iter().flat_map(|link| link.sender.warnings());
     receiving.chain(sending).for_each(|warning| tracing::warn!("{warning}"));
 }
@@ -276,10 +276,6 @@ struct Layout {
 }
 
 impl Layout {
-    /// Joins that one socket takes: what the kernel allows by default with some room (20 for IPv4, 365 for IPv6 on
-    /// older kernels).
-    const JOINS_V4: usize = 16;
-    const JOINS_V6: usize = 256;
     /// The directory has a byte for the worker.
     const MOST_WORKERS: usize = 254;
 
@@ -327,41 +323,25 @@ impl Layout {
             .with_context(|| format!("--nack-addr {}, --nack-port {}", bind.ip(), bind.port()))
     }
 
-    /// The sockets of one worker: its groups, as many to a socket as the kernel lets one socket join.
-    fn open_data_sockets(&self, worker: usize) -> anyhow::Result<Vec<Receiver>> {
-        let mine: Vec<_> =
-            self.groups.iter().filter(|group| usize::from(group.0) % self.workers == worker).collect();
-        let joins =
-            if matches!(self.fabric, Fabric::V4 { .. }) { Layout::JOINS_V4 } else { Layout::JOINS_V6 };
-        let per_interface =
-            |interface| mine.chunks(joins).map(move |groups| self.open_data_socket(groups, interface));
-        self.ingress.iter().flat_map(per_interface).collect()
-    }
-
-    /// A socket stays on one interface.
-    fn open_data_socket(&self, groups: &[&GroupIndex], interface: &Interface) -> anyhow::Result<Receiver> {
-        let bind = SocketAddr::new(wildcard(&self.fabric), self.config.listen_port);
-        let receiver = Receiver::open(&SocketOptions {
-            interface: Some(interface.clone()),
-            only_interface: true,
-            reuse_address: true,
+    /// The sockets of one worker, joined to its groups.
+    fn open_data_sockets(&self, worker: usize) -> anyhow::Result<Vec<Joined>> {
+        let sources: Vec<Option<IpAddr>> = match self.config.source_mode() {
+            SourceMode::Asm => vec![None],
+            SourceMode::Ssm => self.config.ssm_sources.iter().copied().map(Some).collect(),
+        };
+        let mine = self.groups.iter().filter(|group| usize::from(group.0) % self.workers == worker);
+        let joins: Vec<Membership> = mine
+            .flat_map(|group| {
+                let group = self.fabric.address(*group);
+                sources.iter().map(move |source| Membership { group, source: *source })
+            })
+            .collect();
+        let options = SocketOptions {
             packet_info: true,
             receive_buffer: Some(self.config.recv_buf_bytes.as_usize()),
-            ..SocketOptions::new(bind)
-        })
-        .context("--listen-port")?;
-        for group in groups {
-            let address = self.fabric.address(**group);
-            match self.config.source_mode() {
-                SourceMode::Asm => receiver.join(address, interface)?,
-                SourceMode::Ssm => {
-                    for source in &self.config.ssm_sources {
-                        receiver.join_source(address, *source, interface)?;
-                    }
-                }
-            }
-        }
-        Ok(receiver)
+            ..SocketOptions::new(SocketAddr::new(wildcard(&self.fabric), self.config.listen_port))
+        };
+        Joined::open(&options, &self.ingress, &joins).context("--listen-port")
     }
 
     fn open_links(&self, fabric: &Fabric) -> anyhow::Result<Vec<Link>> {

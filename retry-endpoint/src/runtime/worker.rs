@@ -16,7 +16,8 @@ use crate::pipeline::upstream::Wanted;
 use bytes::Bytes;
 use frame::flow::Route;
 use frame::{DataFrame, Fabric, Fragment, GroupIndex, HashKey, Kind, SeqNum, ShardBits};
-use multicast_io::{Burst, Ready, Receiver, loss::Loss};
+use multicast_io::membership::REJOIN;
+use multicast_io::{Burst, Joined, Memberships, Ready, Receiver, loss::Loss};
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
@@ -45,7 +46,7 @@ pub(crate) struct Setup {
     pub(crate) config: Arc<Config>,
     pub(crate) fabric: Fabric,
     pub(crate) shard_bits: ShardBits,
-    pub(crate) sockets: Vec<Receiver>,
+    pub(crate) sockets: Vec<Joined>,
     pub(crate) links: Vec<Link>,
     pub(crate) post: Post,
     pub(crate) inlet: Inlet<ToWorker>,
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     fabric: Fabric,
     shard_bits: ShardBits,
     sockets: Vec<Ready<Receiver>>,
+    /// Of each socket.
+    memberships: Vec<Memberships>,
     /// Out only while its datagrams are kept.
     burst: Option<Burst>,
     loss: Option<Loss>,
@@ -91,13 +94,15 @@ impl Worker {
         let limits =
             Limits { bytes: config.cache_bytes.as_usize() / count, flows: config.cache_flows / count };
         let trusted = Trusted::new(config.trusted_listeners.clone());
-        let sockets = setup.sockets.into_iter();
+        let (sockets, memberships): (Vec<_>, Vec<_>) =
+            setup.sockets.into_iter().map(|joined| (joined.receiver, joined.memberships)).unzip();
         let worker = Worker {
             index,
             count,
             fabric: setup.fabric,
             shard_bits: setup.shard_bits,
-            sockets: sockets.map(Ready::new).collect::<io::Result<_>>()?,
+            sockets: sockets.into_iter().map(Ready::new).collect::<io::Result<_>>()?,
+            memberships,
             burst: Some(Burst::new(BATCH, 0)),
             loss,
             store: Store::new(limits, setup.lifetimes, config.verify_payload_hash, seed, now),
@@ -120,6 +125,7 @@ impl Worker {
     pub(crate) async fn run(mut self, mut inlet: Inlet<ToWorker>, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut rejoin = tokio::time::interval(REJOIN);
         let mut flush = tokio::time::interval(Duration::from_millis(5));
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shared = self.shared.is_some();
@@ -138,6 +144,7 @@ impl Worker {
                 }
                 _ = flush.tick(), if shared => self.flush_shared(),
                 _ = second.tick() => self.publish(),
+                _ = rejoin.tick() => self.rejoin(),
                 () = &mut stop => break,
             }
         }
@@ -165,6 +172,15 @@ impl Worker {
             }
         }
         self.burst = Some(burst);
+    }
+
+    /// Memberships lapse after changes of routes and interfaces.
+    fn rejoin(&self) {
+        for (socket, memberships) in self.sockets.iter().zip(&self.memberships) {
+            if let Err(error) = memberships.assert(socket.get_ref()) {
+                service::limited!(error, 1, "joining again failed: {error}");
+            }
+        }
     }
 
     fn keep_burst(&mut self, burst: &mut Burst) {

@@ -5,21 +5,20 @@
 //! inbox drops the newest, counted: all three are repeated by their senders.
 
 use super::cells::Cells;
-use super::layout::{Joined, assert_joins, owner};
+use super::layout::owner;
 use super::worker::News;
 use frame::{Datagram, Kind};
-use multicast_io::{Burst, Interface, Loss, Ready};
+use multicast_io::membership::REJOIN;
+use multicast_io::{Burst, Joined, Loss, Ready};
 use service::metrics::Kind as MetricKind;
 use service::{Counter, Lifecycle, Metric, Sink, Source};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Datagrams of one receive call; control traffic is slow.
 const BATCH: usize = 16;
-const REJOIN: Duration = Duration::from_secs(30);
 
 /// Totals of the control thread.
 #[derive(Default)]
@@ -56,7 +55,6 @@ pub(super) fn metric() -> &'static Metric {
 /// See the module text.
 pub(super) struct Control {
     pub(super) sockets: Vec<Joined>,
-    pub(super) interfaces: Arc<[Interface]>,
     pub(super) workers: Vec<(mpsc::Sender<News>, Arc<Cells>)>,
     pub(super) loss: Loss,
     pub(super) cells: Arc<ControlCells>,
@@ -66,12 +64,12 @@ pub(super) struct Control {
 impl Control {
     /// Runs until the role drains.
     pub(super) async fn run(self) {
-        let Control { sockets, interfaces, workers, loss, cells, lifecycle } = self;
+        let Control { sockets, workers, loss, cells, lifecycle } = self;
         let post = std::rc::Rc::new(std::cell::RefCell::new(Post { workers, loss, cells }));
         for joined in sockets {
-            let (post, interfaces) = (post.clone(), interfaces.clone());
+            let post = post.clone();
             tokio::task::spawn_local(async move {
-                if let Err(error) = listen(joined, &interfaces, &post).await {
+                if let Err(error) = listen(joined, &post).await {
                     // Without digests and ADVERTs repairs end: nobody should find that out from lost frames.
                     panic!("control socket: {error}");
                 }
@@ -81,7 +79,7 @@ impl Control {
     }
 }
 
-async fn listen(joined: Joined, interfaces: &[Interface], post: &std::cell::RefCell<Post>) -> io::Result<()> {
+async fn listen(joined: Joined, post: &std::cell::RefCell<Post>) -> io::Result<()> {
     let Joined { receiver, memberships } = joined;
     let mut socket = Ready::new(receiver)?;
     let mut burst = Burst::new(BATCH, 0);
@@ -94,8 +92,8 @@ async fn listen(joined: Joined, interfaces: &[Interface], post: &std::cell::RefC
                 post.borrow_mut().take(&mut burst);
             }
             _ = rejoin.tick() => {
-                if let Err(error) = assert_joins(socket.get_ref(), &memberships, interfaces) {
-                    service::limited!(error, 1, "joining a control group again failed: {error:#}");
+                if let Err(error) = memberships.assert(socket.get_ref()) {
+                    service::limited!(error, 1, "joining a control group again failed: {error}");
                 }
             }
         }

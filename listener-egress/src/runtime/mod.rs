@@ -254,10 +254,9 @@ impl Starting {
             let group = GroupIndex::SUBTREE_GROUP_ANNOUNCE;
             sockets.extend(layout.open_control(config, fabric, group, port, sources)?);
         }
-        let interfaces = layout.interfaces.clone().into();
         let lifecycle = self.deps.lifecycle.clone();
         let loss = self.loss(u64::from(u32::MAX));
-        let control = Control { sockets, interfaces, workers, loss, cells, lifecycle };
+        let control = Control { sockets, workers, loss, cells, lifecycle };
         Ok(service::spawn_worker("listener-control".to_owned(), move || control.run())?)
     }
 

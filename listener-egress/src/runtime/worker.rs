@@ -5,14 +5,14 @@
 
 use super::cells::Cells;
 use super::consumer::{Consumer, Fates};
-use super::layout::{Joined, Membership, assert_joins};
 use crate::pipeline::{
     BLOCK_HEADER_FRAME, Batch, Counts, Delivery, Door, DropReason, Handed, Lost, Pipeline, Request,
 };
 use cache_backend::Backend;
 use frame::digest::Entry;
 use frame::{Advert, SubtreeGroupAnnounce};
-use multicast_io::{Burst, Interface, Loss, Ready, Receiver};
+use multicast_io::membership::REJOIN;
+use multicast_io::{Burst, Interface, Joined, Loss, Memberships, Ready, Receiver};
 use service::recent::Moment;
 use service::{Condition, Lifecycle};
 use std::future::{pending, poll_fn};
@@ -35,8 +35,6 @@ const HANDFUL: usize = 256 << 10;
 const TURNS: usize = 8;
 /// How often totals are shown while there is work.
 const SHOW: Duration = Duration::from_millis(10);
-/// Joins are asserted again.
-const REJOIN: Duration = Duration::from_secs(30);
 /// A draining worker stops reading when its queues were empty for this long.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
 
@@ -87,7 +85,8 @@ pub(super) async fn run(start: Start) {
 struct Inlet {
     socket: Ready<Receiver>,
     door: Door,
-    memberships: Vec<Membership>,
+    /// None where replies come in.
+    memberships: Option<Memberships>,
     /// Messages of the next receive call.
     messages: usize,
 }
@@ -161,8 +160,8 @@ impl Worker {
             Ok(driver) => driver.with_op_timeout(start.op_timeout),
             Err(error) => return Err((anyhow::Error::from(error).context("--cache-backend"), opened)),
         };
-        let data = start.data.into_iter().map(|j| (j.receiver, Door::Groups, j.memberships));
-        let replies = start.requests.into_iter().map(|receiver| (receiver, Door::Replies, Vec::new()));
+        let data = start.data.into_iter().map(|j| (j.receiver, Door::Groups, Some(j.memberships)));
+        let replies = start.requests.into_iter().map(|receiver| (receiver, Door::Replies, None));
         let inlets = data.chain(replies).map(|(receiver, door, memberships)| {
             Ok(Inlet { socket: Ready::new(receiver)?, door, memberships, messages: BATCH })
         });
@@ -507,9 +506,9 @@ impl Worker {
 
     fn rejoin(&mut self) {
         for inlet in &self.inlets {
-            let joined = assert_joins(inlet.socket.get_ref(), &inlet.memberships, &self.interfaces);
-            if let Err(error) = joined {
-                service::limited!(error, 1, "joining again failed: {error:#}");
+            let Some(memberships) = &inlet.memberships else { continue };
+            if let Err(error) = memberships.assert(inlet.socket.get_ref()) {
+                service::limited!(error, 1, "joining again failed: {error}");
             }
         }
     }

@@ -11,13 +11,14 @@
 //! it or its lease is over) → `next_decision` → `sent` or `failed` → the epoch in `ledger`.
 //!
 //! Limits: frames that wait for an answer are bounded in number and bytes; when full the oldest that was not asked about
-//! is sent (`Bypassed`). Parked copies are bounded in bytes; when full the oldest is sent (`ParkingFull`).
+//! is sent (`Bypassed`). While the store is given up, nothing waits but a few probes (`bypass`). Parked copies are bounded in bytes; when full the oldest is sent (`ParkingFull`).
 //!
 //! Cost: where tier 1 alone decides, the key of each frame in flight (`alone`) and no allocation; with tier 2, an entry a
 //! frame and buffers that are reused.
 
 mod alone;
 mod ask;
+mod bypass;
 mod judge;
 mod mark;
 mod park;
@@ -36,6 +37,7 @@ use crate::value::ClaimValue;
 use crate::{ClaimKey, LocalSet};
 use alone::Alone;
 use ask::InFlight;
+use bypass::Bypass;
 use cache_backend::KeyValues;
 use mark::Cohorts;
 use park::Parked;
@@ -264,8 +266,8 @@ pub struct Claims {
     /// What the caller wants to be written.
     to_keep: Option<KeyValues>,
     decisions: VecDeque<Decision>,
-    /// Until then tier 1 alone decides about new ids.
-    bypass_until: Option<Instant>,
+    /// Tier 1 alone decides about new ids.
+    bypass: Option<Bypass>,
     /// Answers in a row that said that the breaker is open.
     refusals: u32,
     draining: bool,
@@ -392,7 +394,7 @@ impl Claims {
             cohorts: Cohorts::default(),
             to_keep: None,
             decisions: VecDeque::new(),
-            bypass_until: None,
+            bypass: None,
             refusals: 0,
             draining: false,
             spare: Vec::new(),
@@ -454,11 +456,11 @@ impl Claims {
                     seen += 1;
                     Verdict::Seen
                 }
-                Some(_) => {
+                Some(_) if !self.is_probe() => {
                     at_once += 1;
                     Verdict::Won(self.alone.win(batch[at].key(), self.cohorts.enter()))
                 }
-                None => self.queue(now, &batch[at], || token(at)),
+                _ => self.queue(now, &batch[at], || token(at)),
             };
             told(at, verdict);
         });
@@ -479,7 +481,7 @@ impl Claims {
         }
         let Some(handle) = self.ticketed(ticket) else { return true };
         let entry = &self.entries[handle.index as usize];
-        if entry.held.is_empty() || !self.config.tier2 || self.bypass_until.is_some_and(|until| now < until) {
+        if entry.held.is_empty() || !self.config.tier2 || self.bypass.is_some() {
             return true;
         }
         self.patience.clock(now);
@@ -612,20 +614,6 @@ impl Claims {
             }
         }
         self.show_load();
-    }
-
-    /// Why new ids do not go to tier 2, if so.
-    fn bypasses(&mut self, now: Instant) -> Option<Why> {
-        if !self.config.tier2 {
-            return Some(Why::Won);
-        }
-        let until = self.bypass_until?;
-        if now < until {
-            return Some(Why::BreakerOpen);
-        }
-        self.bypass_until = None;
-        self.stats.bypass.set(0);
-        None
     }
 
     fn end_alone(&mut self, ticket: Ticket) -> Option<ClaimKey> {

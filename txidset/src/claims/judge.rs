@@ -7,12 +7,7 @@ use crate::mutation::Mutation;
 use crate::value::{ClaimValue, Found};
 use bytes::Bytes;
 use cache_backend::{Claimed, OpError, OpErrorKind};
-use std::time::{Duration, Instant};
-
-/// Answers in a row that say "breaker open" before claims bypass tier 2: one of several servers may be down alone.
-const REFUSALS: u32 = 8;
-/// How long they do, before the next batch tries again (and may be the breaker's probe).
-const BYPASS: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 /// Whether the connection that brought an answer can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +109,7 @@ impl Claims {
 
     /// The store holds our value.
     fn ours(&mut self, now: Instant, index: u32) -> Trust {
-        self.refusals = 0;
+        self.answered(index);
         self.hold(index, true);
         let why = if self.entries[index as usize].taking_over { Why::TakenOver } else { Why::Won };
         if !self.fence(now, index) {
@@ -137,15 +132,6 @@ impl Claims {
         Trust::Kept
     }
 
-    fn refused(&mut self, now: Instant) {
-        self.refusals += 1;
-        if self.refusals >= REFUSALS {
-            self.refusals = 0;
-            self.bypass_until = Some(now + BYPASS);
-            self.stats.bypass.set(1);
-        }
-    }
-
     fn hold(&mut self, index: u32, certain: bool) {
         let entry = &mut self.entries[index as usize];
         if let Some(place) = entry.asked.take() {
@@ -155,7 +141,7 @@ impl Claims {
 
     /// The key is there, with this value.
     fn exists(&mut self, now: Instant, index: u32, value: &Bytes) -> Trust {
-        self.refusals = 0;
+        self.answered(index);
         if self.config.mode == Mode::Simple {
             self.lose(index);
             self.decide_suppress(index, Why::Exists);

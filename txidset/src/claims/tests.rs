@@ -307,17 +307,69 @@ fn a_go_value_suppresses_and_an_unknown_one_does_not() {
     }
 }
 
-#[test]
-fn an_open_breaker_leaves_new_ids_to_tier_1() {
+/// One worker whose store is given up: tier 1 alone decides.
+fn given_up() -> World {
     let mut world = World::new(1, |_| ());
     for n in 0..20 {
         world.claim(0, n);
     }
     world.fail(0, OpErrorKind::BreakerOpen);
+    assert_eq!(world.workers[0].stats().bypass.value(), 1);
+    world
+}
+
+/// How many of these new frames wait for the store.
+fn waits(world: &mut World, new: std::ops::Range<u8>) -> usize {
+    new.filter(|&n| world.claim(0, n) == Verdict::Wait).count()
+}
+
+#[test]
+fn an_open_breaker_leaves_new_ids_to_tier_1() {
+    let mut world = given_up();
     assert!(matches!(world.claim(0, 100), Verdict::Won(_)));
     assert_eq!(world.claim(0, 100), Verdict::Seen);
-    world.now += 200 * MS;
-    assert_eq!(world.claim(0, 101), Verdict::Wait, "the next batch tries again");
+}
+
+#[test]
+fn behind_an_open_breaker_a_few_frames_ask_and_all_others_go_past_them() {
+    let mut world = given_up();
+    world.now += 100 * MS;
+    assert_eq!(waits(&mut world, 30..130), 32);
+    assert_eq!(world.workers[0].waiting(), 32, "one request, that may be the breaker's probe");
+    assert_eq!(waits(&mut world, 130..140), 0, "while it is under way");
+    world.fail(0, OpErrorKind::Timeout);
+    assert_eq!(world.why_sent(0, 30), Some(Why::InDoubt));
+    assert_eq!(waits(&mut world, 140..150), 0, "it was not answered");
+    world.now += 100 * MS;
+    assert_eq!(waits(&mut world, 150..160), 10);
+    world.fail(0, OpErrorKind::BreakerOpen);
+    assert_eq!(waits(&mut world, 160..170), 0, "the breaker is still open: nobody else asks");
+}
+
+#[test]
+fn an_answered_probe_brings_the_store_back() {
+    let mut world = given_up();
+    world.now += 100 * MS;
+    assert_eq!(waits(&mut world, 30..31), 1);
+    world.pump(0);
+    assert_eq!(world.why_sent(0, 30), Some(Why::Won));
+    assert_eq!(waits(&mut world, 40..140), 100);
+    assert_eq!(world.workers[0].stats().bypass.value(), 0);
+}
+
+#[test]
+fn the_answer_to_an_older_claim_does_not_bring_the_store_back() {
+    let mut world = World::new(1, |_| ());
+    world.claim(0, 1);
+    let older = world.workers[0].poll_request(world.now).expect("a claim");
+    world.now += MS;
+    for n in 2..12 {
+        world.claim(0, n);
+    }
+    world.fail(0, OpErrorKind::BreakerOpen);
+    let answer = world.carry_out(older.ask);
+    assert_eq!(world.workers[0].on_answer(world.now, older.id, answer), Trust::Kept);
+    assert!(matches!(world.claim(0, 20), Verdict::Won(_)));
 }
 
 #[test]

@@ -29,26 +29,29 @@ pub(super) struct Address {
     pub(super) db: Option<u32>,
 }
 
-const ACCEPTED: &str =
+/// Forms of an address, for people.
+pub const ACCEPTED: &str =
     "host:port, redis://[user:password@]host[:port][/db], rediss://… (TLS) or unix:///path[?db=n]";
 
 impl Address {
     pub(super) fn parse(text: &str, default_port: u16) -> Result<Address, OpenError> {
-        let wrong = |why: &str| {
+        Address::read(text, default_port).map_err(|why| {
             // The text may hold a password.
             let shown = match text.rsplit_once('@') {
                 Some((_, rest)) => format!("…@{rest}"),
                 None => text.to_owned(),
             };
             OpenError(format!("redis: address \"{shown}\": {why}; accepted are {ACCEPTED}"))
-        };
+        })
+    }
+
+    /// The error is what is wrong, without the text itself.
+    pub(super) fn read(text: &str, default_port: u16) -> Result<Address, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("redis", text));
         match scheme {
-            "unix" | "redis+unix" => Address::parse_unix(rest).map_err(|why| wrong(&why)),
-            "redis" | "rediss" => {
-                Address::parse_tcp(rest, scheme == "rediss", default_port).map_err(|why| wrong(&why))
-            }
-            _ => Err(wrong("unknown scheme")),
+            "unix" | "redis+unix" => Address::parse_unix(rest),
+            "redis" | "rediss" => Address::parse_tcp(rest, scheme == "rediss", default_port),
+            _ => Err("unknown scheme".to_owned()),
         }
     }
 

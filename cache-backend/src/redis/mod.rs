@@ -20,6 +20,7 @@ use crate::{
     Backend, BootPolicy, Credential, GuardStats, OpError, OpErrorKind, OpenError, RedisSettings,
     RedisTopology, Session,
 };
+pub use address::ACCEPTED;
 use address::{Address, Endpoint};
 use dial::{Dialer, Sentinels};
 use fleet::Fleet;
@@ -73,21 +74,48 @@ fn names(fleet: &Fleet) -> Vec<String> {
     fleet.map().targets.iter().map(|target| fleet.dialer.name(target)).collect()
 }
 
-/// Checks the settings as far as that is possible without asking a server.
-fn dialer(settings: &RedisSettings) -> Result<Dialer, OpenError> {
+/// What is wrong with an address as people write it; without the address, which may hold a password.
+///
+/// # Errors
+/// The reason, in a few words.
+pub fn check_address(text: &str) -> Result<(), String> {
+    Address::read(text, PORT).map(drop)
+}
+
+/// The database that the settings ask for.
+///
+/// # Errors
+/// An address that cannot be read, a database that a Cluster does not have.
+pub fn check(settings: &RedisSettings) -> Result<u32, OpenError> {
+    database(settings, &addresses(settings)?)
+}
+
+fn addresses(settings: &RedisSettings) -> Result<Vec<Address>, OpenError> {
     let sentinel = matches!(settings.topology, RedisTopology::Sentinel { .. });
     let port = if sentinel { SENTINEL_PORT } else { PORT };
-    let parse = |text: &String| Address::parse(text.trim(), port);
-    let addresses = settings.addresses.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = addresses.first() else {
+    settings.addresses.iter().map(|text| Address::parse(text.trim(), port)).collect()
+}
+
+fn database(settings: &RedisSettings, addresses: &[Address]) -> Result<u32, OpenError> {
+    let in_address = addresses.first().and_then(|first| first.db);
+    let db = if settings.db != 0 { settings.db } else { in_address.unwrap_or(0) };
+    match (db, &settings.topology) {
+        (1.., RedisTopology::Cluster) => {
+            Err(OpenError(format!("redis: a Cluster has only database 0, {db} was asked for")))
+        }
+        _ => Ok(db),
+    }
+}
+
+/// Checks the settings as far as that is possible without asking a server.
+fn dialer(settings: &RedisSettings) -> Result<Dialer, OpenError> {
+    let addresses = addresses(settings)?;
+    if addresses.is_empty() {
         return Err(OpenError(
             "redis: no address is configured; give host:port or a redis:// URL".to_owned(),
         ));
-    };
-    let db = if settings.db != 0 { settings.db } else { first.db.unwrap_or(0) };
-    if db != 0 && settings.topology == RedisTopology::Cluster {
-        return Err(OpenError(format!("redis: a Cluster has only database 0, {db} was asked for")));
     }
+    let db = database(settings, &addresses)?;
     let in_address = addresses.iter().find_map(|address| address.credential.clone());
     let seeds: Vec<Endpoint> = addresses.into_iter().map(|address| address.endpoint).collect();
     let mut needs_tls = seeds.iter().any(|seed| matches!(seed, Endpoint::Tcp { tls: true, .. }));

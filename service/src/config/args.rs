@@ -3,6 +3,7 @@
 //! Headings are given per option: a heading of the group would go on to the options that follow it in the role.
 
 use super::values::{ByteSize, HostPorts, ListenAddr, LogLevel, Names, Unacceptable, duration, group_id};
+use cache_backend::redis;
 use clap::{Args, ValueEnum};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -268,17 +269,17 @@ pub enum TopologyArg {
     Cluster,
 }
 
-/// Addresses of Redis: URLs are left to the backend, bare ones must be host:port.
+/// Addresses of Redis as the backend reads them; bare ones must be host:port.
 fn redis_addrs(text: &str) -> Result<Names, Unacceptable> {
     let names: Names = text.parse()?;
-    let ok = |addr: &String| match addr.split_once("://") {
-        Some((scheme, rest)) => {
-            ["redis", "rediss", "unix", "redis+unix"].contains(&scheme) && !rest.is_empty()
-        }
-        None => addr.parse::<super::HostPort>().is_ok_and(|host| host.port.is_some()),
+    let check = |addr: &String| match addr.contains("://")
+        || addr.parse::<super::HostPort>().is_ok_and(|host| host.port.is_some())
+    {
+        true => redis::check_address(addr),
+        false => Err("the port is missing, or this is no address".to_owned()),
     };
-    if names.0.iter().all(ok) {
-        return Ok(names);
-    }
-    Err(Unacceptable("host:port, redis://…, rediss://… or unix:///path, comma separated".to_owned()))
+    let Err(why) = names.0.iter().try_for_each(check) else { return Ok(names) };
+    // A password that holds a comma was cut in two, and the reason would name a part of it.
+    let why = if text.contains('@') { String::new() } else { format!(": {why}") };
+    Err(Unacceptable(format!("{}, comma separated{why}", redis::ACCEPTED)))
 }

@@ -931,6 +931,20 @@ mod tests {
         assert!(refusal(&["proxy", "--require-ef=maybe"], &[]).ends_with("want true or false"));
         assert!(refusal(&["proxy", "--shard-bits"], &[]).contains("a value is missing"));
         assert!(!refusal(&["proxy", "--redis-addr=x://u:hunter2@h"], &[]).contains("hunter2"));
+        let two_halves = refusal(&["proxy", "--redis-addr=redis://u:hun,ter2@h:1"], &[]);
+        assert!(!two_halves.contains("hun") && !two_halves.contains("ter2"), "{two_halves}");
+        for wrong in
+            ["redis://bad:port:x", "rediss://h:0", "redis://h/x", "unix://relative", "http://h", "host"]
+        {
+            let flag = format!("--redis-addr={wrong}");
+            let go = format!("-txid-dedup-redis-addr={wrong}");
+            for refused in [refusal(&["proxy", &flag], &[]), refusal(&["proxy", &go], &[])] {
+                assert!(refused.contains("redis-addr: ") && refused.contains(wrong), "{refused}");
+                assert!(refused.contains("want host:port, redis://"), "{refused}");
+            }
+            let refused = refusal(&["proxy"], &[("REDIS_ADDR", wrong)]);
+            assert!(refused.contains("(environment REDIS_ADDR)") && refused.contains(wrong), "{refused}");
+        }
         assert!(!refusal(&["proxy", "--scope=a\nb"], &[]).contains('\n'));
     }
 

@@ -3,7 +3,7 @@
 use super::{BackendArgs, BackendKind, BootMode, HostPort, Invalid, TopologyArg};
 use cache_backend::{
     AerospikeSettings, BootPolicy, Credential, RedisSettings, RedisTopology, RemoteSettings, Secret,
-    Settings, TlsSettings,
+    Settings, TlsSettings, redis,
 };
 use std::path::PathBuf;
 
@@ -99,7 +99,7 @@ impl BackendArgs {
                 data_tls: addresses.iter().any(|address| address.starts_with("rediss://")),
             },
         };
-        Ok(RedisSettings {
+        let settings = RedisSettings {
             addresses,
             topology,
             credential,
@@ -111,7 +111,25 @@ impl BackendArgs {
                 server_name: self.redis_tls_server_name.clone(),
             },
             remote: self.remote(purpose),
-        })
+        };
+        match (&settings.tls.cert_file, &settings.tls.key_file) {
+            (Some(_), None) => {
+                return Err(Invalid::new(
+                    "redis-tls-cert-file",
+                    "given without --redis-tls-key-file; want both",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(Invalid::new(
+                    "redis-tls-key-file",
+                    "given without --redis-tls-cert-file; want both",
+                ));
+            }
+            _ => {}
+        }
+        // The addresses were read when they were parsed; what is left is the database.
+        redis::check(&settings).map_err(|error| Invalid::new("redis-db", error.0))?;
+        Ok(settings)
     }
 
     fn aerospike(&self, purpose: Purpose) -> Result<AerospikeSettings, Invalid> {
@@ -227,11 +245,16 @@ mod tests {
 
     #[test]
     fn what_cannot_work_names_the_option() {
-        let refused = |flags| settings(flags, Purpose::Claims).unwrap_err().to_string();
+        let refused = |flags: &str| settings(flags, Purpose::Claims).unwrap_err().to_string();
         assert!(refused("--cache-backend=redis").starts_with("--redis-addr: required"));
         assert!(
             refused("--redis-addr=a:1 --redis-topology=sentinel").starts_with("--redis-sentinel-master:")
         );
+        for addresses in ["--redis-addr=redis://a/2", "--redis-addr=a:1 --redis-db=2"] {
+            let refused = refused(&format!("{addresses} --redis-topology=cluster"));
+            assert!(refused.starts_with("--redis-db: ") && refused.contains("database 0"), "{refused}");
+        }
+        assert!(refused("--redis-addr=a:1 --redis-tls-key-file=k").starts_with("--redis-tls-key-file:"));
         assert_eq!(
             refused("--redis-addr=a:1 --redis-user=u"),
             "--redis-user: u without a password; want --redis-password-file or REDIS_PASSWORD"

@@ -12,9 +12,16 @@
 //! *Breaker*, one per server, shared by the workers: closed → (a run of failures, over at least half an operation
 //! timeout, so that one hiccup under several batches in flight is one event and not a run) → open → (pause over) → one real
 //! batch goes as a probe (half-open) → closed if it was answered, else open for twice as long. A batch failed when more
-//! than half of its keys have no answer. The loss of a connection is one failure, however many batches waited on it and
-//! however many workers lost theirs at that moment; so is a dial that failed. A dial that saw a write and its read within
-//! one operation timeout closes the breaker like an answered probe.
+//! than half of its keys have no answer.
+//!
+//! *Judged by writes*: a server that is full, read-only or cut off from its replicas goes on answering reads, and deletes
+//! while it is full. So these end no run in which a write failed, and do not close a breaker that such a run opened: then only
+//! writes are probes. Where a store is worth something without writes (frames, `RemoteSettings::reads_without_writes`),
+//! reads and deletes go through an open breaker as long as the server refuses writes and answers.
+//!
+//! *Lost connections*: each is one failure, however many batches waited on it and however many workers lost theirs at that
+//! moment; so is a dial that failed. A dial that saw a write and its read within one operation timeout closes the breaker
+//! like an answered probe.
 //!
 //! *Down*: while a session has no connection its batches are refused at once, unsent, and nothing is judged.
 //!
@@ -201,13 +208,24 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// How a batch ended, as far as the server is to blame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Answered(Duration),
     TimedOut(Duration),
-    Failed(OpErrorKind),
+    /// And what was said about it.
+    Failed(OpErrorKind, String),
     /// The caller dropped the future: nothing was learnt.
     Abandoned,
+}
+
+/// What a batch does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    /// Claims and sets: what a server must do to be worth asking.
+    Write,
+    /// A server that takes no writes may still do this.
+    Delete,
+    Read,
 }
 
 /// Leave to send one batch.
@@ -216,6 +234,7 @@ struct Leave {
     since: Instant,
     deadline: Duration,
     probe: bool,
+    does: Does,
 }
 
 /// Judges one server for all sessions of a backend.
@@ -225,6 +244,7 @@ pub struct Breaker {
     floor: Duration,
     cap: Duration,
     threshold: u32,
+    reads_without_writes: bool,
     judge: Mutex<Judge>,
 }
 
@@ -240,10 +260,28 @@ struct Judge {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    Closed { run: u32, since: Option<Instant> },
-    Open { until: Instant },
-    HalfOpen,
+    Closed { run: u32, since: Option<Instant>, cause: Cause },
+    Open { until: Instant, cause: Cause },
+    HalfOpen { cause: Cause },
 }
+
+/// What is known of the failures of a run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cause {
+    /// A write was among them: reads do not disprove it.
+    writes: bool,
+    /// The last was a refusal: the server answers, and takes no writes.
+    refused: bool,
+}
+
+impl Cause {
+    fn and(self, of_write: bool, kind: OpErrorKind) -> Cause {
+        Cause { writes: self.writes || of_write, refused: kind == OpErrorKind::Refused }
+    }
+}
+
+const NO_FAILURE: Phase =
+    Phase::Closed { run: 0, since: None, cause: Cause { writes: false, refused: false } };
 
 impl Breaker {
     /// For one server of a backend.
@@ -254,8 +292,9 @@ impl Breaker {
             floor,
             cap: settings.op_timeout,
             threshold: settings.breaker_threshold.max(1),
+            reads_without_writes: settings.reads_without_writes,
             judge: Mutex::new(Judge {
-                phase: Phase::Closed { run: 0, since: None },
+                phase: NO_FAILURE,
                 pause: PAUSE_MIN,
                 opened: None,
                 lost: None,
@@ -274,32 +313,37 @@ impl Breaker {
     }
 
     /// `None` while the breaker is open.
-    fn admit(&self, now: Instant) -> Option<Leave> {
+    fn admit(&self, now: Instant, does: Does) -> Option<Leave> {
         let mut judge = self.judge();
-        match judge.phase {
-            Phase::Closed { .. } => Some(Leave { since: now, deadline: self.stats.deadline(), probe: false }),
-            Phase::HalfOpen => None,
-            Phase::Open { until } if now < until => None,
-            Phase::Open { .. } => {
-                judge.phase = Phase::HalfOpen;
-                self.enter(BreakerState::HalfOpen);
-                debug!(backend = self.stats.backend, server = %self.stats.server, "breaker sends a probe");
-                Some(Leave { since: now, deadline: self.cap, probe: true })
-            }
+        let leave = Leave { since: now, deadline: self.stats.deadline(), probe: false, does };
+        let cause = match judge.phase {
+            Phase::Closed { .. } => return Some(leave),
+            Phase::Open { cause, .. } | Phase::HalfOpen { cause } => cause,
+        };
+        if does != Does::Write && cause.writes {
+            return (cause.refused && self.reads_without_writes).then_some(leave);
         }
+        if !matches!(judge.phase, Phase::Open { until, .. } if until <= now) {
+            return None;
+        }
+        judge.phase = Phase::HalfOpen { cause };
+        self.enter(BreakerState::HalfOpen);
+        debug!(backend = self.stats.backend, server = %self.stats.server, "breaker sends a probe");
+        Some(Leave { deadline: self.cap, probe: true, ..leave })
     }
 
     /// The role starts without this server: it is not asked until it was seen to work.
     pub(crate) fn begin_open(&self) {
         let (mut judge, now) = (self.judge(), Instant::now());
         judge.opened = Some(now);
-        self.open(&mut judge, now, PAUSE_MIN);
+        self.open(&mut judge, now, PAUSE_MIN, Cause::default());
     }
 
     /// A dial that began at `began` failed.
     pub(crate) fn dial_failed(&self, began: Instant) {
-        let leave = Leave { since: began, deadline: self.cap, probe: false };
-        self.record(Instant::now(), leave, Outcome::Failed(OpErrorKind::Disconnected));
+        let leave = Leave { since: began, deadline: self.cap, probe: false, does: Does::Read };
+        let outcome = Outcome::Failed(OpErrorKind::Disconnected, "no connection".to_owned());
+        self.record(Instant::now(), leave, outcome);
     }
 
     /// A dial saw the server take a write and answer it, all within `took`.
@@ -307,9 +351,9 @@ impl Breaker {
         let (mut judge, now) = (self.judge(), Instant::now());
         match judge.phase {
             Phase::Closed { .. } => {}
-            Phase::Open { .. } | Phase::HalfOpen if took <= self.cap => self.close(&mut judge, now),
-            Phase::Open { .. } => judge.phase = Phase::Open { until: now },
-            Phase::HalfOpen => {}
+            Phase::Open { .. } | Phase::HalfOpen { .. } if took <= self.cap => self.close(&mut judge, now),
+            Phase::Open { cause, .. } => judge.phase = Phase::Open { until: now, cause },
+            Phase::HalfOpen { .. } => {}
         }
     }
 
@@ -323,11 +367,16 @@ impl Breaker {
             }
             Outcome::TimedOut(deadline) => {
                 self.learn(&mut judge, now, (deadline * 2).min(self.cap));
-                self.failed(&mut judge, now, leave, OpErrorKind::Timeout);
+                self.failed(&mut judge, now, leave, OpErrorKind::Timeout, "");
             }
-            Outcome::Failed(kind) => self.failed(&mut judge, now, leave, kind),
-            Outcome::Abandoned if leave.probe => self.open(&mut judge, now, Duration::ZERO),
-            Outcome::Abandoned => {}
+            Outcome::Failed(kind, said) => self.failed(&mut judge, now, leave, kind, &said),
+            Outcome::Abandoned => {
+                if let Phase::HalfOpen { cause } = judge.phase
+                    && leave.probe
+                {
+                    self.open(&mut judge, now, Duration::ZERO, cause);
+                }
+            }
         }
     }
 
@@ -340,15 +389,16 @@ impl Breaker {
 
     fn succeeded(&self, judge: &mut Judge, now: Instant, leave: Leave) {
         match judge.phase {
-            Phase::Closed { .. } => judge.phase = Phase::Closed { run: 0, since: None },
+            Phase::Closed { cause, .. } if cause.writes && leave.does != Does::Write => {}
+            Phase::Closed { .. } => judge.phase = NO_FAILURE,
             // A late answer of a batch from before says less than the probe that is under way.
-            Phase::Open { .. } | Phase::HalfOpen if !leave.probe => {}
-            Phase::Open { .. } | Phase::HalfOpen => self.close(judge, now),
+            Phase::Open { .. } | Phase::HalfOpen { .. } if !leave.probe => {}
+            Phase::Open { .. } | Phase::HalfOpen { .. } => self.close(judge, now),
         }
     }
 
     fn close(&self, judge: &mut Judge, now: Instant) {
-        judge.phase = Phase::Closed { run: 0, since: None };
+        judge.phase = NO_FAILURE;
         judge.pause = PAUSE_MIN;
         self.enter(BreakerState::Closed);
         let open = judge.opened.take().map_or(Duration::ZERO, |opened| now.duration_since(opened));
@@ -360,42 +410,48 @@ impl Breaker {
         );
     }
 
-    fn failed(&self, judge: &mut Judge, now: Instant, leave: Leave, kind: OpErrorKind) {
+    fn failed(&self, judge: &mut Judge, now: Instant, leave: Leave, kind: OpErrorKind, said: &str) {
         if !leave.probe && matches!(kind, OpErrorKind::Disconnected | OpErrorKind::Garbled) {
             if judge.lost.is_some_and(|lost| leave.since <= lost) {
                 return;
             }
             judge.lost = Some(now);
         }
+        // A connection that broke says nothing about writes.
+        let of_write =
+            leave.does == Does::Write && matches!(kind, OpErrorKind::Timeout | OpErrorKind::Refused);
         match judge.phase {
-            Phase::Closed { run, since } => {
+            Phase::Closed { run, since, cause } => {
                 let (run, since) = (run.saturating_add(1), since.unwrap_or(now));
+                let cause = cause.and(of_write, kind);
                 if run < self.threshold || now.saturating_duration_since(since) < self.cap / 2 {
-                    judge.phase = Phase::Closed { run, since: Some(since) };
+                    judge.phase = Phase::Closed { run, since: Some(since), cause };
                     return;
                 }
                 judge.pause = PAUSE_MIN;
                 judge.opened = Some(now);
-                self.open(judge, now, PAUSE_MIN);
+                self.open(judge, now, PAUSE_MIN, cause);
                 warn!(
                     backend = self.stats.backend,
                     server = %self.stats.server,
                     failures = run,
                     last = kind.label(),
+                    said,
                     "breaker opened: this server is not asked until a probe is answered"
                 );
             }
-            Phase::HalfOpen if leave.probe => {
+            Phase::HalfOpen { cause } if leave.probe => {
                 judge.pause = (judge.pause * 2).min(PAUSE_MAX);
                 let pause = judge.pause.mul_f64(rand::random_range(0.75..1.25));
-                self.open(judge, now, pause);
+                let cause = cause.and(of_write, kind);
+                self.open(judge, now, pause, cause);
             }
-            Phase::HalfOpen | Phase::Open { .. } => {}
+            Phase::HalfOpen { .. } | Phase::Open { .. } => {}
         }
     }
 
-    fn open(&self, judge: &mut Judge, now: Instant, pause: Duration) {
-        judge.phase = Phase::Open { until: now + pause };
+    fn open(&self, judge: &mut Judge, now: Instant, pause: Duration, cause: Cause) {
+        judge.phase = Phase::Open { until: now + pause, cause };
         self.enter(BreakerState::Open);
     }
 
@@ -512,7 +568,7 @@ impl<S: Session> Guarded<S> {
         &self,
         batch: KeyValues,
         deadline: Instant,
-        writes: bool,
+        does: Does,
         start: impl FnOnce(&S, KeyValues, Instant) -> BoxFuture<'static, Answers<T>>,
     ) -> BoxFuture<'static, Answers<T>> {
         let keys = batch.len();
@@ -528,7 +584,7 @@ impl<S: Session> Guarded<S> {
         let Some(place) = self.take_place(batch.bytes()) else {
             return self.refuse(keys, OpErrorKind::Overloaded);
         };
-        let Some(leave) = self.breaker.admit(now) else {
+        let Some(leave) = self.breaker.admit(now, does) else {
             return self.refuse(keys, OpErrorKind::BreakerOpen);
         };
         // A session that answers in parts gives what it has at its deadline.
@@ -557,7 +613,7 @@ impl<S: Session> Guarded<S> {
                     let error = OpError {
                         backend,
                         kind: OpErrorKind::Timeout,
-                        in_doubt: writes,
+                        in_doubt: does != Does::Read,
                         detail: String::new(),
                     };
                     vec_of_errors(keys, &error)
@@ -601,12 +657,10 @@ pub(crate) fn vec_of_errors<T>(keys: usize, error: &OpError) -> Answers<T> {
 
 fn judge_answers<T>(answers: &Answers<T>, latency: Duration) -> Outcome {
     let blamed = answers.iter().filter_map(|answer| answer.as_ref().err().filter(|e| e.blames_server()));
-    let last = blamed.clone().last().map(|error| error.kind);
+    let last = blamed.clone().last().filter(|_| blamed.count() * 2 > answers.len());
     match last {
-        Some(OpErrorKind::Timeout) if blamed.clone().count() * 2 > answers.len() => {
-            Outcome::TimedOut(latency)
-        }
-        Some(kind) if blamed.count() * 2 > answers.len() => Outcome::Failed(kind),
+        Some(OpError { kind: OpErrorKind::Timeout, .. }) => Outcome::TimedOut(latency),
+        Some(error) => Outcome::Failed(error.kind, error.detail.clone()),
         _ if answers.iter().all(|answer| matches!(answer, Err(e) if e.kind == OpErrorKind::Overloaded)) => {
             Outcome::Abandoned
         }
@@ -706,16 +760,16 @@ impl<S: Session> Session for Guarded<S> {
         ttl: Duration,
         deadline: Instant,
     ) -> BoxFuture<'static, Answers<Claimed>> {
-        self.run(batch, deadline, true, |session, batch, deadline| session.claim(batch, ttl, deadline))
+        self.run(batch, deadline, Does::Write, |session, batch, deadline| session.claim(batch, ttl, deadline))
     }
     fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>> {
-        self.run(batch, deadline, true, |session, batch, deadline| session.set(batch, ttl, deadline))
+        self.run(batch, deadline, Does::Write, |session, batch, deadline| session.set(batch, ttl, deadline))
     }
     fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
-        self.run(keys, deadline, false, |session, keys, deadline| session.get(keys, deadline))
+        self.run(keys, deadline, Does::Read, |session, keys, deadline| session.get(keys, deadline))
     }
     fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
-        self.run(keys, deadline, true, |session, keys, deadline| session.del(keys, deadline))
+        self.run(keys, deadline, Does::Delete, |session, keys, deadline| session.del(keys, deadline))
     }
     fn distrust(&self) {
         self.session.distrust();
@@ -749,7 +803,7 @@ mod tests {
 
     fn answered(breaker: &Breaker, now: Instant, latency: Duration, times: u32) {
         for _ in 0..times {
-            let leave = breaker.admit(now).expect("closed");
+            let leave = breaker.admit(now, Does::Write).expect("closed");
             breaker.record(now, leave, Outcome::Answered(latency));
         }
     }
@@ -758,7 +812,7 @@ mod tests {
     fn open(breaker: &Breaker, now: Instant) {
         for before in [60, 30, 0] {
             let then = now - before * MS;
-            let leave = breaker.admit(then).expect("closed");
+            let leave = breaker.admit(then, Does::Write).expect("closed");
             breaker.record(then, leave, TIMED_OUT);
         }
         assert_eq!(breaker.stats.state(), BreakerState::Open);
@@ -769,26 +823,26 @@ mod tests {
         let (breaker, now) = (breaker(), Instant::now());
         for _ in 0..10 {
             for _ in 0..2 {
-                let leave = breaker.admit(now).unwrap();
-                breaker.record(now, leave, Outcome::Failed(OpErrorKind::Refused));
+                let leave = breaker.admit(now, Does::Write).unwrap();
+                breaker.record(now, leave, Outcome::Failed(OpErrorKind::Refused, String::new()));
             }
             answered(&breaker, now, MS, 1);
         }
         assert_eq!(breaker.stats.state(), BreakerState::Closed);
         open(&breaker, now);
-        assert_eq!(breaker.admit(now), None);
+        assert_eq!(breaker.admit(now, Does::Write), None);
         assert_eq!(breaker.stats.transitions(BreakerState::Open), 1);
     }
 
     #[test]
     fn one_hiccup_under_many_batches_does_not_open() {
         let (breaker, now) = (breaker(), Instant::now());
-        let leaves: Vec<_> = (0..20).map(|_| breaker.admit(now).unwrap()).collect();
+        let leaves: Vec<_> = (0..20).map(|_| breaker.admit(now, Does::Write).unwrap()).collect();
         for (at, leave) in leaves.into_iter().enumerate() {
             breaker.record(now + MS * u32::try_from(at).unwrap(), leave, TIMED_OUT);
         }
         assert_eq!(breaker.stats.state(), BreakerState::Closed);
-        let leave = breaker.admit(now).unwrap();
+        let leave = breaker.admit(now, Does::Write).unwrap();
         breaker.record(now + 25 * MS, leave, TIMED_OUT);
         assert_eq!(breaker.stats.state(), BreakerState::Open);
     }
@@ -796,16 +850,16 @@ mod tests {
     #[test]
     fn the_loss_of_connections_is_one_failure_however_many_batches_waited() {
         let (breaker, now) = (breaker(), Instant::now());
-        let lost = Outcome::Failed(OpErrorKind::Disconnected);
+        let lost = Outcome::Failed(OpErrorKind::Disconnected, String::new());
         for cut in 0..2 {
             let began = now + cut * 200 * MS;
-            let leaves: Vec<_> = (0..20).map(|_| breaker.admit(began).unwrap()).collect();
+            let leaves: Vec<_> = (0..20).map(|_| breaker.admit(began, Does::Write).unwrap()).collect();
             for (at, leave) in (0..).zip(leaves) {
-                breaker.record(began + 30 * MS + at * MS, leave, lost);
+                breaker.record(began + 30 * MS + at * MS, leave, lost.clone());
             }
         }
         assert_eq!(breaker.stats.state(), BreakerState::Closed, "two cuts");
-        let leave = breaker.admit(now + 400 * MS).unwrap();
+        let leave = breaker.admit(now + 400 * MS, Does::Write).unwrap();
         breaker.record(now + 401 * MS, leave, lost);
         assert_eq!(breaker.stats.state(), BreakerState::Open, "the third in a row");
     }
@@ -816,7 +870,7 @@ mod tests {
         open(&breaker, now);
         breaker.proved(51 * MS);
         assert_eq!(breaker.stats.state(), BreakerState::Open);
-        assert!(breaker.admit(Instant::now()).is_some_and(|leave| leave.probe));
+        assert!(breaker.admit(Instant::now(), Does::Write).is_some_and(|leave| leave.probe));
         breaker.proved(50 * MS);
         assert_eq!(breaker.stats.state(), BreakerState::Closed);
     }
@@ -826,12 +880,12 @@ mod tests {
         let (breaker, now) = (breaker(), Instant::now());
         open(&breaker, now);
         let later = now + PAUSE_MIN;
-        let probe = breaker.admit(later).unwrap();
+        let probe = breaker.admit(later, Does::Write).unwrap();
         assert!(probe.probe);
-        assert_eq!(breaker.admit(later), None, "one probe at a time");
+        assert_eq!(breaker.admit(later, Does::Write), None, "one probe at a time");
         breaker.record(later, probe, Outcome::Answered(MS));
         assert_eq!(breaker.stats.state(), BreakerState::Closed);
-        assert!(breaker.admit(later).is_some());
+        assert!(breaker.admit(later, Does::Write).is_some());
     }
 
     #[test]
@@ -840,9 +894,9 @@ mod tests {
         open(&breaker, now);
         for _ in 0..20 {
             now += PAUSE_MAX.mul_f64(1.25);
-            let probe = breaker.admit(now).expect("a pause is never longer than the bound");
+            let probe = breaker.admit(now, Does::Write).expect("a pause is never longer than the bound");
             breaker.record(now, probe, TIMED_OUT);
-            assert_eq!(breaker.admit(now + PAUSE_MIN), None);
+            assert_eq!(breaker.admit(now + PAUSE_MIN, Does::Write), None);
         }
     }
 
@@ -851,18 +905,73 @@ mod tests {
         let (breaker, now) = (breaker(), Instant::now());
         open(&breaker, now);
         let later = now + PAUSE_MIN;
-        let probe = breaker.admit(later).unwrap();
+        let probe = breaker.admit(later, Does::Write).unwrap();
         breaker.record(later, probe, Outcome::Abandoned);
-        assert!(breaker.admit(later).is_some_and(|leave| leave.probe));
+        assert!(breaker.admit(later, Does::Write).is_some_and(|leave| leave.probe));
     }
 
     #[test]
     fn late_answers_of_old_batches_do_not_close_an_open_breaker() {
         let (breaker, now) = (breaker(), Instant::now());
-        let old = breaker.admit(now).unwrap();
+        let old = breaker.admit(now, Does::Write).unwrap();
         open(&breaker, now);
         breaker.record(now, old, Outcome::Answered(MS));
         assert_eq!(breaker.stats.state(), BreakerState::Open);
+    }
+
+    /// A server that takes no writes and answers everything else.
+    fn refuses(breaker: &Breaker, now: Instant) {
+        for before in [60, 30, 0] {
+            let then = now - before * MS;
+            let write = breaker.admit(then, Does::Write).expect("closed");
+            breaker.record(then, write, Outcome::Failed(OpErrorKind::Refused, String::new()));
+            for does in [Does::Read, Does::Delete] {
+                let Some(other) = breaker.admit(then, does) else { continue };
+                breaker.record(then, other, Outcome::Answered(MS));
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_refuses_writes_is_given_up_although_it_answers_reads_and_deletes() {
+        let (breaker, now) = (breaker(), Instant::now());
+        refuses(&breaker, now);
+        assert_eq!(breaker.stats.state(), BreakerState::Open);
+        let later = now + PAUSE_MIN;
+        assert_eq!(breaker.admit(later, Does::Read), None, "no read is a probe");
+        assert_eq!(breaker.admit(later, Does::Delete), None);
+        let probe = breaker.admit(later, Does::Write).unwrap();
+        assert!(probe.probe);
+        breaker.record(later, probe, Outcome::Answered(MS));
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn where_reads_are_of_use_they_go_on_while_writes_are_refused() {
+        let settings = RemoteSettings { op_timeout: 50 * MS, ..RemoteSettings::for_frames() };
+        let (breaker, now) = (Breaker::new("test", "server", &settings), Instant::now());
+        refuses(&breaker, now);
+        assert_eq!(breaker.stats.state(), BreakerState::Open);
+        assert!(breaker.admit(now, Does::Read).is_some_and(|leave| !leave.probe));
+        let later = now + PAUSE_MIN;
+        let probe = breaker.admit(later, Does::Write).unwrap();
+        assert!(breaker.admit(later, Does::Read).is_some_and(|leave| !leave.probe));
+        breaker.record(later, probe, TIMED_OUT);
+        assert_eq!(breaker.admit(later, Does::Read), None, "now it does not answer at all");
+    }
+
+    #[test]
+    fn a_server_that_failed_reads_only_is_proved_by_a_read() {
+        let (breaker, now) = (breaker(), Instant::now());
+        for before in [60, 30, 0] {
+            let then = now - before * MS;
+            let read = breaker.admit(then, Does::Read).expect("closed");
+            breaker.record(then, read, TIMED_OUT);
+        }
+        let later = now + PAUSE_MIN;
+        let probe = breaker.admit(later, Does::Read).unwrap();
+        breaker.record(later, probe, Outcome::Answered(MS));
+        assert_eq!(breaker.stats.state(), BreakerState::Closed);
     }
 
     #[test]
@@ -892,7 +1001,7 @@ mod tests {
             rounds += 1;
             assert!(rounds < 1000, "the deadline stays at {:?}", breaker.stats.deadline());
             let now = now + rounds * PAUSE_MAX * 2;
-            let Some(leave) = breaker.admit(now) else { continue };
+            let Some(leave) = breaker.admit(now, Does::Write) else { continue };
             let outcome = match leave.deadline < 12 * MS {
                 true => Outcome::TimedOut(leave.deadline),
                 false => Outcome::Answered(12 * MS),

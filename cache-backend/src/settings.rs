@@ -40,6 +40,9 @@ pub struct RemoteSettings {
     pub max_bytes: usize,
     /// Failed batches in a row that open the breaker of a server.
     pub breaker_threshold: u32,
+    /// Reads and deletes go on while a server refuses writes (out of memory, no replica): it still holds what it holds.
+    /// Otherwise it is not asked at all.
+    pub reads_without_writes: bool,
     /// Keys of the probe start with this, so that an ACL or a namespace rule can allow them.
     pub probe_prefix: String,
 }
@@ -56,6 +59,7 @@ impl RemoteSettings {
             max_batches: 64,
             max_bytes: 16 << 20,
             breaker_threshold: 3,
+            reads_without_writes: false,
             probe_prefix: "bsp:probe:".to_owned(),
         }
     }
@@ -64,6 +68,7 @@ impl RemoteSettings {
         RemoteSettings {
             op_timeout: Duration::from_secs(1),
             max_bytes: 64 << 20,
+            reads_without_writes: true,
             probe_prefix: "bre:probe:".to_owned(),
             ..RemoteSettings::for_claims()
         }

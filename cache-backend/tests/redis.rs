@@ -281,6 +281,44 @@ async fn a_full_server_refuses_claims_and_still_answers_reads() {
 }
 
 #[tokio::test]
+async fn a_full_server_is_given_up_by_claims_and_still_read_where_reads_are_of_use() {
+    if !redis_is_installed() {
+        return;
+    }
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+    let for_claims = impatient(server.address());
+    let mut for_frames = for_claims.clone();
+    for_frames.remote.reads_without_writes = true;
+    for (name, settings, read) in [("claims", for_claims, false), ("frames", for_frames, true)] {
+        let (backend, session) = open(settings).await;
+        let state = || backend.guards()[0].state();
+        let key = || pairs(name, 0..1, "v");
+        eventually("a write", || async { session.set(key(), TTL, soon()).await == [Ok(())] }).await;
+        server.must(&["CONFIG", "SET", "maxmemory", "1"]);
+        eventually("its refusals open the breaker, whatever else it answers", || async {
+            let (claims, _, _) = tokio::join!(
+                session.claim(pairs("full", 0..4, "v"), TTL, soon()),
+                session.get(key(), soon()),
+                session.del(pairs("none", 0..1, ""), soon()),
+            );
+            kinds(&claims) == [OpErrorKind::BreakerOpen; 4]
+        })
+        .await;
+        for _ in 0..20 {
+            let value = session.get(key(), soon()).await;
+            assert_eq!(value == [Ok(Some("v".into()))], read, "{name}: {value:?}");
+            assert_ne!(state(), BreakerState::Closed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(backend.healthy().await.is_err(), "a look that only reads proves nothing");
+        assert_ne!(state(), BreakerState::Closed);
+        server.must(&["CONFIG", "SET", "maxmemory", "0"]);
+        eventually_claims("claims once there is room", &*session).await;
+        assert_eq!(state(), BreakerState::Closed);
+    }
+}
+
+#[tokio::test]
 async fn a_master_that_became_a_replica_is_left_and_taken_back_when_it_is_master_again() {
     if !redis_is_installed() {
         return;

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 pub enum Claimed {
     /// The key was absent and now holds our value.
     Created,
-    /// The key was there; its value.
+    /// The key was there; its value. A store may leave out what is beyond a kibibyte and longer than what was to be written.
     Exists(Bytes),
 }
 

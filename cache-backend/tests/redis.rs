@@ -60,6 +60,51 @@ async fn any_bytes_of_any_length_come_back_as_they_went() {
 }
 
 #[tokio::test]
+async fn values_that_others_made_too_long_cost_no_more_memory_than_is_set_aside() {
+    if !redis_is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let (_backend, session) = open(server.settings()).await;
+    for key in ["long:0", "long:1"] {
+        server.must(&["SETRANGE", key, &(40 << 20).to_string(), "x"]);
+    }
+    let answers = session.claim(pairs("long", 0..1, "v"), TTL, soon()).await;
+    assert!(
+        matches!(&answers[..], [Ok(Claimed::Exists(old))] if old.len() == 1024),
+        "its beginning is enough"
+    );
+    let values = session.get(pairs("long", 0..3, ""), soon()).await;
+    assert!(matches!(&values[0], Ok(Some(value)) if value.len() == (40 << 20) + 1));
+    assert_eq!(kinds(&values), [OpErrorKind::Overloaded], "the second finds no room");
+    assert_eq!(values[2], Ok(None));
+}
+
+#[tokio::test]
+async fn a_password_that_is_changed_in_file_and_server_needs_no_restart() {
+    if !redis_is_installed() {
+        return;
+    }
+    let mut server = Server::start(&["--requirepass", "first"]);
+    server.set_admin("first");
+    let file = server.dir.path().join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    let mut settings = server.settings();
+    settings.credential = Some(Credential { user: None, password: Secret::File(file.clone()) });
+    let (_backend, session) = open(settings).await;
+    eventually_claims("claims with the first password", &*session).await;
+    server.ask(&["CONFIG", "SET", "requirepass", "second"]);
+    server.set_admin("second");
+    server.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    eventually("the old password is of no use", || async {
+        !kinds(&session.claim(pairs("k", 0..4, "v"), TTL, soon()).await).is_empty()
+    })
+    .await;
+    std::fs::write(&file, "second\n").unwrap();
+    eventually_claims("claims with the second password", &*session).await;
+}
+
+#[tokio::test]
 async fn a_ttl_ends_and_a_ttl_of_zero_does_not() {
     if !redis_is_installed() {
         return;

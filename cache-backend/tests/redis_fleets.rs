@@ -3,6 +3,10 @@
 mod support;
 
 use cache_backend::{BootPolicy, BreakerState, KeyValues, OpErrorKind, RedisTopology};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use support::fake::{Scripted, cluster_node};
 use support::fleets::{Cluster, SentinelSet};
 use support::*;
 
@@ -220,4 +224,79 @@ async fn a_stopped_master_is_replaced_by_failover_without_waiting_for_tcp() {
     .await;
     set.servers[0].go_on();
     eventually_claims("claims after the old master came back", &*session).await;
+}
+
+#[tokio::test]
+async fn a_node_that_names_ever_new_servers_is_not_followed_to_all_of_them() {
+    let keys = Mutex::<HashMap<String, String>>::default();
+    let named = AtomicUsize::new(0);
+    let liar = Scripted::start(move |words, port| {
+        if words[0] == "SET" && !words[1].starts_with("bsp:probe:") {
+            let named = named.fetch_add(1, SeqCst);
+            return format!("-MOVED 1 127.{}.{}.1:1\r\n", 1 + named / 250, named % 250);
+        }
+        cluster_node(words, &[(0, 16383, port)], &keys)
+    })
+    .await;
+    let (backend, session) = open(settings(&liar.address)).await;
+    for round in 0..3 {
+        let answers = session.claim(pairs(&round.to_string(), 0..200, "v"), TTL, soon()).await;
+        assert_eq!(kinds(&answers).len(), 200, "nobody decides: {answers:?}");
+    }
+    assert!(backend.guards().len() <= 1 + 16, "{} servers", backend.guards().len());
+}
+
+#[tokio::test]
+async fn a_node_that_was_cut_off_from_its_cluster_is_not_asked_who_owns_what() {
+    let keys = Arc::new(Mutex::<HashMap<String, String>>::default());
+    let ports = Arc::new(Mutex::new([0_u16; 3]));
+    let is_cut_off = Arc::new(AtomicBool::new(false));
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        let (keys, at, is_cut_off) = (keys.clone(), ports.clone(), is_cut_off.clone());
+        let node = Scripted::start(move |words, _| {
+            let [first, second, third] = *at.lock().unwrap();
+            let is_cut_off = is_cut_off.load(SeqCst);
+            // Its replica, which is the third node here, has taken over; the first does not know.
+            let heir = if is_cut_off && number != 0 { third } else { first };
+            if words[0] == "SET" && is_cut_off && number == 0 {
+                return "-CLUSTERDOWN The cluster is down\r\n".to_owned();
+            }
+            cluster_node(words, &[(0, 5460, heir), (5461, 10922, second), (10923, 16383, third)], &keys)
+        })
+        .await;
+        ports.lock().unwrap()[number] = node.port;
+        nodes.push(node);
+    }
+    let (_backend, session) = open(settings(&nodes[0].address)).await;
+    eventually_claims("claims of a whole cluster", &*session).await;
+    is_cut_off.store(true, SeqCst);
+    eventually_claims("the heir is asked", &*session).await;
+}
+
+#[tokio::test]
+async fn a_sentinel_that_was_cut_off_does_not_bring_an_old_master_back() {
+    if !redis_is_installed() {
+        return;
+    }
+    let (old, new) = (Server::start(&[]), Server::start(&[]));
+    let mut sentinels = Vec::new();
+    for (master, late) in [(old.port, 0), (new.port, 30), (new.port, 30)] {
+        let sentinel = Scripted::start(move |words, _| {
+            if words[0] == "SUBSCRIBE" {
+                return "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n".to_owned();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(late));
+            format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{master}\r\n", master.to_string().len())
+        })
+        .await;
+        sentinels.push(sentinel);
+    }
+    let mut settings = settings("");
+    settings.addresses = sentinels.iter().map(|sentinel| sentinel.address.clone()).collect();
+    settings.topology =
+        RedisTopology::Sentinel { master: "main".to_owned(), credential: None, data_tls: false };
+    let (_backend, session) = open(settings).await;
+    assert_eq!(created(&session.claim(pairs("k", 0..5, "v"), TTL, soon()).await), 5);
+    assert_eq!((old.ask(&["DBSIZE"]), new.ask(&["DBSIZE"])), (":0\r\n".to_owned(), ":5\r\n".to_owned()));
 }

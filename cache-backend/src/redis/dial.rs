@@ -13,11 +13,14 @@ use std::future::pending;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 /// A probe key lives no longer than this.
 const PROBE_TTL: Duration = Duration::from_secs(10);
 /// Between two tries to hear a Sentinel's announcements.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// When Sentinels disagree, a server that works and that the most of them name is taken after this time.
+const DISAGREEMENT: Duration = Duration::from_millis(100);
 /// Longest answer of the cold path (the slot table of a large Cluster).
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -46,6 +49,16 @@ pub(super) enum Target {
     First,
     /// The master that the Sentinels name.
     Master,
+}
+
+impl Target {
+    /// Where a node of a Cluster is.
+    pub(super) fn node(&self) -> Option<&Endpoint> {
+        match self {
+            Target::Node(endpoint) => Some(endpoint),
+            Target::First | Target::Master => None,
+        }
+    }
 }
 
 /// Why a dial failed.
@@ -168,8 +181,10 @@ impl Dialer {
         }
     }
 
-    /// Asks all Sentinels at once and dials each server that one of them names, as their news may be of different age; the
-    /// first that is a master wins.
+    /// Asks all Sentinels at once and dials each server that one of them names, as their news may be of different age. The
+    /// first that is a master and has the word of most Sentinels is taken. A Sentinel that was cut off together with an old
+    /// master does not know that there is another, and that old master takes writes: so where none has the word of most, the
+    /// others get a moment.
     async fn dial_master(&self, probe_key: Option<Vec<u8>>, proof: Proof) -> Result<Dialled, DialError> {
         let Some(sentinels) = &self.sentinels else {
             return Err(DialError::permanent("no Sentinel is configured".to_owned()));
@@ -177,24 +192,30 @@ impl Dialer {
         let ask = |endpoint| self.ask_sentinel(sentinels, endpoint);
         let mut asked: FuturesUnordered<_> = sentinels.endpoints.iter().map(ask).collect();
         let mut dials = FuturesUnordered::new();
-        let mut named: Vec<Endpoint> = Vec::new();
+        let mut election = Election::of(sentinels.endpoints.len());
         let (mut silent, mut refused) = (Vec::new(), Vec::new());
         loop {
+            if election.is_decided() || (asked.is_empty() && dials.is_empty()) {
+                let failures = if refused.is_empty() { silent } else { refused };
+                return election.winner().ok_or_else(|| DialError::of_all(failures));
+            }
+            let until = election.first_dialled.map(|at| at + DISAGREEMENT);
             tokio::select! {
                 Some(answer) = asked.next() => match answer {
-                    Ok(master) if named.contains(&master) => {}
-                    Ok(master) => {
-                        named.push(master.clone());
+                    Ok(master) => if election.vote(&master) {
                         let probe_key = probe_key.clone();
                         dials.push(async move { self.dial_endpoint(&master, probe_key, proof).await });
-                    }
+                    },
                     Err(error) => silent.push(error),
                 },
                 Some(dialled) = dials.next() => match dialled {
-                    Ok(dialled) => return Ok(dialled),
+                    Ok(dialled) => election.dialled(dialled),
                     Err(error) => refused.push(error),
                 },
-                else => return Err(DialError::of_all(if refused.is_empty() { silent } else { refused })),
+                () = sleep_until(until), if until.is_some() => return match election.winner() {
+                    Some(winner) => Ok(winner),
+                    None => Err(DialError::of_all(refused)),
+                },
             }
         }
     }
@@ -329,6 +350,57 @@ impl Dialer {
             (Value::Error(error), _) => Err(conversation.refused("SENTINEL", error)),
             _ => Err(conversation.passing(format!("this Sentinel watches no master named \"{name}\""))),
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// Which server the Sentinels name, and which of those work.
+struct Election {
+    most: usize,
+    votes: Vec<(Endpoint, usize)>,
+    works: Vec<Dialled>,
+    first_dialled: Option<Instant>,
+}
+
+impl Election {
+    fn of(sentinels: usize) -> Election {
+        Election { most: sentinels / 2 + 1, votes: Vec::new(), works: Vec::new(), first_dialled: None }
+    }
+
+    /// A Sentinel names `master`; true where it is the first to do so.
+    fn vote(&mut self, master: &Endpoint) -> bool {
+        if let Some((_, votes)) = self.votes.iter_mut().find(|(known, _)| known == master) {
+            *votes += 1;
+            return false;
+        }
+        self.votes.push((master.clone(), 1));
+        true
+    }
+
+    fn dialled(&mut self, dialled: Dialled) {
+        self.works.push(dialled);
+        self.first_dialled.get_or_insert_with(Instant::now);
+    }
+
+    fn votes(&self, dialled: &Dialled) -> usize {
+        self.votes.iter().find(|(known, _)| *known == dialled.endpoint).map_or(0, |(_, votes)| *votes)
+    }
+
+    /// One that works has the word of most.
+    fn is_decided(&self) -> bool {
+        self.works.iter().any(|dialled| self.votes(dialled) >= self.most)
+    }
+
+    /// Of those that work the one that the most Sentinels name.
+    fn winner(mut self) -> Option<Dialled> {
+        let best = (0..self.works.len()).max_by_key(|&at| self.votes(&self.works[at]))?;
+        Some(self.works.swap_remove(best))
     }
 }
 

@@ -1,10 +1,12 @@
 //! The servers behind one backend: who they are now, who owns which key, how each is judged.
 
+use super::address::Endpoint;
 use super::dial::{DialError, Dialer, Proof, Target};
 use super::link::NAME;
 use super::resp::Value;
 use super::slots::{NOBODY, SlotTable, slot_of};
 use crate::{Breaker, GuardStats, RedisTopology};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +16,16 @@ use tracing::{info, warn};
 /// Refreshes of the slot table are at least this far apart.
 const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Nodes that are asked for the slot table at once.
+const MOST_ASKED: usize = 5;
+
+/// What a server says about slots.
+enum Told {
+    Table(SlotTable),
+    /// It is part of no Cluster, or does not say: its words.
+    Alone(String),
+}
 
 /// Shared by all sessions of a backend.
 pub(super) struct Fleet {
@@ -159,39 +171,73 @@ impl Fleet {
         }
     }
 
-    /// Asks the nodes known so far, then the seeds, until one answers.
+    /// The slot table as most of the nodes know it; where none of them answers, or none is known, as the first seed does that
+    /// answers.
     async fn ask_for_slots(&self) -> Result<Map, DialError> {
         let known = self.map();
-        let nodes = known.targets.iter().filter_map(|target| match target {
-            Target::Node(endpoint) => Some(endpoint),
-            _ => None,
-        });
+        if let Some(table) = self.table_of_most(&known).await {
+            return Ok(Map::cluster(table));
+        }
         let mut last = DialError { message: "no address is configured".to_owned(), permanent: true };
-        for endpoint in nodes.chain(&self.dialer.seeds) {
-            let name = endpoint.to_string();
-            let asked = self.dialer.within(&name, async {
-                let mut conversation = self.dialer.converse(endpoint).await?;
-                conversation.ask(&[b"CLUSTER", b"SLOTS"]).await
-            });
-            match asked.await {
-                Ok(Value::Error(_)) if self.topology == RedisTopology::Auto => {
+        for endpoint in &self.dialer.seeds {
+            match self.table_of(endpoint).await {
+                Ok(Told::Table(table)) => return Ok(Map::cluster(table)),
+                // Who was part of a Cluster once is not alone because one node says so now.
+                Ok(Told::Alone(_)) if self.topology == RedisTopology::Auto && known.is_single() => {
                     return Ok(Map::one(Target::First));
                 }
-                Ok(Value::Error(error)) => {
+                Ok(Told::Alone(error)) => {
                     let message = format!("{endpoint}: CLUSTER SLOTS was refused: {error}");
                     last = DialError { message, permanent: true };
                 }
-                Ok(answer) => match SlotTable::parse(&answer, endpoint) {
-                    Some(table) if !table.masters.is_empty() => return Ok(Map::cluster(table)),
-                    _ => {
-                        let message = format!("{endpoint}: the slot table cannot be read or is empty");
-                        last = DialError { message, permanent: false };
-                    }
-                },
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// A node that was cut off from the others keeps an old table for as long as that lasts, and answers: so several are asked
+    /// at once, and what the most of them say is believed.
+    async fn table_of_most(&self, known: &Map) -> Option<SlotTable> {
+        if known.is_single() {
+            return None;
+        }
+        let mut nodes: Vec<&Endpoint> = known.targets.iter().filter_map(Target::node).collect();
+        while nodes.len() > MOST_ASKED {
+            nodes.swap_remove(rand::random_range(0..nodes.len()));
+        }
+        let most = nodes.len() / 2 + 1;
+        let mut asked: FuturesUnordered<_> = nodes.into_iter().map(|node| self.table_of(node)).collect();
+        let mut tables: Vec<(SlotTable, usize)> = Vec::new();
+        while let Some(answer) = asked.next().await {
+            let Ok(Told::Table(table)) = answer else { continue };
+            let at = tables.iter().position(|(other, _)| *other == table).unwrap_or_else(|| {
+                tables.push((table, 0));
+                tables.len() - 1
+            });
+            tables[at].1 += 1;
+            if tables[at].1 >= most {
+                break;
+            }
+        }
+        tables.into_iter().max_by_key(|(_, votes)| *votes).map(|(table, _)| table)
+    }
+
+    async fn table_of(&self, endpoint: &Endpoint) -> Result<Told, DialError> {
+        let name = endpoint.to_string();
+        let asked = self.dialer.within(&name, async {
+            let mut conversation = self.dialer.converse(endpoint).await?;
+            conversation.ask(&[b"CLUSTER", b"SLOTS"]).await
+        });
+        let passing = |message| Err(DialError { message, permanent: false });
+        match asked.await? {
+            Value::Error(error) if is_passing(&error) => passing(format!("{endpoint}: {error}")),
+            Value::Error(error) => Ok(Told::Alone(error)),
+            answer => match SlotTable::parse(&answer, endpoint) {
+                Some(table) if !table.masters.is_empty() => Ok(Told::Table(table)),
+                _ => passing(format!("{endpoint}: the slot table cannot be read or is empty")),
+            },
+        }
     }
 
     /// Somebody met a redirection or a dead node: looks at the slot table again, in the background, not too often.
@@ -239,6 +285,11 @@ impl Fleet {
             }
         }
     }
+}
+
+/// A server that is not ready yet says nothing about whether it belongs to a Cluster.
+fn is_passing(error: &str) -> bool {
+    ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"].iter().any(|code| error.starts_with(code))
 }
 
 /// Marks the end of a refresh, also where its runtime went away.

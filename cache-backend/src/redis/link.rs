@@ -18,14 +18,15 @@
 //! Further dials follow with backoff and jitter; where Sentinels watch the server, the pauses stay short and the news of
 //! another master ends them (and the connection to the old one) at once. The breaker hears of each failed dial.
 //!
-//! Limits: batches and bytes that wait are bounded; beyond them a batch is refused as overloaded.
+//! Limits: batches and bytes that wait are bounded; beyond them a batch is refused as overloaded. So are the values that a batch
+//! brings back: `OLD_VALUE` of each claim's, `MAX_VALUES` of a batch of reads, whose other keys fail.
 //!
 //! Cost: one write and one read syscall for as many batches as are there; one copy of keys and values; an allocation for
 //! each old value, none for a created key.
 
 use super::address::Endpoint;
 use super::dial::{CLAIM_SCRIPT, ClaimForm, DialError, Dialer, Dialled, Proof, Target};
-use super::resp::{Surprise, Token, decimal, lossy, put_head, put_word, token};
+use super::resp::{MAX_BULK, Surprise, Token, decimal, lossy, put_head, put_word, token};
 use super::stream::Stream;
 use crate::guard::{Heard, vec_of_errors};
 use crate::{Answers, Breaker, Claimed, KeyValues, OpError, OpErrorKind};
@@ -55,6 +56,10 @@ const STALL_MIN: Duration = Duration::from_secs(1);
 const READ_CHUNK: usize = 64 << 10;
 /// Values of a claim from this length on carry marks by which the caller tells which key they belong to.
 const MARKED: usize = 16;
+/// Of an old value this much is given out, or as much as the longest value of its batch has: no claim is longer.
+const OLD_VALUE: usize = 1 << 10;
+/// Most bytes of values that are kept for one batch; what is longer together is not given out.
+const MAX_VALUES: usize = MAX_BULK;
 /// Buffers that a burst made longer than this are given back.
 const KEEP_BUFFER: usize = 1 << 20;
 
@@ -263,6 +268,8 @@ impl Link {
             steps,
             step: 0,
             left: batch.len(),
+            values: 0,
+            old_value: batch.iter().map(|(_, value)| value.len()).fold(OLD_VALUE, usize::max),
             fence,
             marks,
             unmarked: false,
@@ -394,6 +401,10 @@ struct Batch {
     step: usize,
     /// Keys that are not answered yet.
     left: usize,
+    /// Bytes of values that it brought.
+    values: usize,
+    /// Most bytes of an old value that it gives out.
+    old_value: usize,
     /// Its echo follows the replies.
     fence: Option<[u8; 16]>,
     /// Length of its values where they carry marks.
@@ -479,20 +490,22 @@ impl Batch {
             (_, Step::Asking, Token::Simple(b"OK")) => {}
             (Work::Claim(slot), Step::Claim, Token::Nil) => slot.push(left, Ok(Claimed::Created)),
             (Work::Claim(slot), Step::Claim, Token::Bulk(old)) => {
-                slot.push(left, Ok(Claimed::Exists(Bytes::copy_from_slice(old))));
+                slot.push(left, Ok(exists(old, self.old_value)));
             }
             (Work::Claim(slot), Step::Create, Token::Simple(b"OK")) => slot.push(left, Ok(Claimed::Created)),
             (Work::Claim(slot), Step::Create, Token::Nil) => slot.push(left, Err(vanished())),
             (Work::Claim(slot), Step::Old, Token::Bulk(old)) => {
                 if let Some(last) = slot.answers.last_mut().filter(|last| **last == Err(vanished())) {
-                    *last = Ok(Claimed::Exists(Bytes::copy_from_slice(old)));
+                    *last = Ok(exists(old, self.old_value));
                 }
             }
             (Work::Claim(_), Step::Old, Token::Nil | Token::Error(_)) => {}
             (Work::Set(slot), Step::Set, Token::Simple(b"OK")) => slot.push(left, Ok(())),
             (Work::Get(slot), Step::Get, Token::Nil) => slot.push(left, Ok(None)),
             (Work::Get(slot), Step::Get, Token::Bulk(value)) => {
-                slot.push(left, Ok(Some(Bytes::copy_from_slice(value))));
+                self.values = self.values.saturating_add(value.len());
+                let fits = self.values <= MAX_VALUES;
+                slot.push(left, if fits { Ok(Some(Bytes::copy_from_slice(value))) } else { Err(too_long()) });
             }
             (Work::Del(slot), Step::Del, Token::Integer(count @ (0 | 1))) => slot.push(left, Ok(count == 1)),
             (_, Step::Asking, _) => return Err(Surprise::Unfit),
@@ -553,6 +566,17 @@ impl<T> Slot<T> {
         }
         self.answers.push(answer);
     }
+}
+
+/// The value that was found under the key of a claim, or its first bytes.
+fn exists(old: &[u8], most: usize) -> Claimed {
+    Claimed::Exists(Bytes::copy_from_slice(old.get(..most).unwrap_or(old)))
+}
+
+/// The values before this one took all the memory that a batch may take.
+fn too_long() -> OpError {
+    let detail = format!("the values of one batch are longer than {MAX_VALUES} bytes");
+    OpError::not_done(NAME, OpErrorKind::Overloaded, detail)
 }
 
 /// The key was there at `SET … NX` and gone at `GET`: it expired between the two.

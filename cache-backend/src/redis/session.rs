@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 
 /// A key that is still sent elsewhere after so many redirections has no answer.
 const MAX_REDIRECTS: usize = 5;
+/// Servers that redirections named and the map does not know yet; others are not followed. A slot moves to one server at a
+/// time: more than these are named by a server that is out of its mind.
+const MAX_GUESTS: usize = 16;
 
 pub(super) struct RedisSession {
     nodes: Arc<Nodes>,
@@ -124,21 +127,24 @@ impl Nodes {
         current.clone()
     }
 
-    /// The server that a redirection names; dialled in the background if it is new.
-    fn node(self: &Arc<Nodes>, endpoint: &Endpoint) -> Arc<Node> {
+    /// The server that a redirection names; dialled in the background if it is new. `None`: too many were named.
+    fn node(self: &Arc<Nodes>, endpoint: &Endpoint) -> Option<Arc<Node>> {
         let target = Target::Node(endpoint.clone());
         let routes = self.routes();
         let known =
             routes.nodes.iter().find(|node| node.target == target).or_else(|| routes.guests.get(&target));
         if let Some(node) = known {
-            return node.clone();
+            return Some(node.clone());
+        }
+        if routes.guests.len() >= MAX_GUESTS {
+            return None;
         }
         let (node, _) = Node::start(&self.fleet, &self.runtime, &target);
         let mut guests = routes.guests.clone();
         guests.insert(target, node.clone());
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(Routes { map: routes.map.clone(), nodes: routes.nodes.clone(), guests });
-        node
+        Some(node)
     }
 }
 
@@ -262,8 +268,10 @@ where
                     stale |= says_stale(error);
                     if let Some(redirect) = redirection(&node, error) {
                         stale |= !redirect.asking;
-                        if let Some((key, value)) = batch.pair(place) {
-                            next.push(&nodes.node(&redirect.to), redirect.asking, place, key, value);
+                        if let (Some((key, value)), Some(node)) =
+                            (batch.pair(place), nodes.node(&redirect.to))
+                        {
+                            next.push(&node, redirect.asking, place, key, value);
                         }
                     }
                 }

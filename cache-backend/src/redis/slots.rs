@@ -4,6 +4,8 @@ use super::address::Endpoint;
 use super::resp::Value;
 
 pub(super) const SLOTS: usize = 16384;
+/// Masters of one Cluster: as many as it is made for.
+const MAX_MASTERS: usize = 1_000;
 /// A slot that no node serves.
 pub(super) const NOBODY: u16 = u16::MAX;
 
@@ -64,7 +66,22 @@ impl SlotTable {
             let index = table.index_of(master)?;
             table.owners.get_mut(first..=last)?.fill(index);
         }
-        Some(table)
+        Some(table.in_order())
+    }
+
+    /// Masters by their address: nodes that agree answer in different orders.
+    fn in_order(self) -> SlotTable {
+        let SlotTable { masters, mut owners } = self;
+        let mut order: Vec<usize> = (0..masters.len()).collect();
+        order.sort_by_key(|&at| masters[at].to_string());
+        let mut place = vec![NOBODY; masters.len()];
+        for (new, &old) in order.iter().enumerate() {
+            place[old] = u16::try_from(new).unwrap_or(NOBODY);
+        }
+        for owner in &mut owners {
+            *owner = place.get(usize::from(*owner)).copied().unwrap_or(NOBODY);
+        }
+        SlotTable { masters: order.into_iter().map(|at| masters[at].clone()).collect(), owners }
     }
 
     fn index_of(&mut self, master: Endpoint) -> Option<u16> {
@@ -72,7 +89,7 @@ impl SlotTable {
             self.masters.push(master);
             self.masters.len() - 1
         });
-        u16::try_from(index).ok().filter(|&index| index != NOBODY)
+        u16::try_from(index).ok().filter(|_| index < MAX_MASTERS)
     }
 }
 
@@ -155,6 +172,9 @@ mod tests {
         let whole = parse(vec![range(0, 100, 1), range(101, 16383, 2)]).unwrap();
         assert_eq!((whole.masters.len(), whole.owners[100], whole.owners[101]), (2, 0, 1));
         assert_eq!(parse(vec![range(0, 100, 1)]).unwrap().owners[101], NOBODY);
+        assert_eq!(parse(vec![range(101, 16383, 2), range(0, 100, 1)]), Some(whole), "in whatever order");
+        let many = |masters| parse((0..masters).map(|port| range(port, port, port + 1)).collect());
+        assert!(many(1_000).is_some() && many(1_001).is_none());
         for wrong in [range(0, 16384, 1), range(-1, 5, 1), range(7, 5, 1), range(0, 1, 70000), Value::Nil] {
             assert_eq!(parse(vec![wrong]), None);
         }

@@ -1,7 +1,8 @@
 //! A server that misbehaves on purpose: a proxy in front of a real one that changes what passes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -115,4 +116,104 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 
 fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
     bytes.windows(part.len()).position(|window| window == part)
+}
+
+/// A server that answers each command (its words) with what `answer` says, in RESP.
+pub struct Scripted {
+    pub address: String,
+    pub port: u16,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Scripted {
+    /// `answer` gets the words of a command and the server's own port.
+    pub async fn start(answer: impl Fn(&[String], u16) -> String + Send + Sync + 'static) -> Scripted {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let at = listener.local_addr().expect("has an address");
+        let answer = Arc::new(answer);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(converse(client, at.port(), answer.clone()));
+            }
+        });
+        Scripted { address: at.to_string(), port: at.port(), task: task.abort_handle() }
+    }
+}
+
+async fn converse(
+    mut client: TcpStream,
+    port: u16,
+    answer: Arc<impl Fn(&[String], u16) -> String>,
+) -> std::io::Result<()> {
+    let mut input = String::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        let count = client.read(&mut chunk).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        input.push_str(&String::from_utf8_lossy(&chunk[..count]));
+        while let Some((words, length)) = command(&input) {
+            input.drain(..length);
+            client.write_all(answer(&words, port).as_bytes()).await?;
+        }
+    }
+}
+
+/// The first whole command and its length.
+fn command(input: &str) -> Option<(Vec<String>, usize)> {
+    let (mut line, mut at) = next_line(input, 0)?;
+    let count: usize = line.strip_prefix('*')?.parse().ok()?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        (line, at) = next_line(input, at)?;
+        let length: usize = line.strip_prefix('$')?.parse().ok()?;
+        words.push(input.get(at..at + length)?.to_owned());
+        at += length + 2;
+    }
+    (input.len() >= at).then_some((words, at))
+}
+
+fn next_line(input: &str, from: usize) -> Option<(&str, usize)> {
+    let rest = input.get(from..)?;
+    let end = rest.find("\r\n")?;
+    Some((&rest[..end], from + end + 2))
+}
+
+/// What a Cluster node that holds `keys` answers; `slots` are (first, last, port of the owner on this host).
+pub fn cluster_node(
+    words: &[String],
+    slots: &[(u16, u16, u16)],
+    keys: &Mutex<HashMap<String, String>>,
+) -> String {
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let mut keys = keys.lock().expect("not poisoned");
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    match word(0) {
+        "PING" => bulk(word(1)),
+        "CLUSTER" => {
+            let range = |(first, last, port): &(u16, u16, u16)| {
+                format!("*3\r\n:{first}\r\n:{last}\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n")
+            };
+            format!("*{}\r\n{}", slots.len(), slots.iter().map(range).collect::<String>())
+        }
+        "SET" => match keys.get(word(1)) {
+            Some(old) => bulk(old),
+            None => {
+                keys.insert(word(1).to_owned(), word(2).to_owned());
+                "$-1\r\n".to_owned()
+            }
+        },
+        "GET" => keys.get(word(1)).map_or("$-1\r\n".to_owned(), |value| bulk(value)),
+        "PTTL" => ":1000\r\n".to_owned(),
+        "DEL" => format!(":{}\r\n", u8::from(keys.remove(word(1)).is_some())),
+        _ => "-ERR unknown command\r\n".to_owned(),
+    }
 }

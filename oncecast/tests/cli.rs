@@ -91,15 +91,42 @@ fn the_password_of_a_redis_url_is_never_shown() {
         quiet(&[role, "--print-config"], &[("REDIS_ADDR", good)], 0);
         let toml = file(&format!("redis-addr = \"{good}\""));
         quiet(&[role, "--print-config", "--config", toml.path().to_str().unwrap()], &[], 0);
-        for bad in &bad[1..] {
+        for bad in bad {
             quiet(&[role, "--check", &format!("--redis-addr={bad}")], &[], 2);
             quiet(&[role, "--check"], &[("REDIS_ADDR", bad)], 2);
             let toml = file(&format!("redis-addr = \"{bad}\""));
             quiet(&[role, "--check", "--config", toml.path().to_str().unwrap()], &[], 2);
         }
-        // What only the backend refuses is said at start.
-        quiet(&[role, "--iface=lo", "--metrics-addr=off", &format!("--redis-addr={}", bad[0])], &[], 1);
     }
+}
+
+#[test]
+fn addresses_of_a_store_are_checked_as_the_store_reads_them() {
+    let spellings = [
+        ("proxy", "--txid-dedup-redis-addr", "TXID_DEDUP_REDIS_ADDR"),
+        ("listener", "--egress-dedup-redis-addr", "EGRESS_DEDUP_REDIS_ADDR"),
+    ];
+    let own = ROLES.map(|role| (role, "--redis-addr", "REDIS_ADDR"));
+    for (role, flag, env) in own.into_iter().chain(spellings) {
+        for bad in ["redis://bad:port:x", "rediss://h:0", "redis://h/x", "unix://relative"] {
+            for line in [
+                usage_error(&[role, "--check", &format!("{flag}={bad}")], &[]),
+                usage_error(&[role, "--check"], &[(env, bad)]),
+            ] {
+                assert!(line.contains("redis-addr: ") && line.contains(&format!("{bad:?}")), "{line}");
+                assert!(line.contains("want host:port, redis://[user:password@]host"), "{line}");
+            }
+        }
+    }
+    for role in ROLES {
+        for bad in ["h:x", "h:0", "a:3000,b:3000:c", "h:3000/x"] {
+            let line = usage_error(&[role, "--check", &format!("--aerospike-hosts={bad}")], &[]);
+            assert!(line.contains("--aerospike-hosts: ") && line.contains(bad), "{line}");
+        }
+    }
+    let of_cluster = ["proxy", "--check", "--redis-addr=h:1", "--redis-db=2", "--redis-topology=cluster"];
+    let line = usage_error(&of_cluster, &[]);
+    assert!(line.contains("--redis-db: ") && line.contains("database 0"), "{line}");
 }
 
 #[test]

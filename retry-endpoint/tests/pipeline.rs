@@ -5,6 +5,7 @@
 mod support;
 
 use frame::control::{Ack, Nack, Response};
+use frame::subtree::{Nodes, SubtreeData};
 use frame::{GroupIndex, HashKey, Id, Kind, SeqNum, TxId};
 use proptest::prelude::*;
 use retry_endpoint::pipeline::admit::{Refusal, admit};
@@ -175,11 +176,11 @@ fn a_forgery_neither_is_served_nor_keeps_the_genuine_frame_out() {
 #[test]
 fn forged_subtree_data_is_not_served_either() {
     let data = |leaves: &[Id]| {
-        let mut payload = vec![0; 16];
-        payload.extend((leaves.len() as u64).to_be_bytes());
-        payload.extend(leaves.iter().flatten());
-        payload.extend([0; 8]);
-        payload
+        let nodes = Nodes::Hashes(leaves);
+        let mut payload = [0; 200];
+        let data = SubtreeData { total_fees: 0, total_size: 0, nodes, conflicts: &[] };
+        let len = data.encode(&mut payload).unwrap();
+        payload[..len].to_vec()
     };
     let leaves = [[1; 32], [2; 32], [3; 32]];
     let root = frame::block::merkle_root(&mut leaves.map(TxId));

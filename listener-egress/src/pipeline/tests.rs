@@ -5,6 +5,7 @@ use super::*;
 use cache_backend::Memory;
 use frame::control::Extended;
 use frame::digest::Entry;
+use frame::subtree::{Nodes, SubtreeData};
 use frame::{Ack, HashKey, Nack, TxId};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
@@ -948,11 +949,11 @@ fn a_block_header_is_emitted_once_for_each_announcement() {
 #[test]
 fn subtree_data_that_repeats_its_end_does_not_pass_for_the_subtree() {
     let data = |leaves: &[Id]| {
-        let mut payload = vec![0; 16];
-        payload.extend((leaves.len() as u64).to_be_bytes());
-        payload.extend(leaves.iter().flatten());
-        payload.extend([0; 8]);
-        payload
+        let nodes = Nodes::Hashes(leaves);
+        let mut payload = [0; 200];
+        let data = SubtreeData { total_fees: 0, total_size: 0, nodes, conflicts: &[] };
+        let len = data.encode(&mut payload).unwrap();
+        payload[..len].to_vec()
     };
     let leaves = [[1; 32], [2; 32], [3; 32]];
     let root = frame::block::merkle_root(&mut leaves.map(TxId));

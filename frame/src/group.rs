@@ -139,6 +139,11 @@ impl Fabric {
         }
     }
 
+    /// Whether its groups are IPv4.
+    pub const fn is_v4(&self) -> bool {
+        matches!(self, Fabric::V4 { .. })
+    }
+
     /// Destination address of a group.
     pub const fn address(&self, group: GroupIndex) -> IpAddr {
         match *self {

@@ -2,6 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+/// The address that means any of its family.
+pub const fn wildcard(v4: bool) -> IpAddr {
+    if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) }
+}
+
 /// Room for an IPv4 or IPv6 socket address: a quarter of `sockaddr_storage`, so that a batch stays in the cache.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -41,6 +41,7 @@ mod rxq_ovfl;
 mod sockopt;
 mod sysctl;
 
+pub use address::wildcard;
 pub use affinity::pin_current_thread;
 pub use burst::{Arrival, Burst, Span};
 pub use control::control_socket;

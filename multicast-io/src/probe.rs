@@ -1,8 +1,8 @@
 //! Does multicast work here? Asked by doing it once.
 
-use crate::{Burst, Interface, Receiver, Sender, SocketError, SocketOptions, Span, Train};
+use crate::{Burst, Interface, Receiver, Sender, SocketError, SocketOptions, Span, Train, wildcard};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,11 @@ pub fn multicast_probe(group: IpAddr, interface: &Interface) -> io::Result<bool>
 }
 
 fn exchange(group: IpAddr, interface: &Interface) -> io::Result<bool> {
-    let anywhere: IpAddr =
-        if group.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let options = SocketOptions {
         interface: Some(interface.clone()),
         loopback: true,
         hop_limit: 0,
-        ..SocketOptions::new(SocketAddr::new(anywhere, 0))
+        ..SocketOptions::new(SocketAddr::new(wildcard(group.is_ipv4()), 0))
     };
     let mut receiver = Receiver::open(&options).map_err(plain)?;
     receiver.join(group, interface).map_err(plain)?;

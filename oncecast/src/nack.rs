@@ -3,9 +3,9 @@
 use crate::values;
 use anyhow::Context;
 use frame::{Ack, Datagram, HashKey, Nack, Response, SeqNum};
-use multicast_io::{Burst, Interface, Ready, Receiver, SocketOptions};
+use multicast_io::{Burst, Interface, Ready, Receiver, SocketOptions, wildcard};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -124,8 +124,8 @@ async fn ask(args: Args) -> anyhow::Result<ExitCode> {
     let to = args.to;
     let mut search = Search::new(&args);
     let mut group_socket = args.iface.as_deref().map(|name| join_all(name, &args.groups)).transpose()?;
-    let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    let mut request_socket = Ready::new(Receiver::open(&SocketOptions::new(SocketAddr::new(any, 0)))?)?;
+    let any = SocketAddr::new(wildcard(to.is_ipv4()), 0);
+    let mut request_socket = Ready::new(Receiver::open(&SocketOptions::new(any))?)?;
     let mut request = [0; PADDED];
     request[..Nack::LEN].copy_from_slice(&search.nack.encode());
     request_socket.get_ref().send_to(&request, to, None).with_context(|| format!("--to {to}"))?;
@@ -163,10 +163,7 @@ fn join_all(iface: &str, groups: &Groups) -> anyhow::Result<Ready<Receiver>> {
         None => frame::Fabric::v6(frame::SourceMode::Asm, groups.scope, groups.mc_group_id)
             .context("--scope does not exist for any-source groups")?,
     };
-    let any: IpAddr = match fabric {
-        frame::Fabric::V4 { .. } => Ipv4Addr::UNSPECIFIED.into(),
-        frame::Fabric::V6 { .. } => Ipv6Addr::UNSPECIFIED.into(),
-    };
+    let any = wildcard(fabric.is_v4());
     let mut options = SocketOptions::new(SocketAddr::new(any, groups.listen_port));
     options.reuse_address = true;
     options.interface = Some(interface.clone());

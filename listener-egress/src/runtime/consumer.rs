@@ -5,7 +5,7 @@
 //! acknowledged is sent again. A consumer that ends its sending half is taken as gone: it must keep it open.
 
 use crate::pipeline::{DatagramQueue, DropReason, Full, Handed, Run, StreamQueue};
-use multicast_io::{Sender, SocketOptions, Span, Train, unacknowledged};
+use multicast_io::{Sender, SocketOptions, Span, Train, unacknowledged, wildcard};
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -126,7 +126,7 @@ pub(super) struct Datagrams {
 
 impl Datagrams {
     pub(super) fn open(to: SocketAddr, capacity: usize) -> anyhow::Result<Consumer> {
-        let any = crate::runtime::layout::wildcard(to.is_ipv4());
+        let any = wildcard(to.is_ipv4());
         let options =
             SocketOptions { send_buffer: Some(4 << 20), ..SocketOptions::new(SocketAddr::new(any, 0)) };
         Ok(Consumer::Datagrams(Box::new(Datagrams {

@@ -5,16 +5,11 @@
 use crate::config::Config;
 use anyhow::Context;
 use frame::{Fabric, GroupIndex, SourceMode};
-use multicast_io::{Interface, Joined, Membership, Receiver, SocketOptions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use multicast_io::{Interface, Joined, Membership, Receiver, SocketOptions, wildcard};
+use std::net::{IpAddr, SocketAddr};
 
 /// Receive buffer of sockets for control and replies.
 const CONTROL_BUFFER: usize = 4 << 20;
-
-/// The address that means any.
-pub(super) fn wildcard(v4: bool) -> IpAddr {
-    if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) }
-}
 
 /// See the module text.
 pub(super) struct Layout {
@@ -52,10 +47,6 @@ impl Layout {
         Ok(Layout { fabric, workers, groups, interfaces })
     }
 
-    pub(super) fn is_v4(&self) -> bool {
-        matches!(self.fabric, Fabric::V4 { .. })
-    }
-
     /// The data sockets of one worker.
     pub(super) fn open_data(&self, config: &Config, worker: usize) -> anyhow::Result<Vec<Joined>> {
         let mine = self.groups.iter().filter(|group| owner(**group, self.workers) == worker);
@@ -71,7 +62,7 @@ impl Layout {
             .collect();
         let options = SocketOptions {
             receive_buffer: Some(config.recv_buf_bytes.as_usize()),
-            ..SocketOptions::new(SocketAddr::new(wildcard(self.is_v4()), config.listen_port))
+            ..SocketOptions::new(SocketAddr::new(wildcard(self.fabric.is_v4()), config.listen_port))
         };
         Joined::open(&options, &self.interfaces, &joins).context("--listen-port")
     }

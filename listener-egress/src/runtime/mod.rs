@@ -24,7 +24,7 @@ use control::{Control, ControlCells};
 use frame::GroupIndex;
 use frame::flow::Origin;
 use layout::{Layout, owner};
-use multicast_io::Loss;
+use multicast_io::{Loss, wildcard};
 use service::config::{BackendKind, Purpose};
 use service::{Deps, Metric};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -194,9 +194,9 @@ impl Starting {
             joined.receiver.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         }
         // Endpoints of the other family are asked too where the host has it.
-        let requests: Vec<_> = [layout.open_requests(layout.is_v4())?]
+        let requests: Vec<_> = [layout.open_requests(layout.fabric.is_v4())?]
             .into_iter()
-            .chain(layout.open_requests(!layout.is_v4()).ok())
+            .chain(layout.open_requests(!layout.fabric.is_v4()).ok())
             .collect();
         let blocks = owner(GroupIndex::BLOCK_BROADCAST, layout.workers) == index;
         let headers = (config.header_egress_enabled && blocks).then(|| self.header_socket()).transpose()?;
@@ -267,7 +267,7 @@ impl Starting {
 
     fn header_socket(&self) -> anyhow::Result<(UdpSocket, SocketAddr)> {
         let to = resolve(&self.config.header_egress_addr, 9101, "header-egress-addr")?;
-        let socket = UdpSocket::bind((layout::wildcard(to.is_ipv4()), 0)).context("--header-egress-addr")?;
+        let socket = UdpSocket::bind((wildcard(to.is_ipv4()), 0)).context("--header-egress-addr")?;
         socket.set_nonblocking(true)?;
         Ok((socket, to))
     }
@@ -277,6 +277,6 @@ impl Starting {
         let first = self.layout.interfaces.first();
         let v6 = first.and_then(multicast_io::Interface::preferred_v6).map(IpAddr::V6);
         let v4 = first.and_then(|interface| interface.v4.first().copied()).map(IpAddr::V4);
-        v6.or(v4).unwrap_or_else(|| layout::wildcard(false))
+        v6.or(v4).unwrap_or_else(|| wildcard(false))
     }
 }

@@ -4,10 +4,9 @@ use super::tcp_port;
 use crate::config::Config;
 use crate::pipeline::admit::{IP_UDP, MAX_DATAGRAM};
 use anyhow::{Context, bail};
-use frame::Fabric;
-use multicast_io::{Interface, Receiver, Sender, SocketOptions};
+use multicast_io::{Interface, Receiver, Sender, SocketOptions, wildcard};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 
 const RECEIVE_BUFFER: usize = 4 << 20;
 const TCP_QUEUE: i32 = 1024;
@@ -84,10 +83,7 @@ fn receiver(config: &Config, bind: SocketAddr) -> anyhow::Result<Receiver> {
 }
 
 fn sender(config: &Config, on: &Interface) -> anyhow::Result<Sender> {
-    let any: IpAddr = match config.fabric()? {
-        Fabric::V6 { .. } => Ipv6Addr::UNSPECIFIED.into(),
-        Fabric::V4 { .. } => Ipv4Addr::UNSPECIFIED.into(),
-    };
+    let any = wildcard(config.fabric()?.is_v4());
     let mut options = SocketOptions::new(SocketAddr::new(config.fabric.bind_source.unwrap_or(any), 0));
     options.interface = Some(on.clone());
     options.send_buffer = Some(config.send_buf_bytes.as_usize());

@@ -4,18 +4,10 @@ use crate::config::Config;
 use crate::pipeline::answer::{Repair, TrainRules, runs};
 use crate::pipeline::store::Store;
 use frame::Fabric;
-use multicast_io::{Interface, Progress, Ready, Sender, SocketError, SocketOptions, Span, Train};
+use multicast_io::{Interface, Progress, Ready, Sender, SocketError, SocketOptions, Span, Train, wildcard};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
-
-/// The wildcard address of a fabric's family.
-pub(crate) fn wildcard(fabric: &Fabric) -> IpAddr {
-    match fabric {
-        Fabric::V4 { .. } => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        Fabric::V6 { .. } => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    }
-}
 
 /// Address and port of a group; link scope names its interface.
 pub(crate) fn destination(address: IpAddr, port: u16, interface: u32) -> SocketAddr {
@@ -31,7 +23,7 @@ pub(crate) fn open_sender(
     fabric: &Fabric,
     interface: &Interface,
 ) -> Result<Sender, SocketError> {
-    let bind = SocketAddr::new(config.fabric.bind_source.unwrap_or_else(|| wildcard(fabric)), 0);
+    let bind = SocketAddr::new(config.fabric.bind_source.unwrap_or_else(|| wildcard(fabric.is_v4())), 0);
     Sender::open(&SocketOptions {
         interface: Some(interface.clone()),
         hop_limit: config.fabric.egress_hoplimit,
@@ -69,7 +61,7 @@ impl Emitter {
 
     /// Must be called on the worker's runtime.
     pub(crate) fn new(links: Vec<Link>, config: &Config, fabric: Fabric) -> io::Result<Emitter> {
-        let overhead = if matches!(fabric, Fabric::V4 { .. }) { 28 } else { 48 };
+        let overhead = if fabric.is_v4() { 28 } else { 48 };
         let ports = links.into_iter().map(|Link { sender, interface }| {
             let sender = Ready::new(sender)?;
             let frame_bytes = interface.mtu.saturating_sub(overhead);

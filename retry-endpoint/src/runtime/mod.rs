@@ -21,9 +21,9 @@ use crate::pipeline::upstream::Fetches;
 use anyhow::{Context, ensure};
 use cache_backend::Backend;
 use counters::{ControlCells, DoorCells, WorkerCells};
-use emit::{Link, open_sender, wildcard};
+use emit::{Link, open_sender};
 use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
-use multicast_io::{Interface, Joined, Membership, Receiver, SocketOptions};
+use multicast_io::{Interface, Joined, Membership, Receiver, SocketOptions, wildcard};
 use post::{Post, queue};
 use service::config::Purpose;
 use service::{Deps, Lifecycle};
@@ -339,7 +339,7 @@ impl Layout {
         let options = SocketOptions {
             packet_info: true,
             receive_buffer: Some(self.config.recv_buf_bytes.as_usize()),
-            ..SocketOptions::new(SocketAddr::new(wildcard(&self.fabric), self.config.listen_port))
+            ..SocketOptions::new(SocketAddr::new(wildcard(self.fabric.is_v4()), self.config.listen_port))
         };
         Joined::open(&options, &self.ingress, &joins).context("--listen-port")
     }
@@ -360,7 +360,7 @@ impl Layout {
         cells: &Arc<ControlCells>,
     ) -> anyhow::Result<(upstream::Upstream, std::net::UdpSocket)> {
         let v4 = endpoints.iter().all(SocketAddr::is_ipv4);
-        let bind: SocketAddr = if v4 { ([0, 0, 0, 0], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let bind = SocketAddr::new(wildcard(v4), 0);
         let socket = std::net::UdpSocket::bind(bind).with_context(|| format!("upstream socket on {bind}"))?;
         socket.set_nonblocking(true).context("upstream socket")?;
         let fetches =

@@ -141,10 +141,13 @@ async fn follow(
             "class": key.class.label(),
             "takeover": !chain.is_empty(),
         });
-        let Found::Claim(ClaimValue { owner, epoch, .. }) = Found::parse(&value) else {
-            claim["held_by"] = "a Go node, or --claim-mode=simple".into();
-            out.push(claim);
-            return Ok(());
+        let (owner, epoch) = match Found::parse(&value) {
+            Found::Claim(ClaimValue { owner, epoch, .. }) => (owner, epoch),
+            other => {
+                describe(&other, &mut claim);
+                out.push(claim);
+                return Ok(());
+            }
         };
         let mut record = Vec::new();
         names.record(owner, &mut record);
@@ -156,6 +159,25 @@ async fn follow(
         chain.push(Holder { owner, epoch });
     }
     Ok(())
+}
+
+/// What stands where a claim would, and is none of an Oncecast proxy or listener.
+fn describe(found: &Found, claim: &mut Value) {
+    claim["held_by"] = match found {
+        Found::Marked(mark) => {
+            claim["marked"] = true.into();
+            claim["flow"] = format!("{:016x}", mark.flow).into();
+            claim["seq"] = mark.number.into();
+            claim["unix_seconds"] = mark.seconds.into();
+            format!(
+                "a listener, which saw it on the fabric at {} s (Unix), flow {:016x} number {}",
+                mark.seconds, mark.flow, mark.number
+            )
+            .into()
+        }
+        Found::Unknown => "a node of another version".into(),
+        Found::Plain | Found::Claim(_) => "a Go node, or --claim-mode=simple".into(),
+    };
 }
 
 async fn get(session: &dyn Session, key: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
@@ -189,7 +211,11 @@ fn text(value: &Value) -> &str {
 fn print(claims: &[Value], nodes: &[Value]) {
     for claim in claims {
         let (gate, class) = (text(&claim["gate"]), text(&claim["class"]));
-        let verb = if claim["takeover"] == true { "taken over" } else { "claimed" };
+        let verb = match (claim["takeover"] == true, claim["marked"] == true) {
+            (true, _) => "taken over",
+            (_, true) => "marked",
+            _ => "claimed",
+        };
         match claim["held_by"].as_str() {
             Some(holder) => println!("{gate}: {class} {verb} by {holder}"),
             None => {
@@ -232,6 +258,17 @@ fn print(claims: &[Value], nodes: &[Value]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_is_told_from_a_claim() {
+        let mark = txidset::CourtesyMark { flow: 0xAB, seconds: 7, number: 3, id: [1; 8] };
+        let mut claim = json!({});
+        describe(&Found::parse(&mark.encode()), &mut claim);
+        assert_eq!((&claim["marked"], &claim["seq"]), (&json!(true), &json!(3)));
+        assert!(text(&claim["held_by"]).contains("flow 00000000000000ab number 3"), "{claim}");
+        describe(&Found::parse(b"1"), &mut claim);
+        assert!(text(&claim["held_by"]).starts_with("a Go node"), "{claim}");
+    }
 
     #[test]
     fn a_txid_is_read_as_explorers_show_it() {

@@ -133,7 +133,7 @@ pub(crate) fn claimed_ids(ask: &Ask) -> Vec<[u8; 8]> {
     let Ask::Claim { batch, .. } = ask else { return Vec::new() };
     let id = |(_, value): (&[u8], &[u8])| match Found::parse(value) {
         Found::Claim(claim) => Some(claim.id),
-        Found::Plain | Found::Unknown => None,
+        Found::Plain | Found::Marked(_) | Found::Unknown => None,
     };
     batch.iter().filter_map(id).collect()
 }

@@ -23,6 +23,7 @@ mod judge;
 mod mark;
 mod park;
 mod patience;
+mod refused;
 
 pub use ask::{Answer, Ask, Request, RequestId};
 pub use judge::Trust;
@@ -42,6 +43,7 @@ use cache_backend::KeyValues;
 use mark::Cohorts;
 use park::Parked;
 use patience::Patience;
+use refused::Refused;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,11 +95,13 @@ pub enum Why {
     Settled,
     /// Suppressed: a plain value (Go node, or simple mode).
     Exists,
+    /// Suppressed: a listener saw the frame on the fabric.
+    Marked,
 }
 
 impl Why {
     /// All reasons, by `index`.
-    pub const ALL: [Why; 9] = [
+    pub const ALL: [Why; 10] = [
         Why::Won,
         Why::TakenOver,
         Why::InDoubt,
@@ -107,6 +111,7 @@ impl Why {
         Why::Draining,
         Why::Settled,
         Why::Exists,
+        Why::Marked,
     ];
     /// Position in tables by reason.
     pub fn index(self) -> usize {
@@ -124,12 +129,13 @@ impl Why {
             "draining",
             "settled",
             "exists",
+            "marked",
         ];
         LABELS[self.index()]
     }
     /// Whether the frame is let through.
     pub fn sends(self) -> bool {
-        !matches!(self, Why::Settled | Why::Exists)
+        !matches!(self, Why::Settled | Why::Exists | Why::Marked)
     }
 }
 
@@ -185,6 +191,8 @@ pub struct ClaimsConfig {
     pub keys: KeyStyle,
     /// Whether there is a tier 2.
     pub tier2: bool,
+    /// Whether a listener's courtesy mark suppresses: it speaks about the fabric, so at the ingress gate alone.
+    pub marks: bool,
     /// `--cache-op-timeout`: how long a frame waits for an answer about its claim, the wait for a place in a request
     /// included. The wait of a parked copy for its owner is not part of it.
     pub patience: Duration,
@@ -202,6 +210,7 @@ impl Default for ClaimsConfig {
             prefix: b"bsp:tx:".to_vec(),
             keys: KeyStyle::Hex,
             tier2: false,
+            marks: true,
             patience: Duration::MAX,
         }
     }
@@ -260,6 +269,7 @@ pub struct Claims {
     wait_limit: Load,
     parked: Parked,
     to_release: VecDeque<Handle>,
+    refused: Refused,
     in_flight: Vec<InFlight>,
     flights: Flights,
     cohorts: Cohorts,
@@ -389,6 +399,7 @@ impl Claims {
             patience: Patience::default(),
             waiting: Load::default(),
             to_release: VecDeque::new(),
+            refused: Refused::default(),
             in_flight: Vec::new(),
             flights: Flights::default(),
             cohorts: Cohorts::default(),
@@ -532,6 +543,7 @@ impl Claims {
         if alone::is_alone(ticket) {
             let Some(key) = self.end_alone(ticket) else { return };
             self.stats.failed.add(1);
+            self.note_refused(key);
             if self.mutation != Some(Mutation::Tier1KeptAfterRelease) {
                 self.local.remove(&key);
             }
@@ -539,6 +551,7 @@ impl Claims {
         }
         let Some(Handle { index, .. }) = self.ticketed(ticket) else { return };
         self.stats.failed.add(1);
+        self.note_refused(self.entries[index as usize].key);
         let entry = &mut self.entries[index as usize];
         if self.mutation != Some(Mutation::Tier1KeptAfterRelease) {
             self.local.remove(&entry.key);
@@ -555,6 +568,12 @@ impl Claims {
         } else {
             // A claim that may still land cannot be deleted for certain: siblings must wait for its lease instead.
             self.abandon(index);
+        }
+    }
+
+    fn note_refused(&mut self, key: ClaimKey) {
+        if self.config.marks && self.config.tier2 {
+            self.refused.note(key);
         }
     }
 

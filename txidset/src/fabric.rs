@@ -76,6 +76,25 @@ impl FabricWord {
         }
     }
 
+    /// What stands under the prefix, for whoever does not claim there: nothing is written. `None`: no node of any fabric
+    /// has said anything.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn read(&self, session: &dyn Session) -> Result<Option<Standing>, OpError> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let found = match session.get(one(&self.key, &[]), deadline).await.pop() {
+            Some(Ok(Some(found))) => found,
+            Some(Ok(None)) | None => return Ok(None),
+            Some(Err(error)) => return Err(error),
+        };
+        Ok(Some(match parse(&found) {
+            Some(words) if words == self.words => Standing::Ours,
+            Some(words) => Standing::Theirs(words.to_owned()),
+            None => Standing::Unreadable,
+        }))
+    }
+
     async fn look_once(&self, session: &dyn Session, replace: bool) -> Result<Standing, OpError> {
         let ours = self.encode();
         let deadline = || Instant::now() + Duration::from_secs(1);

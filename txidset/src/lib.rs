@@ -32,4 +32,4 @@ pub use local::LocalSet;
 pub use name::{Holder, KeyStyle, Names};
 pub use node::Succession;
 pub use stats::ClaimStats;
-pub use value::{ClaimValue, Found, Record};
+pub use value::{ClaimValue, CourtesyMark, Found, Record};

@@ -10,6 +10,10 @@ pub const CLAIM_LEN: usize = 29;
 pub const RECORD_LEN: usize = 17;
 /// Value of a Go node, and of simple mode.
 pub const PLAIN: &[u8] = b"1";
+/// First byte of a courtesy mark.
+pub const MARK: u8 = 2;
+/// Bytes of a courtesy mark: those of a claim, so that replies prove themselves in the same way.
+pub const MARK_LEN: usize = CLAIM_LEN;
 
 /// Who took an id and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +35,8 @@ pub enum Found {
     Claim(ClaimValue),
     /// `1`: a Go node or simple mode.
     Plain,
+    /// A listener saw the frame on the fabric.
+    Marked(CourtesyMark),
     /// Neither: another version, or something else under this key.
     Unknown,
 }
@@ -55,15 +61,40 @@ impl Found {
             return Found::Plain;
         }
         let Ok(bytes) = <&[u8; CLAIM_LEN]>::try_from(bytes) else { return Found::Unknown };
-        if bytes[0] != VERSION {
-            return Found::Unknown;
+        let (first, second, third) = (u64_at(bytes, 1), u32_at(bytes, 9), u64_at(bytes, 13));
+        let id = u64_at(bytes, 21).to_be_bytes();
+        match bytes[0] {
+            VERSION => Found::Claim(ClaimValue { owner: first, epoch: second, nonce: third, id }),
+            MARK => Found::Marked(CourtesyMark { flow: first, seconds: second, number: third, id }),
+            _ => Found::Unknown,
         }
-        Found::Claim(ClaimValue {
-            owner: u64_at(bytes, 1),
-            epoch: u32_at(bytes, 9),
-            nonce: u64_at(bytes, 13),
-            id: u64_at(bytes, 21).to_be_bytes(),
-        })
+    }
+}
+
+/// What a listener writes under the key of a claim about a frame that it saw on the fabric: which one and when. A Go
+/// node takes it for a claim, as it does any value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CourtesyMark {
+    /// HashKey of the frame: the flow, so the process that emitted it; zero where the frame has none.
+    pub flow: u64,
+    /// When it was seen, Unix seconds.
+    pub seconds: u32,
+    /// SeqNum of the frame.
+    pub number: u64,
+    /// First bytes of the id: an answer to another question shows itself.
+    pub id: [u8; 8],
+}
+
+impl CourtesyMark {
+    /// The 29 bytes: 2, flow, seconds, number, id; numbers big endian.
+    pub fn encode(&self) -> [u8; MARK_LEN] {
+        let mut bytes = [0; MARK_LEN];
+        bytes[0] = MARK;
+        bytes[1..9].copy_from_slice(&self.flow.to_be_bytes());
+        bytes[9..13].copy_from_slice(&self.seconds.to_be_bytes());
+        bytes[13..21].copy_from_slice(&self.number.to_be_bytes());
+        bytes[21..29].copy_from_slice(&self.id);
+        bytes
     }
 }
 
@@ -129,4 +160,19 @@ fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
 
 fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written_and_is_no_claim() {
+        let mark = CourtesyMark { flow: 0x0102, seconds: 77, number: 9, id: [3; 8] };
+        let bytes = mark.encode();
+        assert_eq!(Found::parse(&bytes), Found::Marked(mark));
+        assert_eq!(bytes[21..], [3; 8], "the id lies where a claim has it");
+        assert_eq!(Found::parse(&bytes[..28]), Found::Unknown);
+        assert_eq!(Found::parse(&[3; MARK_LEN]), Found::Unknown);
+    }
 }

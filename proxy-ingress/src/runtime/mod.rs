@@ -289,6 +289,7 @@ pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
         prefix: config.txid_dedup_prefix.clone().into_bytes(),
         keys: config.claim_keys,
         tier2,
+        marks: true,
         patience: config.backend.op_timeout(Purpose::Claims),
     }
 }

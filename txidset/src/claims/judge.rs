@@ -4,7 +4,7 @@ use super::ask::{Answer, Asked, RequestId};
 use super::{Claims, Handle, Link, State, Why};
 use crate::Mode;
 use crate::mutation::Mutation;
-use crate::value::{ClaimValue, Found};
+use crate::value::{ClaimValue, CourtesyMark, Found};
 use bytes::Bytes;
 use cache_backend::{Claimed, OpError, OpErrorKind};
 use std::time::Instant;
@@ -157,8 +157,28 @@ impl Claims {
                 self.decide_suppress(index, Why::Exists);
                 Trust::Kept
             }
+            Found::Marked(mark) => self.marked(index, mark),
             Found::Unknown => self.claim_in_doubt(now, index, OpErrorKind::Garbled),
         }
+    }
+
+    /// A listener saw a frame of this id on the fabric.
+    fn marked(&mut self, index: u32, mark: CourtesyMark) -> Trust {
+        let entry = &self.entries[index as usize];
+        if entry.key.id[..8] != mark.id {
+            return Trust::Lost;
+        }
+        // Asked again because claims of that epoch were released: the mark may be of the very frame that its owner took
+        // back, since it did not leave by every interface.
+        let taken_back = entry.asked_again || self.refused.has(&entry.key);
+        let believed = self.config.marks && !taken_back;
+        self.lose(index);
+        if believed {
+            self.decide_suppress(index, Why::Marked);
+        } else {
+            self.decide_send(index, Why::InDoubt);
+        }
+        Trust::Kept
     }
 
     /// Only for a planted fault: an owner that never settles.

@@ -523,3 +523,77 @@ fn a_frame_let_through_undecided_settles_only_when_it_was_sent() {
         assert_eq!(world.claim(0, 1), Verdict::Wait, "the next copy is new again");
     }
 }
+
+/// A listener saw the frame of this id and marks it, create-only.
+fn mark_seen(world: &World, n: u8) -> Claimed {
+    let config = ClaimsConfig::default();
+    let mut name = Vec::new();
+    Names::new(&config.prefix, config.keys).claim(&key(n), &[], &mut name);
+    let mark = crate::CourtesyMark { flow: 1, seconds: 2, number: 3, id: [n; 8] };
+    let mut answers = Vec::new();
+    let batch = crate::value::one(&name, &mark.encode());
+    world.memory.claim(&batch, Duration::from_secs(600), world.now, &mut answers);
+    answers.remove(0)
+}
+
+#[test]
+fn what_a_listener_marked_is_not_sent() {
+    let mut world = World::new(1, |_| ());
+    assert_eq!(mark_seen(&world, 1), Claimed::Created);
+    world.claim(0, 1);
+    world.pump(0);
+    assert_eq!(world.why_suppressed(0, 1), Some(Why::Marked));
+    world.run(&[0], 100);
+    assert!(world.workers[0].is_idle());
+}
+
+#[test]
+fn a_mark_changes_nothing_about_an_id_that_is_claimed() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    assert!(matches!(mark_seen(&world, 1), Claimed::Exists(_)));
+    world.run(&[1], 400);
+    assert_eq!(world.why_sent(1, 1), Some(Why::TakenOver), "an owner that died is taken over as ever");
+}
+
+#[test]
+fn a_mark_that_outruns_a_release_does_not_stop_the_copy_that_waited() {
+    let mut world = World::new(2, |_| ());
+    world.park_behind(0, 1, 1);
+    world.refuse(0, 1);
+    world.pump(0);
+    assert_eq!(mark_seen(&world, 1), Claimed::Created, "the claim is gone, the frame left by one interface");
+    world.run(&[0, 1], 150);
+    assert_eq!(world.why_sent(1, 1), Some(Why::InDoubt));
+    world.hand_over(1, 1);
+    world.run(&[0, 1], 150);
+    assert!(world.workers.iter().all(Claims::is_idle));
+}
+
+/// What remains, and why marks must be asked for: to another proxy the resend of a client is a new frame, and nothing
+/// tells its mark from a true one.
+#[test]
+fn a_mark_that_outruns_a_release_stops_the_clients_resend_elsewhere_alone() {
+    let mut world = World::new(2, |_| ());
+    world.claim(0, 1);
+    world.pump(0);
+    world.refuse(0, 1);
+    world.pump(0);
+    assert_eq!(mark_seen(&world, 1), Claimed::Created);
+    world.sent.clear();
+    for worker in [0, 1] {
+        assert_eq!(world.claim(worker, 1), Verdict::Wait, "it left tier 1");
+        world.pump(worker);
+    }
+    assert_eq!(world.why_sent(0, 1), Some(Why::InDoubt), "who took it back knows better");
+    assert_eq!(world.why_suppressed(1, 1), Some(Why::Marked));
+}
+
+#[test]
+fn the_gate_of_a_consumer_believes_no_mark() {
+    let mut world = World::new(1, |config| config.marks = false);
+    assert_eq!(mark_seen(&world, 1), Claimed::Created);
+    world.claim(0, 1);
+    world.pump(0);
+    assert_eq!(world.why_sent(0, 1), Some(Why::InDoubt));
+}

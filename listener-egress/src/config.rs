@@ -13,12 +13,12 @@ use clap::ValueEnum;
 use frame::flow::Origin;
 use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    Alias, BackendArgs, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid, Percent,
-    Purpose, Role, ScopeArg, SourceModeArg, duration,
+    Alias, BackendArgs, BackendKind, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid,
+    Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, duration, fabric_name, redis_addrs,
 };
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use txidset::{ClaimsConfig, KeyStyle, Mode};
+use txidset::{ClaimsConfig, FabricWord, KeyStyle, Mode};
 
 /// `--catch-up` of a listener with a shared store: several leases of 1,000 frames/s in one flow, for flows of which no
 /// position was kept.
@@ -37,6 +37,9 @@ pub const ROLE: Role = Role {
             "EGRESS_DEDUP_AEROSPIKE_NAMESPACE",
         ),
         Alias::new("aerospike-set", "egress-dedup-aerospike-set", "EGRESS_DEDUP_AEROSPIKE_SET"),
+        Alias::new("ingress-set-redis-addr", "txid-dedup-addr", "TXID_DEDUP_ADDR"),
+        Alias::new("ingress-set-prefix", "txid-dedup-prefix", "TXID_DEDUP_PREFIX"),
+        Alias::new("ingress-set-ttl", "txid-dedup-ttl", "TXID_DEDUP_TTL"),
     ],
     defaults: &[("metrics-addr", ":9200")],
 };
@@ -185,6 +188,36 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Gate")]
     pub claim_park_bytes: ByteSize,
 
+    /// Store where the proxies of this site claim: marks the transactions seen on the fabric there, so that these proxies
+    /// suppress copies. Read docs/migrating.md first [default: redis or aerospike if their address is given here, else none]
+    #[arg(long, value_name = "KIND", help_heading = "Courtesy marks")]
+    pub ingress_set_backend: Option<BackendKind>,
+    /// That store, as in --redis-addr; turns marks on. The other Redis options are those of the shared store
+    #[arg(long, value_name = "ADDRS", value_parser = redis_addrs, help_heading = "Courtesy marks")]
+    pub ingress_set_redis_addr: Option<Names>,
+    /// That store, as in --aerospike-hosts; turns marks on
+    #[arg(long, value_name = "HOSTS", help_heading = "Courtesy marks")]
+    pub ingress_set_aerospike_hosts: Option<HostPorts>,
+    /// Namespace of the proxies' claims
+    #[arg(long, value_name = "NAME", default_value = "cache", help_heading = "Courtesy marks")]
+    pub ingress_set_aerospike_namespace: String,
+    /// Set of the proxies' claims (--aerospike-set there) [default: bsp, as theirs]
+    #[arg(long, value_name = "NAME", help_heading = "Courtesy marks")]
+    pub ingress_set_aerospike_set: Option<String>,
+    /// Prefix of the proxies' claims (--txid-dedup-prefix there)
+    #[arg(long, value_name = "PREFIX", default_value = "bsp:tx:", help_heading = "Courtesy marks")]
+    pub ingress_set_prefix: String,
+    /// How long a mark stands; a wrong one suppresses for as long
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Courtesy marks")]
+    pub ingress_set_ttl: Duration,
+    /// Name of the fabric in that store (--fabric-name of the proxies) [default: groups, port and shard bits]
+    #[arg(long, value_name = "NAME", value_parser = fabric_name, help_heading = "Courtesy marks")]
+    pub fabric_name: Option<String>,
+    /// Whether to look if the proxies of this fabric claim there: refuse does not start, and stops marking, where another
+    /// fabric does
+    #[arg(long, value_name = "MODE", default_value = "refuse", help_heading = "Courtesy marks")]
+    pub fabric_check: FabricCheckArg,
+
     /// Where frames are delivered
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9100", help_heading = "Delivery")]
     pub egress_addr: HostPort,
@@ -219,6 +252,15 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
+/// `--fabric-check` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FabricCheckArg {
+    /// Another fabric's prefix is an error.
+    Refuse,
+    /// Not looked at.
+    Off,
+}
+
 /// `--egress-proto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Proto {
@@ -226,6 +268,22 @@ pub enum Proto {
     Udp,
     /// A stream of records.
     Tcp,
+}
+
+/// Where courtesy marks go, and what they must agree with there.
+pub(crate) struct MarkPlan {
+    pub(crate) settings: cache_backend::Settings,
+    pub(crate) names: txidset::Names,
+    /// What the proxies of this fabric say under their prefix.
+    pub(crate) word: FabricWord,
+    pub(crate) prefix: String,
+    pub(crate) ttl: Duration,
+    /// How long after its frame came a mark may be on its way.
+    pub(crate) patience: Duration,
+    /// Where the groups are, by whose addresses multicast is told.
+    pub(crate) fabric: Fabric,
+    /// Whether to look at the word.
+    pub(crate) check: bool,
 }
 
 impl Default for Config {
@@ -287,7 +345,101 @@ impl Config {
             format!("{}; want at least 1MiB", self.egress_queue_bytes),
         )?;
         let claims = self.claims(true);
-        claims.check().map_err(|problem| Invalid::new("claim-lease", problem))
+        claims.check().map_err(|problem| Invalid::new("claim-lease", problem))?;
+        self.marks().map(drop)
+    }
+
+    /// Where courtesy marks go; `None`: none are written.
+    ///
+    /// # Errors
+    /// A store without its address, and what would make marks untrue or harmful.
+    pub(crate) fn marks(&self) -> Result<Option<MarkPlan>, Invalid> {
+        let Some((kind, store)) = self.mark_store()? else { return Ok(None) };
+        let check = |holds: bool, option: &'static str, problem: &str| {
+            if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
+        };
+        check(
+            self.verify_payload_hash,
+            "verify-payload-hash",
+            "false, and --ingress-set-… asks for marks: whoever can send one datagram could suppress any transaction; want true, \
+             or no store for marks",
+        )?;
+        check(
+            self.egress_dedup_local_cap > 0,
+            "egress-dedup-local-cap",
+            "0, and --ingress-set-… asks for marks: only ids that are new at the gate are marked; want a number of ids",
+        )?;
+        check(!self.ingress_set_prefix.is_empty(), "ingress-set-prefix", "empty; want that of the proxies")?;
+        let delivered = &self.egress_dedup_prefix;
+        let of_a_gate = !delivered.is_empty() && self.ingress_set_prefix.starts_with(delivered)
+            || self.claims(true).prefix == self.ingress_set_prefix.as_bytes();
+        check(
+            !of_a_gate,
+            "ingress-set-prefix",
+            "begins as --egress-dedup-prefix does, under which listeners claim what they deliver: want the prefix of the \
+             proxies' claims, such as bsp:tx:",
+        )?;
+        check(
+            !self.ingress_set_ttl.is_zero(),
+            "ingress-set-ttl",
+            "0, so for ever; want a duration such as 10m",
+        )?;
+        let names = txidset::Names::new(self.ingress_set_prefix.as_bytes(), self.claim_keys);
+        let words = self.fabric.named(self.fabric_name.as_deref(), self.listen_port);
+        Ok(Some(MarkPlan {
+            settings: store.settings(kind, Purpose::Marks)?,
+            word: FabricWord::new(&names, &words, self.ingress_set_ttl),
+            names,
+            prefix: self.ingress_set_prefix.clone(),
+            ttl: self.ingress_set_ttl,
+            patience: self.backend.op_timeout(Purpose::Marks),
+            fabric: self.data_fabric()?,
+            check: self.fabric_check == FabricCheckArg::Refuse,
+        }))
+    }
+
+    /// The store that is asked for: what is not said about it is as for the listener's own.
+    fn mark_store(&self) -> Result<Option<(BackendKind, BackendArgs)>, Invalid> {
+        let mut store = BackendArgs {
+            redis_addr: self.ingress_set_redis_addr.clone().filter(|names| !names.0.is_empty()),
+            aerospike_hosts: self.ingress_set_aerospike_hosts.clone().filter(|hosts| !hosts.0.is_empty()),
+            aerospike_namespace: self.ingress_set_aerospike_namespace.clone(),
+            aerospike_set: self.ingress_set_aerospike_set.clone(),
+            ..self.backend.clone()
+        };
+        let (redis, aerospike) = (store.redis_addr.is_some(), store.aerospike_hosts.is_some());
+        let missing = |option, problem: &str| Err(Invalid::new(option, problem));
+        let kind = match self.ingress_set_backend {
+            Some(kind) => kind,
+            None if redis && aerospike => {
+                return missing(
+                    "ingress-set-backend",
+                    "--ingress-set-redis-addr and --ingress-set-aerospike-hosts are both given; want redis or aerospike",
+                );
+            }
+            None if redis => BackendKind::Redis,
+            None if aerospike => BackendKind::Aerospike,
+            None => BackendKind::None,
+        };
+        match kind {
+            // What is in the memory of this process no proxy sees.
+            BackendKind::None | BackendKind::Memory => return Ok(None),
+            BackendKind::Redis => store.redis_addr = store.redis_addr.or(self.backend.redis_addr.clone()),
+            BackendKind::Aerospike => {
+                store.aerospike_hosts = store.aerospike_hosts.or(self.backend.aerospike_hosts.clone());
+            }
+        }
+        match kind {
+            BackendKind::Redis if store.redis_addr.is_none() => missing(
+                "ingress-set-redis-addr",
+                "required by --ingress-set-backend=redis where --redis-addr is not given either; want host:port",
+            ),
+            BackendKind::Aerospike if store.aerospike_hosts.is_none() => missing(
+                "ingress-set-aerospike-hosts",
+                "required by --ingress-set-backend=aerospike where --aerospike-hosts is not given either; want host:port",
+            ),
+            kind => Ok(Some((kind, store))),
+        }
     }
 
     /// The data fabric.
@@ -344,6 +496,7 @@ impl Config {
             park_bytes: self.claim_park_bytes.as_usize(),
             prefix: format!("{}{deployment}:", self.egress_dedup_prefix).into_bytes(),
             tier2,
+            marks: false,
             patience: self.backend.op_timeout(Purpose::Claims),
             ..ClaimsConfig::default()
         }
@@ -402,6 +555,7 @@ impl Config {
             single_rate,
             header_origin,
             positions: None,
+            marks: self.marks()?.map(|plan| plan.fabric),
         })
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use frame::{Fabric, GroupIndex, ShardBits, SourceMode};
 use service::config::{
     Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, Invalid, Purpose, Role,
-    duration,
+    duration, fabric_name,
 };
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -237,12 +237,6 @@ pub enum FabricCheckArg {
     Replace,
     /// Not looked at.
     Off,
-}
-
-fn fabric_name(text: &str) -> Result<String, String> {
-    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    fits.then(|| text.to_owned())
-        .ok_or_else(|| "want 1 to 64 printable ASCII characters without blanks".to_owned())
 }
 
 /// `--train-order`.

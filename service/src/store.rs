@@ -24,7 +24,7 @@ const ASK: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 crate::metric_table! {
-    /// Metrics of shared stores, the same on every role. `store` is what it is for (claims, frames).
+    /// Metrics of shared stores, the same on every role. `store` is what it is for (claims, frames, marks).
     pub static METRICS;
 
     BATCH_TIME = histogram("oncecast_store_batch_seconds", ["store", "backend", "server"], "Time from request to answer of batches that were answered.");
@@ -42,8 +42,8 @@ crate::metric_table! {
 pub fn watch(purpose: Purpose, backend: &Arc<dyn Backend>, lifecycle: &Lifecycle, registry: &Registry) {
     registry.add(Arc::new(Store { purpose, backend: Arc::clone(backend) }));
     let shown = Arc::clone(backend);
-    registry.add_detail("store", move || details(&*shown));
-    let condition = lifecycle.condition("store");
+    registry.add_detail(purpose.title(), move || details(&*shown));
+    let condition = lifecycle.condition(purpose.title());
     tell(&condition, backend.name(), &standing(&**backend));
     let (backend, lifecycle) = (Arc::clone(backend), lifecycle.clone());
     tokio::spawn(async move {

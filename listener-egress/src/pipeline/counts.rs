@@ -2,6 +2,7 @@
 //!
 //! Every datagram that does not reach a consumer is counted under exactly one reason here.
 
+use super::mark::Withheld;
 use frame::Kind;
 
 service::reasons! {
@@ -185,6 +186,8 @@ pub struct Counts {
     pub claims_overdue: u64,
     /// The same because the worker's turn came late.
     pub claims_late: u64,
+    /// Transactions that were new at the gate and are not marked, by `Withheld`.
+    pub marks_withheld: [u64; Withheld::ALL.len()],
 }
 
 impl Counts {

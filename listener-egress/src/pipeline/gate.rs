@@ -8,10 +8,11 @@
 //! released in both tiers, so that a sibling, or a resend, gets through).
 
 use super::counts::{Counts, DropReason};
+use super::mark::{Markable, Sighted};
 use super::reassemble::{Parts, Rebuilt};
 use super::slots::{Slot, Slots};
 use crate::mutation::Mutation;
-use frame::{DataFrame, HashKey, Kind, SeqNum};
+use frame::{DataFrame, HashKey, Id, Kind, SeqNum};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,6 +64,8 @@ pub(crate) struct Candidate {
     pub(crate) header_len: u16,
     /// Its number is behind its flow's highest and was not missing.
     pub(crate) behind: Option<Novel>,
+    /// Whether to mark it if its id is new.
+    pub(crate) mark: Markable,
 }
 
 impl Claimant for Candidate {
@@ -108,6 +111,8 @@ pub struct Gate {
     verdicts: Vec<Verdict>,
     /// Names given to those that wait, in order.
     waiting: Vec<Slot>,
+    /// New ids of the last batch that are to be marked.
+    pub(super) sighted: Vec<Sighted>,
     pub(super) mutation: Option<Mutation>,
 }
 
@@ -127,6 +132,7 @@ impl Gate {
             candidates: Vec::new(),
             verdicts: Vec::new(),
             waiting: Vec::new(),
+            sighted: Vec::new(),
             mutation: None,
         }
     }
@@ -194,6 +200,13 @@ impl Gate {
             let verdict = self.verdicts.get(index).copied();
             if let (Some(behind), Some(Verdict::Won(_) | Verdict::Wait)) = (c.behind, verdict) {
                 novel(behind, counts);
+            }
+            if c.mark != Markable::No && matches!(verdict, Some(Verdict::Won(_) | Verdict::Wait)) {
+                match (c.mark, c.place) {
+                    (Markable::Yes, Place::Batch(at)) => self.sighted.push(sighted(&c.key.id, bytes_of(at))),
+                    (Markable::Withheld(why), _) => counts.marks_withheld[why as usize] += 1,
+                    _ => {}
+                }
             }
             match verdict {
                 Some(Verdict::Seen) => {
@@ -366,6 +379,11 @@ impl Gate {
             recycle(&mut self.spare, waiting.frame);
         }
     }
+}
+
+fn sighted(id: &Id, frame: &[u8]) -> Sighted {
+    let (flow, number) = frame::data::stamped(frame).map_or((0, 0), |(_, flow, seq)| (flow.0, seq.0));
+    Sighted { id: *id, flow, number }
 }
 
 fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {

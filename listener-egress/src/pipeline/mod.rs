@@ -16,6 +16,7 @@ pub mod counts;
 mod deliver;
 mod filter;
 mod gate;
+pub mod mark;
 pub mod position;
 mod reassemble;
 mod registry;
@@ -30,6 +31,7 @@ pub use counts::{Counts, DropReason, Loss};
 pub use deliver::{Datagram, DatagramQueue, Full, Handed, LONGEST_DATAGRAM, Run, StreamQueue};
 pub use filter::{BadPrefix, Filter, FilterRules, Prefix};
 pub use gate::{Delivery, Gate, Kept, Place, claim_key};
+pub use mark::{Sighted, Withheld};
 pub use position::Positions;
 pub use reassemble::{Parts, Reassembler, ReassemblyLimits, Rebuilt};
 pub use registry::{Change, MAX_ENDPOINTS, Registry};
@@ -41,8 +43,10 @@ use crate::mutation::Mutation;
 use frame::data::HEADER;
 use frame::flow::{Origin, hash_key};
 use frame::{
-    Advert, DataFrame, Fragment, GroupIndex, Id, Kind, Response, SeqNum, ShardBits, SubtreeGroupAnnounce,
+    Advert, DataFrame, Fabric, Fragment, GroupIndex, Id, Kind, Response, SeqNum, ShardBits,
+    SubtreeGroupAnnounce,
 };
+use mark::{Arrived, Markable};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +68,10 @@ pub trait Batch {
     /// The same, and perhaps what lies behind it: hashing is faster where it may load whole blocks.
     fn bytes_on(&self, index: usize) -> &[u8] {
         self.bytes(index)
+    }
+    /// Where it was sent to, as far as the socket told.
+    fn destination(&self, _index: usize) -> Option<IpAddr> {
+        None
     }
 }
 
@@ -115,6 +123,17 @@ pub struct Settings {
     pub header_origin: Option<Origin>,
     /// Index of this worker among those whose positions are kept in the shared store; `None` = none are.
     pub positions: Option<u16>,
+    /// Where the groups are, if courtesy marks are wanted; `None` = none are.
+    pub marks: Option<Fabric>,
+}
+
+/// How a datagram came.
+#[derive(Clone, Copy)]
+struct Came {
+    door: Door,
+    index: usize,
+    source: SocketAddr,
+    to: Option<IpAddr>,
 }
 
 /// Length of a V7 frame (wire 1.7).
@@ -122,6 +141,8 @@ pub const BLOCK_HEADER_FRAME: usize = HEADER + frame::block::HEADER;
 
 /// Interval of upkeep.
 const TICK: Duration = Duration::from_millis(100);
+/// A worker that is later than this has not read its sockets for so long.
+const LATE: Duration = Duration::from_millis(100);
 /// Every so many ticks the slow tables are purged.
 const SLOW_TICKS: u32 = 10;
 
@@ -182,7 +203,8 @@ impl Pipeline {
     pub fn take<B: Batch + ?Sized>(&mut self, now: Instant, door: Door, batch: &B) {
         self.hash(now, door, batch);
         for index in 0..batch.len() {
-            let taken = self.datagram(now, door, index, batch.source(index), batch.bytes(index));
+            let came = Came { door, index, source: batch.source(index), to: batch.destination(index) };
+            let taken = self.datagram(now, came, batch.bytes(index));
             if let Err(reason) = taken {
                 self.counts.drop(reason);
             }
@@ -223,14 +245,8 @@ impl Pipeline {
         self.hashes.compute(|index| batch.bytes_on(index));
     }
 
-    fn datagram(
-        &mut self,
-        now: Instant,
-        door: Door,
-        index: usize,
-        source: SocketAddr,
-        bytes: &[u8],
-    ) -> Result<(), DropReason> {
+    fn datagram(&mut self, now: Instant, came: Came, bytes: &[u8]) -> Result<(), DropReason> {
+        let Came { door, source, .. } = came;
         let kind = Kind::of(bytes);
         self.counts.arrived(kind.ok());
         let kind = kind.map_err(|_| DropReason::DecodeError)?;
@@ -240,7 +256,7 @@ impl Pipeline {
         match kind {
             Kind::Fragment => self.fragment(now, door, source.ip(), bytes),
             Kind::LegacyTx | Kind::Tx | Kind::Block | Kind::Subtree | Kind::Anchor => {
-                self.whole(now, door, index, source.ip(), bytes)
+                self.whole(now, came, bytes)
             }
             Kind::BlockHeader => Err(DropReason::BlockHeader),
             Kind::Bundle => Err(DropReason::Bundle),
@@ -283,14 +299,9 @@ impl Pipeline {
         if repairs { Ok(()) } else { Err(DropReason::SenderFilter) }
     }
 
-    fn whole(
-        &mut self,
-        now: Instant,
-        door: Door,
-        index: usize,
-        source: IpAddr,
-        bytes: &[u8],
-    ) -> Result<(), DropReason> {
+    fn whole(&mut self, now: Instant, came: Came, bytes: &[u8]) -> Result<(), DropReason> {
+        let Came { door, index, .. } = came;
+        let source = came.source.ip();
         let frame = DataFrame::decode(bytes).map_err(|_| DropReason::DecodeError)?;
         let (class, subtree, wanted) = self.classify(now, frame.kind, frame.id, frame.second_id);
         let (key, seq) = (frame.hash_key, frame.seq_num);
@@ -317,8 +328,25 @@ impl Pipeline {
             wire_len: u32::try_from(frame.wire_len()).unwrap_or(u32::MAX),
             header_len: u16::try_from(frame.header_len()).unwrap_or(u16::MAX),
             behind: (seen == Seen::Known).then_some(gate::Novel { key, seq, source }),
+            mark: self.markable(now, &frame, came, seen),
         });
         Ok(())
+    }
+
+    /// Whether a frame that passed everything before the gate is to be marked.
+    fn markable(&self, now: Instant, frame: &DataFrame<'_>, came: Came, seen: Seen) -> Markable {
+        let Some(fabric) = &self.settings.marks else { return Markable::No };
+        if !matches!(frame.kind, Kind::LegacyTx | Kind::Tx) {
+            return Markable::No;
+        }
+        let arrived = Arrived {
+            to: came.to.filter(|_| came.door == Door::Groups),
+            group: self.settings.shard_bits.group_of(frame.id),
+            seen: (frame.seq_num.0 > 0).then_some(seen),
+            from_endpoint: self.requester.registry.knows_host(came.source.ip()),
+            punctual: now < self.next_tick + LATE,
+        };
+        arrived.judge(fabric)
     }
 
     fn fragment(&mut self, now: Instant, door: Door, source: IpAddr, bytes: &[u8]) -> Result<(), DropReason> {
@@ -355,8 +383,10 @@ impl Pipeline {
         let wire_len = u32::try_from(frame.wire_len()).unwrap_or(u32::MAX);
         let header_len = u16::try_from(frame.header_len()).unwrap_or(u16::MAX);
         self.reassembler.verified(&rebuilt.parts, &mut self.counts);
+        let marks = self.settings.marks.is_some() && frame.kind == Kind::Tx;
+        let mark = if marks { Markable::Withheld(Withheld::Fragments) } else { Markable::No };
         let place = self.gate.keep(rebuilt, wire_len, header_len);
-        self.gate.ask(gate::Candidate { key, place, wire_len, header_len, behind: None });
+        self.gate.ask(gate::Candidate { key, place, wire_len, header_len, behind: None, mark });
         Ok(())
     }
 
@@ -573,6 +603,11 @@ impl Pipeline {
             Some(ticket) => self.gate.failed(now, ticket),
             None => self.unclaimed = self.unclaimed.saturating_sub(1),
         }
+    }
+
+    /// Transactions to be marked where the proxies claim: those of the last batch.
+    pub fn sighted(&mut self) -> std::vec::Drain<'_, Sighted> {
+        self.gate.sighted.drain(..)
     }
 
     /// Requests to send from the reply socket.

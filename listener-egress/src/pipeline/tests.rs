@@ -66,6 +66,7 @@ fn settings() -> Settings {
         single_rate: 90.0,
         header_origin: None,
         positions: None,
+        marks: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is shown of a worker: totals copied out of its pipeline a few times a second, and the metrics made of them.
 
-use crate::pipeline::{Counts, DropReason, Loss};
+use crate::pipeline::{Counts, DropReason, Loss, Withheld};
 use service::metrics::Kind;
 use service::{Histogram, Metric, Sink, Source};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -138,6 +138,12 @@ static CLAIM_REQUESTS: Metric = counter(
     "bsl_egress_claim_requests_total",
     &["worker", "what"],
     "Requests to the shared store: claims (keys), claim_requests, records_read, records_written, released (keys)",
+);
+static MARK_WITHHELD: Metric = counter(
+    "bsl_ingress_mark_withheld_total",
+    &["worker", "reason"],
+    "Transactions new at the gate of which no courtesy mark is written: unicast (or in another group than its own), repair (or \
+     an old number), fragments, late (the worker was)",
 );
 static CLAIM_PARKED: Metric =
     gauge("bsl_egress_claim_parked", "Copies that wait for another listener to settle its claim");
@@ -289,7 +295,16 @@ static GAUGES: [(Metric, Read); 7] = [
 /// The metrics of the role, for the documentation and its check.
 pub(super) fn metrics() -> impl Iterator<Item = &'static Metric> {
     let plain = COUNTERS.iter().chain(&GAUGES).map(|(metric, _)| metric);
-    let other = [&RECEIVED, &DROPPED, &LOST, &RECOVERY, &CLAIM_DECIDED, &CLAIM_REQUESTS, &CLAIM_PARKED];
+    let other = [
+        &RECEIVED,
+        &DROPPED,
+        &LOST,
+        &RECOVERY,
+        &CLAIM_DECIDED,
+        &CLAIM_REQUESTS,
+        &CLAIM_PARKED,
+        &MARK_WITHHELD,
+    ];
     other.into_iter().chain(plain)
 }
 
@@ -307,6 +322,9 @@ impl Source for Cells {
         }
         for reason in Loss::ALL {
             sink.counter(&LOST, &[worker, reason.name()], shown.counts.lost[reason.index()]);
+        }
+        for (reason, label) in Withheld::ALL {
+            sink.counter(&MARK_WITHHELD, &[worker, label], shown.counts.marks_withheld[reason as usize]);
         }
         for (metric, read) in &COUNTERS {
             sink.counter(metric, &[worker], read(&shown));

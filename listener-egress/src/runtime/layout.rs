@@ -47,8 +47,13 @@ impl Layout {
         Ok(Layout { fabric, workers, groups, interfaces })
     }
 
-    /// The data sockets of one worker.
-    pub(super) fn open_data(&self, config: &Config, worker: usize) -> anyhow::Result<Vec<Joined>> {
+    /// The data sockets of one worker. `destinations`: they say where each datagram was sent to.
+    pub(super) fn open_data(
+        &self,
+        config: &Config,
+        worker: usize,
+        destinations: bool,
+    ) -> anyhow::Result<Vec<Joined>> {
         let mine = self.groups.iter().filter(|group| owner(**group, self.workers) == worker);
         let joins: Vec<_> = mine
             .flat_map(|group| {
@@ -62,6 +67,7 @@ impl Layout {
             .collect();
         let options = SocketOptions {
             receive_buffer: Some(config.recv_buf_bytes.as_usize()),
+            packet_info: destinations,
             ..SocketOptions::new(SocketAddr::new(wildcard(self.fabric.is_v4()), config.listen_port))
         };
         Joined::open(&options, &self.interfaces, &joins).context("--listen-port")

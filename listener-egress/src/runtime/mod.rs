@@ -1,6 +1,7 @@
 //! Sockets, threads and timers around the pipeline.
 //!
-//! Threads: one for each worker (`worker`), one for the control groups (`control`). `layout` says which worker owns which
+//! Threads: one for each worker (`worker`), one for the control groups (`control`), one for courtesy marks (`marks`) where they
+//! are on. `layout` says which worker owns which
 //! group; `before` is what an earlier process left in the shared store; `consumer` is the way out; `cells` are the numbers that others see.
 
 mod before;
@@ -8,6 +9,7 @@ mod cells;
 mod consumer;
 mod control;
 mod layout;
+mod marks;
 mod worker;
 
 pub use cells::Counters;
@@ -24,6 +26,7 @@ use control::{Control, ControlCells};
 use frame::GroupIndex;
 use frame::flow::Origin;
 use layout::{Layout, owner};
+use marks::Marks;
 use multicast_io::{Loss, wildcard};
 use service::config::{BackendKind, Purpose};
 use service::{Deps, Metric};
@@ -80,7 +83,7 @@ fn total(workers: &[Arc<Cells>], control: &ControlCells) -> Counters {
 
 /// The metrics of the role, for the documentation and its check.
 pub fn metrics() -> impl Iterator<Item = &'static Metric> {
-    cells::metrics().chain([control::metric()])
+    cells::metrics().chain([control::metric()]).chain(marks::METRICS.iter().copied())
 }
 
 /// Joins the groups and begins to deliver; everything that cannot work is an error here.
@@ -103,7 +106,8 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
     let before = Before::of(&config, backend.as_deref()).await?;
-    Starting::new(config, deps, backend, before)?.start().await
+    let marks = Marks::open(&config, &deps.lifecycle, &deps.registry).await?;
+    Starting::new(config, deps, backend, before, marks)?.start().await
 }
 
 /// What all workers are made from.
@@ -116,6 +120,7 @@ struct Starting {
     consumer: SocketAddr,
     seed: u64,
     before: Before,
+    marks: Option<Marks>,
 }
 
 impl Starting {
@@ -124,6 +129,7 @@ impl Starting {
         deps: Deps,
         backend: Option<Arc<dyn Backend>>,
         before: Before,
+        marks: Option<Marks>,
     ) -> anyhow::Result<Starting> {
         let layout = Layout::new(&config)?;
         let consumer = resolve(&config.egress_addr, 9100, "egress-addr")?;
@@ -131,7 +137,7 @@ impl Starting {
         let capacity = config.egress_dedup_local_cap;
         let local =
             (capacity > 0).then(|| Arc::new(LocalSet::new(capacity, config.egress_dedup_ttl_redis, seed)));
-        Ok(Starting { config, deps, backend, layout, local, consumer, seed, before })
+        Ok(Starting { config, deps, backend, layout, local, consumer, seed, before, marks })
     }
 
     async fn start(mut self) -> anyhow::Result<Running> {
@@ -167,6 +173,9 @@ impl Starting {
             }
         }
         running.threads.push(self.control(inboxes, control.clone())?);
+        if let Some(marks) = self.marks.take() {
+            running.threads.push(service::spawn_worker("listener-marks".to_owned(), move || marks.run())?);
+        }
         self.deps.registry.add(control);
         let (groups, workers) = (self.layout.groups.len(), self.layout.workers);
         joins.met(&format!("{groups} groups on {workers} workers"));
@@ -188,7 +197,7 @@ impl Starting {
         let (config, layout) = (&self.config, &self.layout);
         let now = Instant::now();
         let seed = self.seed.wrapping_add((index as u64) << 32);
-        let data = layout.open_data(config, index)?;
+        let data = layout.open_data(config, index, self.marks.is_some())?;
         // What holds for the sockets of one worker holds for all.
         if let Some(joined) = data.first().filter(|_| index == 0) {
             joined.receiver.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -222,6 +231,7 @@ impl Starting {
             requests,
             interfaces: layout.interfaces.clone(),
             consumer,
+            marker: self.marks.as_ref().map(Marks::marker),
             headers,
             strip_header: config.strip_header,
             loss: self.loss(index as u64),

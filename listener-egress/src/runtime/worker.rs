@@ -5,6 +5,7 @@
 
 use super::cells::Cells;
 use super::consumer::{Consumer, Fates};
+use super::marks::Marker;
 use crate::pipeline::{
     BLOCK_HEADER_FRAME, Batch, Counts, Delivery, Door, DropReason, Handed, Lost, Pipeline, Request,
 };
@@ -53,6 +54,7 @@ pub(super) struct Start {
     pub(super) requests: Vec<Receiver>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) consumer: Consumer,
+    pub(super) marker: Option<Marker>,
     pub(super) headers: Option<(UdpSocket, SocketAddr)>,
     pub(super) strip_header: bool,
     pub(super) loss: Loss,
@@ -106,6 +108,7 @@ struct Worker {
     burst: Burst,
     loss: Loss,
     consumer: Consumer,
+    marker: Option<Marker>,
     headers: Option<(UdpSocket, SocketAddr)>,
     strip_header: bool,
     driver: Driver,
@@ -149,6 +152,9 @@ impl Batch for Burst {
         let start = self.arrivals()[index].span.start as usize;
         self.memory().get(start..).unwrap_or_default()
     }
+    fn destination(&self, index: usize) -> Option<IpAddr> {
+        self.arrivals()[index].destination
+    }
 }
 
 type Opened = oneshot::Sender<anyhow::Result<()>>;
@@ -177,6 +183,7 @@ impl Worker {
             burst: Burst::new(BATCH, 0),
             loss: start.loss,
             consumer: start.consumer,
+            marker: start.marker,
             headers: start.headers,
             strip_header: start.strip_header,
             driver,
@@ -341,6 +348,9 @@ impl Worker {
         let now = Instant::now();
         self.pipeline.take(now, door, &self.burst);
         self.pump(now, false);
+        if let Some(marker) = &self.marker {
+            marker.post(now, self.pipeline.sighted());
+        }
         self.send_requests();
         now
     }

@@ -270,7 +270,10 @@ pub enum TopologyArg {
 }
 
 /// Addresses of Redis as the backend reads them; bare ones must be host:port.
-fn redis_addrs(text: &str) -> Result<Names, Unacceptable> {
+///
+/// # Errors
+/// An address that is neither.
+pub fn redis_addrs(text: &str) -> Result<Names, Unacceptable> {
     let names: Names = text.parse()?;
     let check = |addr: &String| match addr.contains("://")
         || addr.parse::<super::HostPort>().is_ok_and(|host| host.port.is_some())

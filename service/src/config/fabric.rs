@@ -46,8 +46,13 @@ impl FabricArgs {
         }
     }
 
+    /// What makes this fabric and no other, in words: the name that its operators gave it, or its groups and shards.
+    pub fn named(&self, name: Option<&str>, port: u16) -> String {
+        name.map_or_else(|| self.words(port), |name| format!("fabric-name={name}"))
+    }
+
     /// What makes this fabric and no other, in words: the groups, the port of the data and the shard bits.
-    pub fn words(&self, port: u16) -> String {
+    fn words(&self, port: u16) -> String {
         let groups = match self.fabric {
             Family::Ipv4 => format!("ipv4 mc-ipv4-net={}", self.mc_ipv4_net),
             Family::Ipv6 => {

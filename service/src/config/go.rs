@@ -53,11 +53,15 @@ const fn only(
     GoFlag { roles, flag, env, default, refused: true, unwise: "" }
 }
 
-/// Courtesy marks of listeners in the proxies' store.
-const fn mark(flag: &'static str, env: &'static str, default: &'static str) -> GoFlag {
-    let unwise = "a listener does not mark ids in the proxies' store, since a mark can suppress a transaction that others \
-                  still miss (docs/migrating.md, courtesy marks)";
-    GoFlag { roles: LISTENER, flag, env, default, refused: false, unwise }
+/// A flag that is not needed here, and why.
+const fn needless(
+    roles: &'static [&'static str],
+    flag: &'static str,
+    env: &'static str,
+    default: &'static str,
+    unwise: &'static str,
+) -> GoFlag {
+    GoFlag { roles, flag, env, default, refused: false, unwise }
 }
 
 /// Every such flag.
@@ -132,18 +136,14 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(LISTENER, "retry-tee", "RETRY_TEE", ""),
     row(RETRY, "tee-listen", "TEE_LISTEN", ""),
     row(RETRY, "mc-join-enabled", "MC_JOIN_ENABLED", "true"),
-    // Courtesy marks in the proxies' store.
-    mark("ingress-set-backend", "INGRESS_SET_BACKEND", ""),
-    mark("ingress-set-redis-addr", "INGRESS_SET_REDIS_ADDR", ""),
-    mark("ingress-set-aerospike-hosts", "INGRESS_SET_AEROSPIKE_HOSTS", ""),
-    mark("ingress-set-aerospike-namespace", "INGRESS_SET_AEROSPIKE_NAMESPACE", "cache"),
-    mark("ingress-set-aerospike-set", "INGRESS_SET_AEROSPIKE_SET", "bsp-tx"),
-    mark("ingress-set-prefix", "INGRESS_SET_PREFIX", "bsp:tx:"),
-    mark("ingress-set-ttl", "INGRESS_SET_TTL", "10m"),
-    mark("ingress-set-local-cap", "INGRESS_SET_LOCAL_CAP", "1048576"),
-    mark("txid-dedup-addr", "TXID_DEDUP_ADDR", ""),
-    mark("txid-dedup-prefix", "TXID_DEDUP_PREFIX", "bsp:tx:"),
-    mark("txid-dedup-ttl", "TXID_DEDUP_TTL", "10m"),
+    // Courtesy marks have no set of their own.
+    needless(
+        LISTENER,
+        "ingress-set-local-cap",
+        "INGRESS_SET_LOCAL_CAP",
+        "1048576",
+        "marks are written of ids that are new at the gate, whose size is --egress-dedup-local-cap",
+    ),
     // Tuning of mechanisms that work differently here.
     row(LISTENER, "nack-jitter-max", "NACK_JITTER_MAX", "200ms"),
     row(LISTENER, "nack-backoff-base", "NACK_BACKOFF_BASE", "500ms"),

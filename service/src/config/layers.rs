@@ -855,10 +855,13 @@ mod tests {
 
     #[test]
     fn a_flag_that_will_not_be_built_says_why() {
-        let (_, role) = load_with(&["listener", "-ingress-set-redis-addr=redis://u:p@h:1"], &[]).unwrap();
+        let (_, role) = load_with(&["listener", "-ingress-set-local-cap=5"], &[]).unwrap();
         let warnings = role.warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains("(hidden)@h:1") && warnings[0].contains("on purpose"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("on purpose") && warnings[0].contains("--egress-dedup-local-cap"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -18,14 +18,14 @@ pub mod values;
 
 pub use args::{
     BackendArgs, BackendKind, BootMode, CommonArgs, FabricArgs, Family, LogFormat, ScopeArg, SourceModeArg,
-    TopologyArg,
+    TopologyArg, redis_addrs,
 };
 pub use go::{GO_FLAGS_IGNORED, GoFlag};
 pub use layers::{Alias, Environment, Exit, Loaded, Origin, Role, RoleLoaded, load};
 pub use store::Purpose;
 pub use values::{
     ByteSize, GroupRanges, HexIds, HostPort, HostPorts, ListenAddr, LogLevel, Names, Percent, Unacceptable,
-    duration, group_id,
+    duration, fabric_name, group_id,
 };
 
 /// A combination of options that cannot work. A role's `start` that returns it (inside `anyhow::Error`) makes the

@@ -18,6 +18,8 @@ pub enum Purpose {
     Claims,
     /// Frames of a retry endpoint: 1 s, set `bre`.
     Frames,
+    /// Courtesy marks of a listener: as claims, where the proxies have theirs.
+    Marks,
 }
 
 impl Purpose {
@@ -26,19 +28,29 @@ impl Purpose {
         match self {
             Purpose::Claims => "claims",
             Purpose::Frames => "frames",
+            Purpose::Marks => "marks",
+        }
+    }
+
+    /// Its name in `/readyz` and under `details` of `/status`.
+    pub fn title(self) -> &'static str {
+        match self {
+            Purpose::Claims | Purpose::Frames => "store",
+            Purpose::Marks => "mark_store",
         }
     }
 
     fn remote(self) -> RemoteSettings {
         match self {
-            Purpose::Claims => RemoteSettings::for_claims(),
+            Purpose::Claims | Purpose::Marks => RemoteSettings::for_claims(),
             Purpose::Frames => RemoteSettings::for_frames(),
         }
     }
 
     fn aerospike_set(self) -> &'static str {
         match self {
-            Purpose::Claims => "bsp",
+            // One namespace: a mark in another set than the claims would be seen by nobody.
+            Purpose::Claims | Purpose::Marks => "bsp",
             Purpose::Frames => "bre",
         }
     }
@@ -190,6 +202,15 @@ mod tests {
             Settings::Redis(settings) => *settings,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn marks_stand_in_the_set_of_the_claims() {
+        let set = |purpose| match settings("--aerospike-hosts=a", purpose) {
+            Ok(Settings::Aerospike(settings)) => settings.set,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(set(Purpose::Marks), set(Purpose::Claims));
     }
 
     #[test]

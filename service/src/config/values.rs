@@ -155,6 +155,15 @@ pub fn group_id(text: &str) -> Result<u16, Unacceptable> {
     parsed.or_else(|_| want("a number from 0 to 65535, or 0x0000 to 0xFFFF"))
 }
 
+/// Parses the name of a fabric. For `value_parser`.
+///
+/// # Errors
+/// Empty, too long, or with blanks.
+pub fn fabric_name(text: &str) -> Result<String, Unacceptable> {
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { want("1 to 64 printable ASCII characters without blanks") }
+}
+
 /// A share in percent, 0 to 100, with or without the sign: `15`, `0.5`, `15%`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Percent(f64);

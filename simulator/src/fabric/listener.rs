@@ -195,6 +195,7 @@ impl World {
             endpoints: Vec::new(),
             single_rate: 90.0,
             header_origin: None,
+            marks: None,
             positions: Some(0),
         }
     }

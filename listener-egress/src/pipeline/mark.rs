@@ -1,0 +1,90 @@
+//! Which transactions a listener marks where the proxies claim (docs/claims.md, courtesy marks).
+//!
+//! Why so few: a mark suppresses every further copy at the proxies of a site, and nobody counts that as a loss. So one
+//! datagram to one listener must not be enough: a frame is marked only if it was verified, came by multicast in the group
+//! that its id belongs to, when it was due (not as a repair or as an old number), at a worker that has its turns in time,
+//! and is new at the gate. What is new there but fails one of the others is counted by reason.
+//!
+//! Cost: nothing unless marks are on; then a compare of addresses a frame, and 48 bytes a new one until the burst's end.
+
+use super::track::Seen;
+use frame::{Fabric, GroupIndex, Id};
+use std::net::IpAddr;
+
+/// Why a frame that is new at the gate is not marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Withheld {
+    /// It came by unicast, or in another group than that of its id: others need not have it.
+    Unicast,
+    /// A repair, or an old number: it says nothing about now.
+    Repair,
+    /// It was rebuilt from fragments, some of which may have been repairs.
+    Fragments,
+    /// The worker had no turn for a while: nobody knows how long ago the frame came.
+    Late,
+}
+
+impl Withheld {
+    /// All reasons with their label values.
+    pub const ALL: [(Withheld, &'static str); 4] = [
+        (Withheld::Unicast, "unicast"),
+        (Withheld::Repair, "repair"),
+        (Withheld::Fragments, "fragments"),
+        (Withheld::Late, "late"),
+    ];
+}
+
+/// Whether a frame is to be marked if it is new at the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Markable {
+    /// Marks are off, or not for this class.
+    No,
+    Yes,
+    Withheld(Withheld),
+}
+
+/// A transaction that was seen on the fabric for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighted {
+    /// Its id.
+    pub id: Id,
+    /// HashKey of its frame, zero where it has none.
+    pub flow: u64,
+    /// SeqNum of its frame.
+    pub number: u64,
+}
+
+/// What is known of a frame's arrival.
+pub(crate) struct Arrived {
+    /// Destination of the datagram, where the socket told it.
+    pub(crate) to: Option<IpAddr>,
+    /// Group of its id.
+    pub(crate) group: GroupIndex,
+    /// What the tracker made of its number; `None`: it has none.
+    pub(crate) seen: Option<Seen>,
+    /// From the host of a retry endpoint.
+    pub(crate) from_endpoint: bool,
+    /// The worker had its turns in time.
+    pub(crate) punctual: bool,
+}
+
+impl Arrived {
+    pub(crate) fn judge(&self, fabric: &Fabric) -> Markable {
+        let due = match self.seen {
+            None | Some(Seen::Advanced) => true,
+            // Reordered on its way.
+            Some(Seen::Filled(filled)) => !filled.requested,
+            Some(Seen::Known | Seen::Held | Seen::Untracked) => false,
+        };
+        if self.to != Some(fabric.address(self.group)) {
+            Markable::Withheld(Withheld::Unicast)
+        } else if !due || self.from_endpoint {
+            Markable::Withheld(Withheld::Repair)
+        } else if !self.punctual {
+            Markable::Withheld(Withheld::Late)
+        } else {
+            Markable::Yes
+        }
+    }
+}

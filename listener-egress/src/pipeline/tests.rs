@@ -1092,3 +1092,136 @@ proptest! {
         prop_assert_eq!(world.counts().lost_total(), 0);
     }
 }
+
+/// One datagram as the socket brings it when marks are on.
+struct Addressed {
+    from: SocketAddr,
+    to: Option<IpAddr>,
+    bytes: Vec<u8>,
+}
+
+impl Batch for Addressed {
+    fn len(&self) -> usize {
+        1
+    }
+    fn source(&self, _: usize) -> SocketAddr {
+        self.from
+    }
+    fn bytes(&self, _: usize) -> &[u8] {
+        &self.bytes
+    }
+    fn destination(&self, _: usize) -> Option<IpAddr> {
+        self.to
+    }
+}
+
+const FABRIC: Fabric = Fabric::V4 { net: 7 };
+
+fn marking() -> World {
+    World::with(Settings { marks: Some(FABRIC), ..settings() })
+}
+
+impl World {
+    fn come(&mut self, door: Door, from: &str, to: Option<IpAddr>, datagram: &[u8]) -> Vec<Sighted> {
+        let batch = Addressed { from: address(from), to, bytes: datagram.to_vec() };
+        self.pipeline.take(self.now, door, &batch);
+        self.pipeline.sighted().collect()
+    }
+
+    /// From a proxy, to the group of its id.
+    fn come_by_multicast(&mut self, datagram: &[u8]) -> Vec<Sighted> {
+        self.come(Door::Groups, PROXY, group_of(datagram), datagram)
+    }
+
+    fn withheld(&mut self, why: Withheld) -> u64 {
+        self.counts().marks_withheld[why as usize]
+    }
+}
+
+fn group_of(datagram: &[u8]) -> Option<IpAddr> {
+    let group = ShardBits::new(2).unwrap().group_of(datagram[8..40].try_into().unwrap());
+    Some(FABRIC.address(group))
+}
+
+#[test]
+fn a_new_verified_transaction_that_came_by_multicast_is_marked_once() {
+    let mut world = marking();
+    let seen = world.come_by_multicast(&tx(1));
+    let id = *frame::tx::sha256d(&transaction(1)).first_chunk().unwrap();
+    assert_eq!(seen, [Sighted { id, flow: FLOW.0, number: 1 }]);
+    assert_eq!(world.come_by_multicast(&tx(1)), [], "a copy under its number");
+    assert_eq!(
+        world.come_by_multicast(&frame_of(Kind::Tx, HashKey(7), 1, &NO_TREE, &transaction(1))),
+        [],
+        "or another"
+    );
+    assert_eq!(world.come_by_multicast(&tx(3)).len(), 1);
+    assert_eq!(world.come_by_multicast(&tx(2)).len(), 1, "reordered");
+    let mut old = frame_of(Kind::Tx, FLOW, 0, &NO_TREE, &transaction(9));
+    old.drain(44..92);
+    old[6] = 1;
+    old[40..44].copy_from_slice(&u32::try_from(transaction(9).len()).unwrap().to_be_bytes());
+    assert_eq!(world.come_by_multicast(&old).len(), 1, "V1, as the Go stack does");
+    assert_eq!(world.counts().marks_withheld, [0; Withheld::ALL.len()]);
+}
+
+#[test]
+fn what_one_datagram_to_one_listener_could_bring_is_not_marked() {
+    let mut world = marking();
+    let mut forged = tx(1);
+    forged[8] ^= 1;
+    assert_eq!(world.come_by_multicast(&forged), [], "not the payload of its id");
+    let here = Some(IpAddr::from([10, 0, 0, 1]));
+    assert_eq!(world.come(Door::Groups, PROXY, here, &tx(2)), [], "unicast");
+    assert_eq!(world.come(Door::Groups, PROXY, None, &tx(3)), [], "nobody knows");
+    let Some(IpAddr::V4(group)) = group_of(&tx(4)) else { unreachable!() };
+    let other = IpAddr::V4(std::net::Ipv4Addr::from_bits(group.to_bits() ^ 1));
+    assert_eq!(world.come(Door::Groups, PROXY, Some(other), &tx(4)), [], "another group than its own");
+    assert_eq!(world.withheld(Withheld::Unicast), 3);
+}
+
+#[test]
+fn repairs_and_replays_are_not_marked() {
+    let mut world = marking();
+    world.run(Duration::from_secs(3));
+    world.meet();
+    assert_eq!(world.come_by_multicast(&tx(1)).len(), 1);
+    assert_eq!(world.come_by_multicast(&tx(5)).len(), 1);
+    world.run(Duration::from_millis(20));
+    assert!(!world.requests.is_empty());
+    assert_eq!(world.come(Door::Replies, ENDPOINT, None, &tx(2)), [], "unicast");
+    assert_eq!(world.withheld(Withheld::Unicast), 1);
+    assert_eq!(world.come(Door::Groups, ENDPOINT, group_of(&tx(3)), &tx(3)), [], "multicast, asked for");
+    assert_eq!(world.come_by_multicast(&tx(4)), [], "asked for, whoever brings it");
+    let unasked = tx(6);
+    assert_eq!(world.come(Door::Groups, ENDPOINT, group_of(&unasked), &unasked), [], "an endpoint's replay");
+    let behind = frame_of(Kind::Tx, FLOW, 1, &NO_TREE, &transaction(77));
+    assert_eq!(world.come_by_multicast(&behind), [], "a new id under an old number");
+    assert_eq!(world.withheld(Withheld::Repair), 4);
+}
+
+#[test]
+fn rebuilt_transactions_other_classes_and_what_is_off_are_not_marked() {
+    let mut world = marking();
+    let payload = vec![7; 3000];
+    for fragment in fragments(&payload, 1) {
+        assert_eq!(world.come_by_multicast(&fragment), []);
+    }
+    assert_eq!(world.withheld(Withheld::Fragments), 1);
+    let anchor = frame_of(Kind::Anchor, FLOW, 9, &NO_TREE, &transaction(9));
+    assert_eq!(world.come_by_multicast(&anchor), []);
+    let mut off = World::new();
+    assert_eq!(off.come_by_multicast(&tx(1)), []);
+    assert_eq!(off.counts().marks_withheld, [0; Withheld::ALL.len()]);
+}
+
+#[test]
+fn a_worker_that_stood_still_does_not_mark_what_it_finds() {
+    let mut world = marking();
+    assert_eq!(world.come_by_multicast(&tx(1)).len(), 1);
+    world.now += Duration::from_secs(2);
+    assert_eq!(world.come_by_multicast(&tx(2)), []);
+    assert_eq!(world.withheld(Withheld::Late), 1);
+    world.run(Duration::ZERO);
+    assert_eq!(world.come_by_multicast(&tx(3)).len(), 1);
+}

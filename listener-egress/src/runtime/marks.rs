@@ -457,3 +457,194 @@ fn unix_seconds() -> u32 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use cache_backend::{Memory, OpErrorKind};
+    use futures_util::FutureExt;
+    use txidset::Found;
+
+    /// Older marks are not sent.
+    const AGE: Duration = Duration::from_secs(10);
+
+    /// A store that answers from memory, or not at all.
+    struct Store {
+        memory: Memory,
+        refuses: bool,
+    }
+
+    impl Session for Store {
+        fn claim(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
+            if self.refuses {
+                let error = OpError::not_done("redis", OpErrorKind::BreakerOpen, "");
+                let answers = vec![Err(error); batch.len()];
+                return async { answers }.boxed();
+            }
+            let mut answers = Vec::new();
+            self.memory.claim(&batch, ttl, Instant::now(), &mut answers);
+            async { answers.into_iter().map(Ok).collect() }.boxed()
+        }
+        fn set(&self, _: KeyValues, _: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
+            unreachable!("marks are never written over anything")
+        }
+        fn get(&self, _: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+            unreachable!("not looked at here")
+        }
+        fn del(&self, _: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
+            unreachable!("marks are never taken back")
+        }
+    }
+
+    struct World {
+        marks: Marks,
+        store: Store,
+    }
+
+    impl World {
+        fn new() -> World {
+            let config = Config {
+                ingress_set_redis_addr: "127.0.0.1:1".parse().ok(),
+                fabric_check: crate::config::FabricCheckArg::Off,
+                ..Config::for_embedding()
+            };
+            // Nobody's time is over because this machine is busy.
+            let plan = MarkPlan { patience: 2 * AGE, ..config.marks().unwrap().unwrap() };
+            let condition = Lifecycle::new("listener").condition("marks");
+            let standing = Watched { condition, paused: false, found: true, told: None };
+            let queue = Queue {
+                waiting: Mutex::default(),
+                news: Notify::new(),
+                open: AtomicUsize::new(0),
+                cells: MarkCells::default(),
+            };
+            let backend: Arc<dyn Backend> = Arc::new(Memory::new(1 << 20));
+            let marks = Marks { queue: Arc::new(queue), plan, backend, standing };
+            World { marks, store: Store { memory: Memory::new(1 << 24), refuses: false } }
+        }
+
+        /// One worker hands over these ids, as new as `came`, and ends; the thread runs to its end.
+        async fn mark(self, came: Instant, ids: impl ExactSizeIterator<Item = u32>) -> (Arc<Queue>, Store) {
+            let seen = |n: u32| Sighted { id: id(n), flow: 0xF, number: n.into() };
+            let World { marks: Marks { queue, plan, standing, .. }, store } = self;
+            queue.open.fetch_add(1, Ordering::Relaxed);
+            Marker { queue: queue.clone() }.post(came, ids.map(seen));
+            let keys = Keys { plan: &plan, name: Vec::new() };
+            let flights = FuturesUnordered::new();
+            let mut writer =
+                Writer { queue: &queue, session: &store, keys, taken: Vec::new(), at: 0, flights, standing };
+            writer.run().await;
+            (queue, store)
+        }
+    }
+
+    fn id(n: u32) -> frame::Id {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        id
+    }
+
+    fn key(n: u32) -> Vec<u8> {
+        format!("bsp:tx:{}", hex::encode(id(n))).into_bytes()
+    }
+
+    #[tokio::test]
+    async fn marks_stand_where_claims_would_and_replace_none() {
+        let world = World::new();
+        let mut claim = KeyValues::new();
+        claim.push(&key(3), b"1");
+        world.store.memory.set(&claim, Duration::ZERO, Instant::now());
+        let (queue, store) = world.mark(Instant::now(), 0..1000).await;
+        assert_eq!((queue.cells.set.get(), queue.cells.existed.get()), (999, 1));
+        assert_eq!(store.memory.get(&key(3), Instant::now()).unwrap(), "1");
+        let mark = store.memory.get(&key(999), Instant::now()).unwrap();
+        let Found::Marked(mark) = Found::parse(&mark) else { panic!("{mark:?}") };
+        assert_eq!((mark.flow, mark.number, mark.id[..4].to_vec()), (0xF, 999, id(999)[..4].to_vec()));
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_dropped_and_counted() {
+        let count = u32::try_from(MOST).unwrap() + 7;
+        let (queue, _) = World::new().mark(Instant::now(), (0..count).collect::<Vec<_>>().into_iter()).await;
+        assert_eq!(queue.cells.full(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_mark_whose_time_is_over_is_never_sent() {
+        let long_ago = Instant::now().checked_sub(AGE).unwrap();
+        let (queue, store) = World::new().mark(long_ago, 0..5).await;
+        assert_eq!((queue.cells.late.get(), queue.cells.set.get()), (5, 0));
+        assert_eq!(store.memory.get(&key(1), Instant::now()), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_under_the_prefix_of_another_fabric() {
+        let mut world = World::new();
+        world.marks.standing.tell(&world.marks.plan, Some(Standing::Theirs("fabric-name=other".into())));
+        let (queue, store) = world.mark(Instant::now(), 0..5).await;
+        assert_eq!((queue.cells.paused.get(), queue.cells.set.get()), (5, 0));
+        assert_eq!(store.memory.get(&key(1), Instant::now()), None);
+    }
+
+    #[tokio::test]
+    async fn what_the_store_does_not_answer_is_counted_and_not_tried_again() {
+        let mut world = World::new();
+        world.store.refuses = true;
+        let (queue, _) = world.mark(Instant::now(), 0..300).await;
+        assert_eq!((queue.cells.errors.get(), queue.cells.set.get()), (300, 0));
+    }
+
+    #[test]
+    fn marks_are_refused_where_they_would_be_untrue_or_harmful() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config { ingress_set_redis_addr: "h:1".parse().ok(), ..Config::for_embedding() };
+            change(&mut config);
+            config.validate().map_err(|invalid| invalid.to_string())
+        };
+        refused(|_| ()).unwrap();
+        for (change, words) in [
+            (
+                (|c| c.verify_payload_hash = false) as fn(&mut Config),
+                "--verify-payload-hash: false, and --ingress-set",
+            ),
+            (|c| c.egress_dedup_local_cap = 0, "--egress-dedup-local-cap: 0"),
+            (|c| c.ingress_set_prefix = "bsl:egr:x:".into(), "--ingress-set-prefix: begins as"),
+            (|c| c.ingress_set_ttl = Duration::ZERO, "--ingress-set-ttl: 0"),
+            (|c| c.ingress_set_aerospike_hosts = "h:2".parse().ok(), "--ingress-set-backend: --ingress"),
+        ] {
+            let error = refused(change).unwrap_err();
+            assert!(error.starts_with(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_asked_for_by_its_address_or_by_its_kind() {
+        let plan = |change: fn(&mut Config)| {
+            let mut config = Config::for_embedding();
+            change(&mut config);
+            config.marks().map(|plan| plan.map(|plan| plan.settings)).map_err(|error| error.to_string())
+        };
+        let address = |settings: Option<Settings>| match settings {
+            Some(Settings::Redis(settings)) => settings.addresses.join(","),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(plan(|c| c.backend.redis_addr = "h:1".parse().ok()), Ok(None), "not by that of the gate");
+        assert_eq!(plan(|c| c.ingress_set_backend = Some(BackendKind::Memory)), Ok(None));
+        let own = plan(|c| {
+            c.backend.redis_addr = "h:1".parse().ok();
+            c.ingress_set_redis_addr = "h:2".parse().ok();
+        });
+        assert_eq!(address(own.unwrap()), "h:2");
+        let same = plan(|c| {
+            c.backend.redis_addr = "h:1".parse().ok();
+            c.ingress_set_backend = Some(BackendKind::Redis);
+        });
+        assert_eq!(address(same.unwrap()), "h:1");
+        let nowhere = plan(|c| c.ingress_set_backend = Some(BackendKind::Redis)).unwrap_err();
+        assert!(nowhere.starts_with("--ingress-set-redis-addr: required"), "{nowhere}");
+        let aerospike = plan(|c| c.ingress_set_aerospike_hosts = "h:2".parse().ok());
+        let Ok(Some(Settings::Aerospike(aerospike))) = aerospike else { panic!("{aerospike:?}") };
+        assert_eq!((aerospike.namespace.as_str(), aerospike.set.as_str()), ("cache", "bsp"));
+    }
+}

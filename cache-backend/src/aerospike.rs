@@ -4,16 +4,15 @@
 //! whose answer got lost would look like that of another. For the same reason an "exists" that the client marks as in
 //! doubt is no answer.
 //!
-//! Limits: the server keeps time in whole seconds, so a TTL is rounded up, to one second at least. Every operation is a
-//! round trip of its own; at most `concurrency` of a session are under way, the others of the batch wait their turn within
-//! the deadline. Keys that were answered before the deadline keep their answer.
+//! Limits: the server keeps time in whole seconds, so a TTL is rounded up, to one second at least.
 //!
-//! Every session has a client of its own on its worker's runtime (connections, and one info request a second).
+//! Here: how it is opened and seen to work. How batches are asked and answered: `session.rs`.
 
-use crate::guard::vec_of_errors;
+mod session;
+
 use crate::{
-    AerospikeSettings, Answers, Backend, BootPolicy, Breaker, Claimed, GuardStats, Guarded, KeyValues,
-    OpError, OpErrorKind, OpenError, Session,
+    AerospikeSettings, Backend, BootPolicy, Breaker, GuardStats, Guarded, OpError, OpErrorKind, OpenError,
+    Session,
 };
 use ::aerospike::errors::{Error, ErrorKind};
 use ::aerospike::policy::{AuthMode, ReadModeAp};
@@ -21,14 +20,11 @@ use ::aerospike::{
     Bin, Bins, Client, ClientPolicy, Expiration, Host, Key, ReadPolicy, RecordExistsAction, ResultCode,
     Value, WritePolicy,
 };
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use session::AerospikeSession;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 const NAME: &str = "aerospike";
@@ -316,41 +312,6 @@ fn chain(error: &Error) -> String {
     causes(error).map(Error::base_message).collect::<Vec<_>>().join(": ")
 }
 
-/// The client wraps nearly everything that has to do with transport as a timeout; the causes tell more.
-fn op_error(error: &Error) -> OpError {
-    let kind = match error.server_result_code() {
-        Some(ResultCode::Timeout) => OpErrorKind::Timeout,
-        Some(_) => OpErrorKind::Refused,
-        None => causes(error).map(|cause| kind_of(cause.kind())).fold(OpErrorKind::Refused, sharper),
-    };
-    OpError { backend: NAME, kind, in_doubt: error.in_doubt(), detail: chain(error) }
-}
-
-fn kind_of(kind: &ErrorKind) -> OpErrorKind {
-    match kind {
-        ErrorKind::Timeout => OpErrorKind::Timeout,
-        ErrorKind::Connection
-        | ErrorKind::ConnectionPoolEmpty
-        | ErrorKind::NoMoreConnections
-        | ErrorKind::MaxErrorRate
-        | ErrorKind::InvalidNode
-        // Also what a client says that has not connected yet.
-        | ErrorKind::InvalidNamespace
-        | ErrorKind::Io(_) => OpErrorKind::Disconnected,
-        ErrorKind::BadResponse | ErrorKind::InvalidUtf8(_) => OpErrorKind::Garbled,
-        _ => OpErrorKind::Refused,
-    }
-}
-
-/// Of an error and its cause, the class that says more.
-fn sharper(outer: OpErrorKind, cause: OpErrorKind) -> OpErrorKind {
-    match (outer, cause) {
-        (_, OpErrorKind::Disconnected | OpErrorKind::Garbled) => cause,
-        (OpErrorKind::Refused, _) => cause,
-        _ => outer,
-    }
-}
-
 impl Backend for Aerospike {
     fn name(&self) -> &'static str {
         NAME
@@ -362,14 +323,7 @@ impl Backend for Aerospike {
             let strict = remote.boot == BootPolicy::Strict;
             let client = self.config.client(strict).await;
             let client = client.map_err(|failure| OpenError(format!("aerospike: {}", failure.message)))?;
-            let session = AerospikeSession {
-                shared: Arc::new(Shared {
-                    config: self.config.clone(),
-                    client,
-                    turns: Semaphore::new(self.config.settings.concurrency.max(1)),
-                    runtime: Handle::current(),
-                }),
-            };
+            let session = AerospikeSession::new(self.config.clone(), client);
             Ok(Box::new(Guarded::new(session, self.breaker.clone(), remote)) as Box<dyn Session>)
         }
         .boxed()
@@ -394,174 +348,5 @@ impl Backend for Aerospike {
     fn close(&self) -> BoxFuture<'_, ()> {
         // Clients belong to their sessions and end with them.
         ready(()).boxed()
-    }
-}
-
-struct AerospikeSession {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    config: Arc<Config>,
-    client: Client,
-    /// Bounds the operations under way over all batches of the session.
-    turns: Semaphore,
-    runtime: Handle,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let client = self.client.clone();
-        self.runtime.spawn(async move { client.close().await });
-    }
-}
-
-impl AerospikeSession {
-    /// Runs `op` for every key, a bounded number at a time; what is not answered at the deadline has timed out.
-    fn each<T, F, R>(
-        &self,
-        batch: KeyValues,
-        deadline: Instant,
-        writes: bool,
-        op: F,
-    ) -> BoxFuture<'static, Answers<T>>
-    where
-        T: Send + 'static,
-        F: Fn(Arc<Shared>, Key, Bytes, Duration) -> R + Clone + Send + Sync + 'static,
-        R: Future<Output = Result<T, OpError>> + Send + 'static,
-    {
-        let shared = self.shared.clone();
-        async move {
-            let late = OpError {
-                backend: NAME,
-                kind: OpErrorKind::Timeout,
-                in_doubt: writes,
-                detail: String::new(),
-            };
-            let mut answers: Answers<T> = vec_of_errors(batch.len(), &late);
-            let run = |(index, (key, value)): (usize, (&[u8], &[u8]))| {
-                let (shared, op) = (shared.clone(), op.clone());
-                let key = shared.config.key(key);
-                let value = Bytes::copy_from_slice(value);
-                async move {
-                    let Ok(_turn) = shared.turns.acquire().await else { return None };
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    let answer = match key {
-                        Ok(key) => op(shared.clone(), key, value, left).await,
-                        Err(error) => Err(op_error(&error)),
-                    };
-                    Some((index, answer))
-                }
-            };
-            let limit = shared.config.settings.concurrency.max(1);
-            let mut waiting = batch.iter().enumerate();
-            let mut under_way: FuturesUnordered<_> = waiting.by_ref().take(limit).map(run).collect();
-            let mut clock = std::pin::pin!(tokio::time::sleep_until(deadline.into()));
-            loop {
-                tokio::select! {
-                    biased;
-                    done = under_way.next() => {
-                        let Some(done) = done else { break };
-                        if let Some((index, answer)) = done
-                            && let Some(slot) = answers.get_mut(index)
-                        {
-                            *slot = answer;
-                        }
-                        under_way.extend(waiting.next().map(run));
-                    }
-                    () = &mut clock => break,
-                }
-            }
-            answers
-        }
-        .boxed()
-    }
-}
-
-async fn claim(
-    shared: Arc<Shared>,
-    key: Key,
-    value: Bytes,
-    ttl: Duration,
-    left: Duration,
-) -> Result<Claimed, OpError> {
-    let began = Instant::now();
-    let mut policy = write_policy(left, RecordExistsAction::CreateOnly);
-    policy.expiration = expiration(ttl);
-    match shared.client.put(&policy, &key, &[Bin::new(BIN, Value::Blob(value.into()))]).await {
-        Ok(()) => Ok(Claimed::Created),
-        // Perhaps our own write, whose answer got lost.
-        Err(error) if exists(&error) && error.in_doubt() => {
-            Err(OpError::in_doubt(NAME, OpErrorKind::Refused, "the record exists and may be our own"))
-        }
-        Err(error) if exists(&error) => {
-            let left = left.saturating_sub(began.elapsed());
-            let gone = || {
-                OpError::not_done(
-                    NAME,
-                    OpErrorKind::Refused,
-                    "the record exists and its value cannot be read",
-                )
-            };
-            read(shared, key, left).await?.map(Claimed::Exists).ok_or_else(gone)
-        }
-        Err(error) => Err(op_error(&error)),
-    }
-}
-
-async fn set(
-    shared: Arc<Shared>,
-    key: Key,
-    value: Bytes,
-    ttl: Duration,
-    left: Duration,
-) -> Result<(), OpError> {
-    let mut policy = write_policy(left, RecordExistsAction::Update);
-    policy.expiration = expiration(ttl);
-    let written = shared.client.put(&policy, &key, &[Bin::new(BIN, Value::Blob(value.into()))]).await;
-    written.map_err(|error| op_error(&error))
-}
-
-async fn read(shared: Arc<Shared>, key: Key, left: Duration) -> Result<Option<Bytes>, OpError> {
-    match shared.client.get(&read_policy(left), &key, Bins::All).await {
-        Ok(mut record) => match record.bins.swap_remove(BIN) {
-            Some(Value::Blob(value)) => Ok(Some(value.into())),
-            Some(Value::String(value)) => Ok(Some(value.into())),
-            _ => Err(OpError::not_done(
-                NAME,
-                OpErrorKind::Refused,
-                "bin v is missing or is neither bytes nor text",
-            )),
-        },
-        Err(error) if missing(&error) => Ok(None),
-        Err(error) => Err(OpError { in_doubt: false, ..op_error(&error) }),
-    }
-}
-
-async fn delete(shared: Arc<Shared>, key: Key, left: Duration) -> Result<bool, OpError> {
-    let policy = write_policy(left, RecordExistsAction::Update);
-    shared.client.delete(&policy, &key).await.map_err(|error| op_error(&error))
-}
-
-impl Session for AerospikeSession {
-    fn claim(
-        &self,
-        batch: KeyValues,
-        ttl: Duration,
-        deadline: Instant,
-    ) -> BoxFuture<'static, Answers<Claimed>> {
-        self.each(batch, deadline, true, move |shared, key, value, left| claim(shared, key, value, ttl, left))
-    }
-    fn set(&self, batch: KeyValues, ttl: Duration, deadline: Instant) -> BoxFuture<'static, Answers<()>> {
-        self.each(batch, deadline, true, move |shared, key, value, left| set(shared, key, value, ttl, left))
-    }
-    fn get(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
-        self.each(keys, deadline, false, |shared, key, _, left| read(shared, key, left))
-    }
-    fn del(&self, keys: KeyValues, deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
-        self.each(keys, deadline, true, |shared, key, _, left| delete(shared, key, left))
-    }
-    fn answers_in_parts(&self) -> bool {
-        true
     }
 }

@@ -131,6 +131,77 @@ async fn no_more_operations_are_under_way_than_configured() {
 }
 
 #[tokio::test]
+async fn many_keys_are_few_requests_and_few_keys_one_each() {
+    let stand_in = StandIn::start().await;
+    let (_backend, session) = open(settings_for(stand_in.address())).await;
+    let requests = || stand_in.node.requests.swap(0, SeqCst);
+    requests();
+    assert_eq!(created(&session.claim(pairs("many", 0..600, "v"), TTL, soon()).await), 600);
+    assert_eq!(requests(), 3);
+    assert_eq!(existing(&session.claim(pairs("many", 500..700, "w"), TTL, soon()).await, "v"), 100);
+    assert_eq!(requests(), 2, "the claims, and what exists");
+    assert_eq!(created(&session.claim(pairs("few", 0..7, "v"), TTL, soon()).await), 7);
+    assert_eq!(requests(), 7);
+    let long = "v".repeat(600_000);
+    assert_eq!(session.set(pairs("long", 0..8, &long), TTL, soon()).await, [const { Ok(()) }; 8]);
+    assert_eq!(requests(), 4, "two of these are more than a mebibyte");
+}
+
+/// A node that stands still costs its own keys, which are soon refused unasked; the others are decided all the while.
+#[tokio::test]
+async fn a_node_of_a_cluster_that_stands_still_takes_only_its_own_keys_along() {
+    let [large, small] = StandIn::pair().await;
+    let mut settings = settings_for(large.address());
+    settings.remote = RemoteSettings::for_claims();
+    let (backend, session) = open(settings).await;
+    large.node.waiting_for_replicas.store(0, SeqCst);
+    eventually("both nodes are known", || async {
+        eventually_claims("claims", &*session).await;
+        small.node.records() > 0
+    })
+    .await;
+    small.node.stalled.store(true, SeqCst);
+    eventually("the keys of one node are refused at once and the others decided", || async {
+        let answers = session.claim(pairs(&fresh("still"), 0..64, "v"), TTL, soon()).await;
+        let refused = kinds(&answers);
+        !refused.is_empty()
+            && refused.iter().all(|&kind| kind == OpErrorKind::Disconnected)
+            && created(&answers) > 32
+    })
+    .await;
+    assert_eq!(backend.guards()[0].state(), BreakerState::Closed);
+    small.node.stalled.store(false, SeqCst);
+    eventually("the keys of both are decided again", || async {
+        created(&session.claim(pairs(&fresh("again"), 0..64, "v"), TTL, soon()).await) == 64
+    })
+    .await;
+    assert_eq!(large.node.waiting_for_replicas.load(SeqCst), 0, "no claim waits for replicas");
+}
+
+#[tokio::test]
+async fn keys_that_were_never_asked_are_not_in_doubt() {
+    let stand_in = StandIn::start().await;
+    let mut settings = settings_for(stand_in.address());
+    settings.remote.op_timeout = Duration::from_millis(300);
+    settings.remote.deadline_floor = settings.remote.op_timeout;
+    settings.concurrency = 1;
+    let (_backend, session) = open(settings).await;
+    stand_in.node.stall_one_in.store(1, SeqCst);
+    let (first, second) = tokio::join!(
+        session.claim(pairs("a", 0..20, "v"), TTL, soon()),
+        session.claim(pairs("b", 0..20, "v"), TTL, soon()),
+    );
+    let in_doubt = |answers: &[Result<Claimed, cache_backend::OpError>]| {
+        answers.iter().filter(|answer| answer.as_ref().is_err_and(|error| error.in_doubt)).count()
+    };
+    assert_eq!(
+        (kinds(&first), kinds(&second)),
+        (vec![OpErrorKind::Timeout; 20], vec![OpErrorKind::Timeout; 20])
+    );
+    assert_eq!((in_doubt(&first), in_doubt(&second)), (20, 0));
+}
+
+#[tokio::test]
 async fn open_names_what_failed_and_what_to_configure() {
     let mut stand_in = StandIn::start().await;
     let settings = settings_for(stand_in.address());

@@ -1,5 +1,5 @@
 //! A stand-in for an Aerospike server: one node, as much of the wire protocol as the official client needs for
-//! create-only writes, reads and deletes with TTLs, and for a login; and the bad days of a real one.
+//! create-only writes, reads and deletes with TTLs, alone and in batches, and for a login; and the bad days of a real one.
 //!
 //! The tests of `cache-backend` run it in their own process, the end-to-end tests as a program of its own
 //! (`src/bin/aerospike-stand-in.rs`) on a host of its own.
@@ -34,9 +34,42 @@ const FORBIDDEN: u8 = 22;
 const NO_SECURITY: u8 = 52;
 const WRONG_CREDENTIAL: u8 = 65;
 
+/// A node's share of the partitions.
+#[derive(Clone, Copy, Default)]
+enum Share {
+    /// It is alone.
+    #[default]
+    All,
+    ThreeQuarters,
+    Quarter,
+}
+
+impl Share {
+    fn name(self) -> &'static str {
+        match self {
+            Share::All | Share::ThreeQuarters => "BB9020011AC4202",
+            Share::Quarter => "BB9020011AC4203",
+        }
+    }
+    /// A bit for each of 4096 partitions, in base64.
+    fn bitmap(self) -> String {
+        let (four, last) = match self {
+            Share::All => ("////", "//8="),
+            Share::ThreeQuarters => ("d3d3", "d3c="),
+            Share::Quarter => ("iIiI", "iIg="),
+        };
+        four.repeat(170) + last
+    }
+}
+
 /// What the node does wrong, and what it saw.
 #[derive(Default)]
 pub struct Node {
+    share: Share,
+    /// Name and address of the other node of a cluster.
+    peer: Mutex<Option<(&'static str, SocketAddr)>>,
+    /// Single writes that wanted to wait for replicas.
+    pub waiting_for_replicas: AtomicUsize,
     records: Mutex<HashMap<Vec<u8>, Record>>,
     /// `nsup-period 0`: records with a TTL are refused.
     pub forbids_ttl: AtomicBool,
@@ -62,11 +95,12 @@ pub struct Node {
     /// Most data requests that were under way at once.
     pub most_at_once: AtomicUsize,
     at_once: AtomicUsize,
+    /// Data requests so far; a batch is one.
+    pub requests: AtomicUsize,
 }
 
 struct Record {
-    /// Bin name, particle type, value.
-    bin: (Vec<u8>, u8, Vec<u8>),
+    bin: StoredBin,
     expires: Option<Instant>,
 }
 
@@ -94,6 +128,22 @@ impl StandIn {
         let mut stand_in = StandIn { node: Arc::default(), address, task: None };
         stand_in.listen().await;
         stand_in
+    }
+    /// A cluster of two: the first has three quarters of the records, the second the rest.
+    pub async fn pair() -> [StandIn; 2] {
+        let of = async |share| {
+            let node = Arc::new(Node { share, ..Node::default() });
+            let address = SocketAddr::from(([127, 0, 0, 1], 0));
+            let mut stand_in = StandIn { node, address, task: None };
+            stand_in.listen().await;
+            stand_in
+        };
+        let pair = [of(Share::ThreeQuarters).await, of(Share::Quarter).await];
+        for (one, other) in [(0, 1), (1, 0)] {
+            let peer = (pair[other].node.share.name(), pair[other].address);
+            *pair[one].node.peer.lock().expect("not poisoned") = Some(peer);
+        }
+        pair
     }
     /// Where it listens.
     pub fn address(&self) -> String {
@@ -134,19 +184,19 @@ async fn serve(node: Arc<Node>, mut stream: TcpStream) -> std::io::Result<()> {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         node.wait_while_stalled().await;
+        let mut complete = true;
         let answer = match head[1] {
             INFO => node.info(&String::from_utf8_lossy(&body)).into_bytes(),
             LOGIN => node.login(&body),
             DATA => {
                 let at_once = node.at_once.fetch_add(1, SeqCst) + 1;
                 node.most_at_once.fetch_max(at_once, SeqCst);
+                node.requests.fetch_add(1, SeqCst);
                 let answer = node.data(&body);
                 tokio::time::sleep(Duration::from_millis(node.late_ms.load(SeqCst))).await;
                 node.at_once.fetch_sub(1, SeqCst);
-                match answer {
-                    Some(answer) => answer,
-                    None => std::future::pending().await,
-                }
+                complete = answer.complete;
+                answer.bytes
             }
             other => panic!("message type {other}"),
         };
@@ -157,7 +207,12 @@ async fn serve(node: Arc<Node>, mut stream: TcpStream) -> std::io::Result<()> {
             framed.truncate(framed.len() / 2);
             return stream.write_all(&framed).await;
         }
-        stream.write_all(&framed).await?;
+        if !answer.is_empty() {
+            stream.write_all(&framed).await?;
+        }
+        if !complete {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -170,13 +225,16 @@ impl Node {
 
     fn info(&self, request: &str) -> String {
         let answer = |name: &str| match name {
-            "node" => "BB9020011AC4202".to_owned(),
+            "node" => self.share.name().to_owned(),
             "build" => "8.1.2.0".to_owned(),
             "partition-generation" => "1".to_owned(),
             "peers-generation" => "0".to_owned(),
-            "peers-clear-std" => "0,3000,[]".to_owned(),
-            // Regime, replicas, and 4096 bits: this node owns every partition.
-            "replicas" => format!("{NAMESPACE}:0,1,{}//8=", "/".repeat(680)),
+            "peers-clear-std" => match *self.peer.lock().expect("not poisoned") {
+                None => "0,3000,[]".to_owned(),
+                Some((name, address)) => format!("0,3000,[[{name},,[{address}]]]"),
+            },
+            // Regime, replicas, and what this node owns.
+            "replicas" => format!("{NAMESPACE}:0,1,{}", self.share.bitmap()),
             name if name.starts_with("user-agent-set") => "ok".to_owned(),
             _ => String::new(),
         };
@@ -230,33 +288,41 @@ impl Node {
         answer
     }
 
-    /// `None`: no answer will come.
-    fn data(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let request = Request::parse(body).expect("a request as the client writes it");
+    fn data(&self, body: &[u8]) -> Answer {
+        let requests = Request::parse(body).expect("a request as the client writes it");
+        let mut answer = Answer { bytes: Vec::new(), complete: true };
+        for request in &requests.rows {
+            if request.writes && request.all_replicas && !requests.in_batch {
+                self.waiting_for_replicas.fetch_add(1, SeqCst);
+            }
+            match self.row(request) {
+                Some(row) => answer.bytes.extend_from_slice(&row.bytes(request.index)),
+                None => answer.complete = false,
+            }
+        }
+        if requests.in_batch && answer.complete {
+            answer.bytes.extend_from_slice(&LAST_ROW);
+        }
+        answer
+    }
+
+    /// One record read or written. `None`: no answer will come.
+    fn row(&self, request: &Request) -> Option<Reply> {
         let mut records = self.records.lock().expect("not poisoned");
         records.retain(|_, record| record.expires.is_none_or(|expires| Instant::now() < expires));
+        let reply = |result| Some(Reply { result, bin: None });
         if request.namespace != NAMESPACE.as_bytes() {
-            return Some(header(NO_NAMESPACE, 0));
+            return reply(NO_NAMESPACE);
         }
         if request.deletes {
             let removed = records.remove(&request.digest).is_some();
-            return Some(header(if removed { OK } else { NOT_FOUND }, 0));
+            return reply(if removed { OK } else { NOT_FOUND });
         }
         if !request.writes {
-            return Some(match records.get(&request.digest) {
-                None => header(NOT_FOUND, 0),
-                Some(record) => {
-                    let (name, particle, value) = &record.bin;
-                    let mut answer = header(OK, 1);
-                    answer.extend_from_slice(
-                        &u32::try_from(4 + name.len() + value.len()).expect("fits").to_be_bytes(),
-                    );
-                    answer.extend_from_slice(&[1, *particle, 0, u8::try_from(name.len()).expect("fits")]);
-                    answer.extend_from_slice(name);
-                    answer.extend_from_slice(value);
-                    answer
-                }
-            });
+            return match records.get(&request.digest) {
+                None => reply(NOT_FOUND),
+                Some(record) => Some(Reply { result: OK, bin: Some(record.bin.clone()) }),
+            };
         }
         self.last_ttl.store(request.ttl, SeqCst);
         let write = self.writes.fetch_add(1, SeqCst);
@@ -275,69 +341,180 @@ impl Node {
             () if self.forbids_ttl.load(SeqCst) && request.ttl != u32::MAX => FORBIDDEN,
             () => {
                 let ttl = (request.ttl != u32::MAX).then(|| Duration::from_secs(u64::from(request.ttl)));
-                let record = Record { bin: request.bin, expires: ttl.map(|ttl| Instant::now() + ttl) };
-                records.insert(request.digest, record);
+                let record =
+                    Record { bin: request.bin.clone(), expires: ttl.map(|ttl| Instant::now() + ttl) };
+                records.insert(request.digest.clone(), record);
                 OK
             }
         };
-        (!one_in(&self.lose_one_in)).then(|| header(result, 0))
+        if one_in(&self.lose_one_in) { None } else { reply(result) }
     }
 }
 
-fn header(result: u8, operations: u16) -> Vec<u8> {
-    let mut header = vec![22, 0, 0, 0, 0, result];
-    header.extend_from_slice(&1u32.to_be_bytes());
-    header.extend_from_slice(&[0; 8]);
-    header.extend_from_slice(&0u16.to_be_bytes());
-    header.extend_from_slice(&operations.to_be_bytes());
-    header
+/// Bin name, particle type, value.
+type StoredBin = (Vec<u8>, u8, Vec<u8>);
+
+struct Answer {
+    bytes: Vec<u8>,
+    /// `false`: the rest will never come.
+    complete: bool,
 }
 
-#[derive(Default)]
+struct Reply {
+    result: u8,
+    bin: Option<StoredBin>,
+}
+
+/// The end of a batch: a head with the flag "last" and nothing else.
+const LAST_ROW: [u8; 22] = [22, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+impl Reply {
+    /// Head and, of a read, the bin. `index` is the place in the batch.
+    fn bytes(&self, index: u32) -> Vec<u8> {
+        let mut bytes = vec![22, 0, 0, 0, 0, self.result];
+        bytes.extend_from_slice(&1u32.to_be_bytes());
+        bytes.extend_from_slice(&0u32.to_be_bytes());
+        bytes.extend_from_slice(&index.to_be_bytes());
+        bytes.extend_from_slice(&0u16.to_be_bytes());
+        bytes.extend_from_slice(&u16::from(self.bin.is_some()).to_be_bytes());
+        if let Some((name, particle, value)) = &self.bin {
+            let length = u32::try_from(4 + name.len() + value.len()).expect("fits");
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(&[1, *particle, 0, u8::try_from(name.len()).expect("fits")]);
+            bytes.extend_from_slice(name);
+            bytes.extend_from_slice(value);
+        }
+        bytes
+    }
+}
+
+/// What one message asks.
+struct Requests {
+    rows: Vec<Request>,
+    in_batch: bool,
+}
+
+#[derive(Clone, Default)]
 struct Request {
+    index: u32,
     writes: bool,
     deletes: bool,
     create_only: bool,
+    all_replicas: bool,
     ttl: u32,
     namespace: Vec<u8>,
     digest: Vec<u8>,
-    bin: (Vec<u8>, u8, Vec<u8>),
+    bin: StoredBin,
+}
+
+/// Reads a message from its front.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn bytes(&mut self, length: usize) -> Option<Vec<u8>> {
+        let (front, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(front.to_vec())
+    }
+    fn number(&mut self, length: usize) -> Option<u32> {
+        Some(self.bytes(length)?.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)))
+    }
+    fn byte(&mut self) -> Option<u8> {
+        Some(self.bytes(1)?[0])
+    }
+    /// A type and what it holds.
+    fn field(&mut self) -> Option<(u8, Vec<u8>)> {
+        let length = self.number(4)? as usize;
+        Some((self.byte()?, self.bytes(length.checked_sub(1)?)?))
+    }
 }
 
 impl Request {
-    fn parse(body: &[u8]) -> Option<Request> {
-        let number = |at: usize, length: usize| {
-            let bytes = body.get(at..at + length)?;
-            Some(bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)))
-        };
-        let info2 = *body.get(2)?;
-        let mut request = Request {
-            writes: info2 & 0x01 != 0,
-            deletes: info2 & 0x02 != 0,
-            create_only: info2 & 0x20 != 0,
-            ttl: number(10, 4)?,
-            ..Request::default()
-        };
-        let (fields, operations) = (number(18, 2)?, number(20, 2)?);
-        let mut at = 22;
+    const BATCH: u8 = 41;
+    const REPEAT: u8 = 1;
+    const INFO: u8 = 2;
+    const GENERATION: u8 = 4;
+    const TTL: u8 = 8;
+
+    fn parse(body: &[u8]) -> Option<Requests> {
+        let mut reader = Reader(body);
+        let mut request = Request::default();
+        reader.bytes(2)?;
+        request.flags(reader.byte()?, reader.byte()?);
+        reader.bytes(6)?;
+        request.ttl = reader.number(4)?;
+        reader.bytes(4)?;
+        let (fields, operations) = (reader.number(2)?, reader.number(2)?);
+        let batch = request.fields_and_operations(&mut reader, fields, operations)?;
+        match batch {
+            None => Some(Requests { rows: vec![request], in_batch: false }),
+            Some(batch) => Some(Requests { rows: Request::rows(&batch)?, in_batch: true }),
+        }
+    }
+
+    /// Rows with a head of their own, or that of the row before.
+    fn rows(batch: &[u8]) -> Option<Vec<Request>> {
+        let mut reader = Reader(batch);
+        let count = reader.number(4)?;
+        reader.byte()?;
+        let mut rows: Vec<Request> = Vec::new();
+        for _ in 0..count {
+            let (index, digest) = (reader.number(4)?, reader.bytes(20)?);
+            let has = reader.byte()?;
+            let mut row = Request::default();
+            if has & Request::REPEAT != 0 {
+                row = rows.last()?.clone();
+            } else {
+                assert_eq!(has & Request::INFO, Request::INFO, "as the client writes it");
+                let info = reader.bytes(3)?;
+                row.flags(info[1], info[2]);
+                if has & Request::GENERATION != 0 {
+                    reader.bytes(2)?;
+                }
+                if has & Request::TTL != 0 {
+                    row.ttl = reader.number(4)?;
+                }
+                let (fields, operations) = (reader.number(2)?, reader.number(2)?);
+                row.fields_and_operations(&mut reader, fields, operations)?;
+            }
+            rows.push(Request { index, digest, ..row });
+        }
+        Some(rows)
+    }
+
+    fn flags(&mut self, info2: u8, info3: u8) {
+        self.all_replicas = info3 & 0x02 == 0;
+        self.writes = info2 & 0x01 != 0;
+        self.deletes = info2 & 0x02 != 0;
+        self.create_only = info2 & 0x20 != 0;
+    }
+
+    /// The batch, if there is one among the fields.
+    fn fields_and_operations(
+        &mut self,
+        reader: &mut Reader<'_>,
+        fields: u32,
+        operations: u32,
+    ) -> Option<Option<Vec<u8>>> {
+        let mut batch = None;
         for _ in 0..fields {
-            let length = number(at, 4)? as usize;
-            let value = body.get(at + 5..at + 4 + length)?.to_vec();
-            match body.get(at + 4)? {
-                0 => request.namespace = value,
-                4 => request.digest = value,
+            match reader.field()? {
+                (0, value) => self.namespace = value,
+                (4, value) => self.digest = value,
+                (Request::BATCH, value) => batch = Some(value),
                 _ => {}
             }
-            at += 4 + length;
         }
         for _ in 0..operations {
-            let length = number(at, 4)? as usize;
-            let (particle, name_length) = (*body.get(at + 5)?, usize::from(*body.get(at + 7)?));
-            let name = body.get(at + 8..at + 8 + name_length)?.to_vec();
-            let value = body.get(at + 8 + name_length..at + 4 + length)?.to_vec();
-            request.bin = (name, particle, value);
-            at += 4 + length;
+            let length = reader.number(4)? as usize;
+            let bytes = reader.bytes(length)?;
+            let mut operation = Reader(&bytes);
+            operation.byte()?;
+            let particle = operation.byte()?;
+            operation.byte()?;
+            let name_length = usize::from(operation.byte()?);
+            self.bin = (operation.bytes(name_length)?, particle, operation.0.to_vec());
         }
-        Some(request)
+        Some(batch)
     }
 }

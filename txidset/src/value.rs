@@ -75,7 +75,7 @@ impl Found {
 /// node takes it for a claim, as it does any value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CourtesyMark {
-    /// HashKey of the frame: the flow, so the process that emitted it; zero where the frame has none.
+    /// HashKey of the frame: the flow, so the process that emitted it.
     pub flow: u64,
     /// When it was seen, Unix seconds.
     pub seconds: u32,

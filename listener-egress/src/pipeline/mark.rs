@@ -2,8 +2,8 @@
 //!
 //! Why so few: a mark suppresses every further copy at the proxies of a site, and nobody counts that as a loss. So one
 //! datagram to one listener must not be enough: a frame is marked only if it was verified, came by multicast in the group
-//! that its id belongs to, when it was due (not as a repair or as an old number), at a worker that has its turns in time,
-//! and is new at the gate. What is new there but fails one of the others is counted by reason.
+//! that its id belongs to, under a number (whoever lost it can have it repaired), when it was due (not as a repair or as an
+//! old number), at a worker that has its turns in time, and is new at the gate. What is new there but fails one of the others is counted by reason.
 //!
 //! Cost: nothing unless marks are on; then a compare of addresses a frame, and 48 bytes a new one until the burst's end.
 
@@ -17,6 +17,8 @@ use std::net::IpAddr;
 pub enum Withheld {
     /// It came by unicast, or in another group than that of its id: others need not have it.
     Unicast,
+    /// It has no number (V1): whoever lost it needs a copy that has one.
+    Unnumbered,
     /// A repair, or an old number: it says nothing about now.
     Repair,
     /// It was rebuilt from fragments, some of which may have been repairs.
@@ -27,8 +29,9 @@ pub enum Withheld {
 
 impl Withheld {
     /// All reasons with their label values.
-    pub const ALL: [(Withheld, &'static str); 4] = [
+    pub const ALL: [(Withheld, &'static str); 5] = [
         (Withheld::Unicast, "unicast"),
+        (Withheld::Unnumbered, "unnumbered"),
         (Withheld::Repair, "repair"),
         (Withheld::Fragments, "fragments"),
         (Withheld::Late, "late"),
@@ -49,7 +52,7 @@ pub(crate) enum Markable {
 pub struct Sighted {
     /// Its id.
     pub id: Id,
-    /// HashKey of its frame, zero where it has none.
+    /// HashKey of its frame.
     pub flow: u64,
     /// SeqNum of its frame.
     pub number: u64,
@@ -72,13 +75,15 @@ pub(crate) struct Arrived {
 impl Arrived {
     pub(crate) fn judge(&self, fabric: &Fabric) -> Markable {
         let due = match self.seen {
-            None | Some(Seen::Advanced) => true,
+            Some(Seen::Advanced) => true,
             // Reordered on its way.
             Some(Seen::Filled(filled)) => !filled.requested,
-            Some(Seen::Known | Seen::Held | Seen::Untracked) => false,
+            Some(Seen::Known | Seen::Held | Seen::Untracked) | None => false,
         };
         if self.to != Some(fabric.address(self.group)) {
             Markable::Withheld(Withheld::Unicast)
+        } else if self.seen.is_none() {
+            Markable::Withheld(Withheld::Unnumbered)
         } else if !due || self.from_endpoint {
             Markable::Withheld(Withheld::Repair)
         } else if !self.punctual {

@@ -1161,8 +1161,11 @@ fn a_new_verified_transaction_that_came_by_multicast_is_marked_once() {
     old.drain(44..92);
     old[6] = 1;
     old[40..44].copy_from_slice(&u32::try_from(transaction(9).len()).unwrap().to_be_bytes());
-    assert_eq!(world.come_by_multicast(&old).len(), 1, "V1, as the Go stack does");
     assert_eq!(world.counts().marks_withheld, [0; Withheld::ALL.len()]);
+    assert_eq!(world.come_by_multicast(&old), [], "V1: nobody who lost it can ask for it");
+    let unnumbered = frame_of(Kind::Tx, HashKey(0), 0, &NO_TREE, &transaction(10));
+    assert_eq!(world.come_by_multicast(&unnumbered), []);
+    assert_eq!(world.withheld(Withheld::Unnumbered), 2);
 }
 
 #[test]

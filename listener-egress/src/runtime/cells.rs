@@ -142,8 +142,8 @@ static CLAIM_REQUESTS: Metric = counter(
 static MARK_WITHHELD: Metric = counter(
     "bsl_ingress_mark_withheld_total",
     &["worker", "reason"],
-    "Transactions new at the gate of which no courtesy mark is written: unicast (or in another group than its own), repair (or \
-     an old number), fragments, late (the worker was)",
+    "Transactions new at the gate of which no courtesy mark is written: unicast (or in another group than its own), \
+     unnumbered (V1), repair (or an old number), fragments, late (the worker was)",
 );
 static CLAIM_PARKED: Metric =
     gauge("bsl_egress_claim_parked", "Copies that wait for another listener to settle its claim");

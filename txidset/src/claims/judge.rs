@@ -174,6 +174,8 @@ impl Claims {
         let believed = self.config.marks && !taken_back;
         self.lose(index);
         if believed {
+            // The next copy asks again: a wrong mark does no harm beyond its own life, or once it was deleted.
+            self.local.remove(&self.entries[index as usize].key);
             self.decide_suppress(index, Why::Marked);
         } else {
             self.decide_send(index, Why::InDoubt);

@@ -545,6 +545,10 @@ fn what_a_listener_marked_is_not_sent() {
     assert_eq!(world.why_suppressed(0, 1), Some(Why::Marked));
     world.run(&[0], 100);
     assert!(world.workers[0].is_idle());
+    world.now += Duration::from_secs(600);
+    assert_eq!(world.claim(0, 1), Verdict::Wait, "tier 1 keeps nothing of it");
+    world.pump(0);
+    assert_eq!(world.why_sent(0, 1), Some(Why::Won), "no longer than the mark stands");
 }
 
 #[test]

@@ -66,6 +66,7 @@ service::metric_table! {
     FLOWS = gauge("bsp_flows", ["worker"], "Flows held.");
     FLOWS_ENDED = counter("bsp_flows_ended_total", ["worker", "how"], "Flows that ended: evicted, expired, retired after a refusal, or left with a hole.");
     DIGESTS = counter("bsp_flow_digests_total", ["worker"], "Flow digests sent.");
+    WORDS_DROPPED = counter("bsp_flow_last_words_dropped_total", ["worker"], "Retired and evicted flows whose last number was not announced to the end, because there were too many.");
     DIGEST_ENTRIES = counter("bsp_flow_digest_entries_total", ["worker"], "Flows announced in digests.");
     KERNEL_DROPS = counter("bsp_kernel_receive_drops_total", ["worker"], "Datagrams that the kernel dropped because the receive queue was full.");
     TRUNCATED = counter("bsp_truncated_total", ["worker"], "Datagrams of the UDP port cut because they did not fit, and dropped.");
@@ -203,6 +204,7 @@ fn ended(sink: &mut Sink<'_>, worker: &str, tally: &Tally) {
     sink.counter(&FLOWS_ENDED, &[worker, "hole"], tally.flow_holes.get());
     sink.counter(&DIGESTS, &[worker], tally.digests.get());
     sink.counter(&DIGEST_ENTRIES, &[worker], tally.digest_entries.get());
+    sink.counter(&WORDS_DROPPED, &[worker], tally.flows_unannounced.get());
 }
 
 impl Proxy {

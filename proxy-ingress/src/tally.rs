@@ -87,6 +87,8 @@ pub struct Tally {
     pub flows_expired: Gauge,
     /// Flows retired after a refusal.
     pub flows_retired: Gauge,
+    /// Keys whose last word found no place.
+    pub flows_unannounced: Gauge,
     /// Flows with a hole (`standard` identity).
     pub flow_holes: Gauge,
     /// Datagrams the kernel dropped because the receive queue was full.
@@ -144,6 +146,7 @@ impl Tally {
             flows_evicted: Gauge::default(),
             flows_expired: Gauge::default(),
             flows_retired: Gauge::default(),
+            flows_unannounced: Gauge::default(),
             flow_holes: Gauge::default(),
             kernel_drops: Gauge::default(),
             truncated: Gauge::default(),

@@ -4,7 +4,8 @@
 //! A flow is announced 100 ms after it became active, every 100 ms while it stays active, then after twice the time
 //! each, up to 10 s, until it expires. Pure schedule: the caller says what time it is and sends what it is given.
 //!
-//! A key that was retired keeps being announced for a while, as far as its numbers were handed over.
+//! A key that was retired, or whose flow was evicted from a full table, keeps being announced for a while, as far as its
+//! numbers were handed over.
 //!
 //! Limits: at most [`MAX_PER_TICK`] datagrams a tick; flows that did not get a place stay due and come first next time.
 //! Cost: nothing for a frame of an active flow; a heap operation for each announcement.
@@ -27,12 +28,13 @@ pub const ENTRIES: usize = (MAX_DATAGRAM - HEADER) / ENTRY;
 /// Digests a tick.
 pub const MAX_PER_TICK: usize = 8;
 
-/// Retired keys that are announced; more push out the oldest.
+/// Keys of the past that are announced; more push out the oldest, counted.
 const MOST_RETIRED: usize = 1_024;
 
-/// The last word about a retired key.
+/// The last word about a retired or evicted key.
 #[derive(Clone, Copy, Debug)]
 struct LastWord {
+    flow: FlowRef,
     at: Instant,
     interval: Duration,
     entry: Entry,
@@ -55,6 +57,7 @@ pub struct Schedule {
     due: BinaryHeap<Reverse<Due>>,
     woken: Vec<FlowRef>,
     retired: VecDeque<LastWord>,
+    unsaid: u64,
 }
 
 impl Schedule {
@@ -63,8 +66,11 @@ impl Schedule {
         Schedule::default()
     }
 
-    /// Takes up the flows that became active since the last call.
+    /// Takes up the flows that became active since the last call, and those that were evicted.
     pub fn wake(&mut self, now: Instant, flows: &mut FlowTable) {
+        for (flow, announced) in flows.drain_evicted() {
+            self.last_word(now, flow, &announced, 0);
+        }
         self.woken.extend(flows.drain_woken());
         for flow in self.woken.drain(..) {
             let Some(state) = flows.announced(flow) else { continue };
@@ -75,16 +81,30 @@ impl Schedule {
 
     /// A flow goes on under another key; of the numbers it gave out under this one, `lost` were not handed over. (With
     /// several interfaces that lost the same frames they count for each, and less is announced than might be.)
-    pub fn last_word(&mut self, now: Instant, flow: &Announced, lost: u64) {
+    pub fn last_word(&mut self, now: Instant, name: FlowRef, flow: &Announced, lost: u64) {
         let highest = SeqNum(flow.highest.0.saturating_sub(lost));
         if highest.0 == 0 {
             return;
         }
         if self.retired.len() == MOST_RETIRED {
             self.retired.pop_front();
+            self.unsaid += 1;
         }
         let entry = Entry { hash_key: flow.hash_key, highest, group: flow.group, subtree_id: flow.subtree };
-        self.retired.push_back(LastWord { at: now + FIRST, interval: FIRST, entry });
+        self.retired.push_back(LastWord { flow: name, at: now + FIRST, interval: FIRST, entry });
+    }
+
+    /// Of the numbers of an evicted flow, `lost` more were not handed over.
+    pub fn take_back(&mut self, flow: FlowRef, lost: u64) {
+        for word in self.retired.iter_mut().filter(|word| word.flow == flow) {
+            word.entry.highest.0 = word.entry.highest.0.saturating_sub(lost);
+        }
+        self.retired.retain(|word| word.entry.highest.0 > 0);
+    }
+
+    /// Last words that found no place.
+    pub fn unsaid(&self) -> u64 {
+        self.unsaid
     }
 
     /// Makes active flows due now: there will be no later.
@@ -212,7 +232,7 @@ mod tests {
         let flow = flows.flow(start, &route, ANYONE);
         let key = (0..5).map(|_| flows.next(flow).unwrap().hash_key).last().unwrap();
         schedule.wake(start, &mut flows);
-        schedule.last_word(start, &flows.announced(flow).unwrap(), 2);
+        schedule.last_word(start, flow, &flows.announced(flow).unwrap(), 2);
         flows.retire(flow);
         let (mut said, mut entries) = (Vec::new(), Vec::new());
         while let Some(at) = schedule.next_timeout() {
@@ -220,6 +240,36 @@ mod tests {
             said.extend(entries.iter().map(|entry| (entry.hash_key, entry.highest.0)));
         }
         assert!(said.len() >= 5 && said.iter().all(|word| *word == (key, 3)), "{said:?}");
+    }
+
+    #[test]
+    fn a_flow_that_is_evicted_from_a_full_table_has_its_last_word() {
+        let (mut flows, mut schedule, start) = (table(), Schedule::new(), Instant::now());
+        let subtree = |n: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            id
+        };
+        for n in 0..=MIN_FLOWS {
+            let now = start + Duration::from_micros(n as u64);
+            number(&mut flows, now, &subtree(n));
+        }
+        assert_eq!(flows.totals().evicted, 1);
+        schedule.wake(start, &mut flows);
+        let (mut said, mut entries) = (std::collections::HashSet::new(), Vec::new());
+        while let Some(at) = schedule.next_timeout().filter(|at| *at <= start + Duration::from_secs(1)) {
+            schedule.next_digest(at, &mut flows, &mut entries);
+            said.extend(entries.iter().map(|entry| entry.subtree_id));
+        }
+        assert_eq!(said.len(), MIN_FLOWS + 1);
+        // What did not leave after all is taken back.
+        let route = Route { destination: GroupIndex(1), ingredient: GroupIndex(1), subtree: &subtree(1) };
+        let flow = flows.flow(start, &route, ANYONE);
+        let announced = flows.announced(flow).unwrap();
+        schedule.last_word(start, flow, &announced, 0);
+        schedule.take_back(flow, 1);
+        schedule.next_digest(start + FIRST, &mut flows, &mut entries);
+        assert!(entries.iter().all(|entry| entry.subtree_id != subtree(1)));
     }
 
     #[test]

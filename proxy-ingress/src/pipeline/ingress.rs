@@ -623,8 +623,10 @@ impl Ingress {
             let before = self.flows.announced(flow);
             self.flows.retire(flow);
             // What left under the old key may be lost on the way like anything else, and no later frame would show it.
-            if let (Some(before), None) = (before, self.flows.announced(flow)) {
-                self.schedule.last_word(now, &before, lost);
+            match (before, self.flows.announced(flow)) {
+                (Some(before), None) => self.schedule.last_word(now, flow, &before, lost),
+                (None, _) => self.schedule.take_back(flow, lost),
+                _ => {}
             }
         }
     }
@@ -706,6 +708,7 @@ impl Ingress {
         tally.flows_evicted.set(totals.evicted);
         tally.flows_expired.set(totals.expired);
         tally.flows_retired.set(totals.retired);
+        tally.flows_unannounced.set(self.schedule.unsaid());
         tally.flow_holes.set(totals.holes);
     }
 

@@ -138,6 +138,8 @@ pub struct FlowTable {
     /// Grows with each flow that is forgotten or retired, so that its successor has another key.
     incarnation: u64,
     woken: Vec<FlowRef>,
+    /// Flows that were forgotten before their last number was announced for good.
+    evicted: Vec<(FlowRef, Announced)>,
     /// Where the last flow of a group was found: most frames of a group belong to one flow.
     recent: [u32; RECENT],
     totals: FlowTotals,
@@ -156,6 +158,7 @@ impl FlowTable {
             hand: 0,
             incarnation: 0,
             woken: Vec::with_capacity(64),
+            evicted: Vec::new(),
             recent: [0; RECENT],
             totals: FlowTotals::default(),
         }
@@ -264,6 +267,11 @@ impl FlowTable {
         self.woken.drain(..)
     }
 
+    /// Flows that were evicted while digests still had something to say of them.
+    pub fn drain_evicted(&mut self) -> impl Iterator<Item = (FlowRef, Announced)> + '_ {
+        self.evicted.drain(..)
+    }
+
     /// Forgets `flow` if it is idle since longer than the limit; `true` if it is gone.
     pub fn expire(&mut self, now: Instant, flow: FlowRef) -> bool {
         let idle = self.limits.idle;
@@ -348,6 +356,13 @@ impl FlowTable {
             return u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX);
         }
         let victim = self.longest_idle(now);
+        let slot = &self.slots[victim as usize];
+        let name = slot.name(victim);
+        if !slot.quiet
+            && let Some(announced) = self.announced(name)
+        {
+            self.evicted.push((name, announced));
+        }
         self.forget(victim);
         self.totals.evicted += 1;
         self.free.pop().unwrap_or(victim)

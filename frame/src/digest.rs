@@ -1,7 +1,7 @@
 //! Flow digest, control type 0x14 (extension, `docs/wire-extensions.md`): the highest number of each active flow, so
 //! that receivers find the loss of a flow's last (or only) frames.
 //!
-//! Layout: magic, protocol; byte 6 = 0x14; byte 7 flags 0; u16 count at 8; 6 reserved bytes; then `count` entries of
+//! Layout: magic, protocol; byte 6 = 0x14; byte 7 flags ([`RELAYED`]); u16 count at 8; 6 reserved bytes; then `count` entries of
 //! 50 bytes: HashKey u64, highest SeqNum u64, group index u16, SubtreeID 32. Bytes after the last entry are tolerated.
 
 use crate::{DecodeError, GroupIndex, HashKey, Id, Kind, SeqNum, field};
@@ -11,10 +11,14 @@ pub const HEADER: usize = 16;
 /// Length of an entry.
 pub const ENTRY: usize = 50;
 
+/// Flag: a retry endpoint speaks for senders that fell silent.
+pub const RELAYED: u8 = 0x01;
+
 /// Borrowed view of a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest<'a> {
     entries: &'a [[u8; ENTRY]],
+    flags: u8,
 }
 
 /// One flow.
@@ -40,7 +44,12 @@ impl<'a> Digest<'a> {
         }
         let count = usize::from(field::u16(header, 8).ok_or(bad)?);
         let (entries, _) = rest.as_chunks::<ENTRY>();
-        Ok(Digest { entries: entries.get(..count).ok_or(bad)? })
+        Ok(Digest { entries: entries.get(..count).ok_or(bad)?, flags: header[7] })
+    }
+
+    /// True if a retry endpoint speaks for others ([`RELAYED`]).
+    pub fn is_relayed(&self) -> bool {
+        self.flags & RELAYED != 0
     }
 
     /// The flows, in the order of the datagram.
@@ -77,13 +86,18 @@ fn split<const N: usize>(bytes: &[u8]) -> ([u8; N], &[u8]) {
 
 /// Writes as many entries as fit into `out`; returns (length, entries written). (0, 0) if not even the header fits.
 pub fn encode(entries: &[Entry], out: &mut [u8]) -> (usize, usize) {
+    encode_flagged(0, entries, out)
+}
+
+/// As [`encode`], with flags.
+pub fn encode_flagged(flags: u8, entries: &[Entry], out: &mut [u8]) -> (usize, usize) {
     let Some((header, rest)) = out.split_first_chunk_mut::<HEADER>() else {
         return (0, 0);
     };
     let (slots, _) = rest.as_chunks_mut::<ENTRY>();
     let count = u16::try_from(entries.len().min(slots.len())).unwrap_or(u16::MAX);
     header.fill(0);
-    header[..8].copy_from_slice(&field::prologue(Kind::Digest as u8, 0));
+    header[..8].copy_from_slice(&field::prologue(Kind::Digest as u8, flags));
     header[8..10].copy_from_slice(&count.to_be_bytes());
     let written = usize::from(count);
     for (entry, slot) in entries.iter().zip(slots).take(written) {

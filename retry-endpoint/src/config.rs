@@ -66,7 +66,7 @@ pub struct Config {
     /// Memory for frames and their index, split over the workers; taken as it is needed
     #[arg(long, value_name = "SIZE", default_value = "1GiB", help_heading = "Store")]
     pub cache_bytes: ByteSize,
-    /// Flows whose coverage is shown, split over the workers
+    /// Flows that are known, split over the workers: shown in /status, and announced when their sender falls silent
     #[arg(long, value_name = "N", default_value_t = 65_536, help_heading = "Store")]
     pub cache_flows: usize,
     /// How long frames are served, for every kind without a time of its own

@@ -278,6 +278,104 @@ fn flows_are_bounded_and_frames_of_forgotten_flows_are_still_served() {
     assert!((1..=100).all(|flow| endpoint.store.get(HashKey(flow), SeqNum(1), now).is_some()));
 }
 
+/// Milliseconds from the start at which the flow is announced until `end`, and the numbers named; `digests`: when its
+/// sender announces 7.
+fn announcements(endpoint: &mut Endpoint, end: u64, digests: &[u64]) -> Vec<(u64, u64)> {
+    let start = endpoint.now;
+    let mut said = Vec::new();
+    for at in (0..end).step_by(10) {
+        endpoint.now = start + Duration::from_millis(at);
+        if digests.contains(&at) {
+            endpoint.store.heard_of(FLOW, SeqNum(7), endpoint.now);
+        }
+        let mut entries = Vec::new();
+        if endpoint.store.next_announcement().is_some_and(|due| due <= endpoint.now) {
+            endpoint.store.announce(endpoint.now, 100, &mut entries);
+        }
+        assert!(entries.iter().all(|entry| entry.hash_key == FLOW && entry.group == GROUP));
+        said.extend(entries.iter().map(|entry| (at, entry.highest.0)));
+    }
+    said
+}
+
+#[test]
+fn a_flow_that_falls_silent_is_announced_a_few_times_ever_less_often() {
+    let mut endpoint = Endpoint::new();
+    for seq in [3, 7, 5] {
+        endpoint.put(&frame(seq));
+    }
+    let said = announcements(&mut endpoint, 200_000, &[]);
+    assert_eq!(said.iter().map(|(_, highest)| *highest).collect::<Vec<_>>(), [7; 8]);
+    assert!(said.windows(2).all(|pair| pair[1].0 - pair[0].0 >= pair[0].0 / 2), "{said:?}");
+    assert!(said[0].0 <= 600 && said[7].0 >= 30_000 && said[7].0 < 60_000, "{said:?}");
+    // It speaks again, and falls silent again.
+    endpoint.put(&frame(8));
+    assert_eq!(announcements(&mut endpoint, 200_000, &[]).len(), 8);
+}
+
+#[test]
+fn a_flow_that_its_sender_announces_is_not_announced() {
+    let mut endpoint = Endpoint::new();
+    endpoint.put(&frame(7));
+    // As a proxy does (`digest` there), at each point of its round.
+    for phase in (0..100).step_by(10) {
+        let digests: Vec<u64> = [100, 200, 400, 800, 1_600, 3_200, 6_400, 16_400, 26_400, 36_400]
+            .iter()
+            .map(|at| at - phase)
+            .collect();
+        let mut endpoint = Endpoint::new();
+        endpoint.put(&frame(7));
+        assert_eq!(announcements(&mut endpoint, 60_000, &digests), [], "{phase}");
+    }
+}
+
+#[test]
+fn a_sender_that_dies_after_one_digest_is_spoken_for() {
+    let mut endpoint = Endpoint::new();
+    endpoint.put(&frame(7));
+    assert_eq!(announcements(&mut endpoint, 60_000, &[150]).len(), 7);
+}
+
+#[test]
+fn a_digest_that_does_not_reach_the_last_frame_covers_nothing() {
+    let mut endpoint = Endpoint::new();
+    endpoint.put(&frame(8));
+    assert_eq!(announcements(&mut endpoint, 60_000, &[100, 200, 400, 800, 1_600]).len(), 8);
+}
+
+#[test]
+fn a_number_that_is_not_served_is_not_announced() {
+    let mut endpoint = Endpoint::new();
+    endpoint.put(&frame(7));
+    let mut forged = frame(9);
+    *forged.last_mut().unwrap() ^= 1;
+    endpoint.put(&forged);
+    let said = announcements(&mut endpoint, 60_000, &[]);
+    assert!(said.len() == 8 && said.iter().all(|(_, highest)| *highest == 7), "{said:?}");
+}
+
+#[test]
+fn flows_that_find_no_place_in_a_digest_wait_for_the_next() {
+    let mut endpoint = Endpoint::new();
+    for flow in 0..16 {
+        endpoint.put(&frame_of(HashKey(flow), 1, b"one"));
+    }
+    endpoint.now += Duration::from_secs(1);
+    let mut said = std::collections::HashSet::new();
+    for _ in 0..4 {
+        let mut entries = Vec::new();
+        endpoint.store.announce(endpoint.now, 4, &mut entries);
+        assert_eq!(entries.len(), 4);
+        said.extend(entries.iter().map(|entry| entry.hash_key.0));
+    }
+    assert_eq!(said.len(), 16);
+    // More flows than the table knows: who was forgotten is counted.
+    for flow in 16..20 {
+        endpoint.put(&frame_of(HashKey(flow), 1, b"one"));
+    }
+    assert_eq!(endpoint.store.stats(endpoint.now).flows_forgotten, 4);
+}
+
 #[test]
 fn coverage_says_what_was_kept_of_each_flow() {
     let mut endpoint = Endpoint::new();

@@ -5,6 +5,7 @@ mod support;
 
 use cache_backend::{Backend, Memory};
 use frame::control::{Ack, Advert, Nack, Response};
+use frame::digest::{Digest, Entry, RELAYED, encode_flagged};
 use frame::{Fabric, GroupIndex, HashKey, SeqNum};
 use multicast_io::{Burst, Interface, Ready, Receiver, Sender, SocketOptions, Span, Train};
 use retry_endpoint::{Config, Counters, Running, start_with};
@@ -71,6 +72,10 @@ impl World {
 
     /// Emits frames as one padded train each call.
     fn emit(&self, group: u16, frames: &[Vec<u8>]) {
+        self.emit_to(self.destination(group), frames);
+    }
+
+    fn emit_to(&self, destination: SocketAddr, frames: &[Vec<u8>]) {
         let bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let options =
             SocketOptions { interface: Some(self.lo.clone()), loopback: true, ..SocketOptions::new(bind) };
@@ -88,7 +93,7 @@ impl World {
         for chunk in 0..frames.len().div_ceil(16) {
             let first = chunk * 16;
             let train = Train {
-                destination: self.destination(group),
+                destination,
                 first: u32::try_from(first).unwrap(),
                 count: u32::try_from((frames.len() - first).min(16)).unwrap(),
                 segment,
@@ -280,6 +285,45 @@ async fn adverts_say_where_to_ask_and_say_goodbye() {
     assert_eq!((advert.max_range, advert.interval_secs), (256, 60));
     endpoint.lifecycle.begin_drain();
     while Advert::decode(&beacon.next().await.0).unwrap().flags & Advert::DRAINING == 0 {}
+    endpoint.stop().await;
+}
+
+#[tokio::test]
+async fn a_flow_whose_sender_says_nothing_more_is_announced() {
+    let world = World::new();
+    let mut beacon = world.member(GroupIndex::BEACON, world.beacon_port);
+    let endpoint = world.endpoint(world.config(), None).await;
+    world.emit(1, &[frame(1), frame(2)]);
+    let entry = loop {
+        let datagram = beacon.next().await.0;
+        if let Ok(digest) = Digest::decode(&datagram) {
+            assert!(digest.is_relayed());
+            break digest.entries().next().unwrap();
+        }
+    };
+    assert_eq!((entry.hash_key, entry.highest, entry.group), (FLOW, SeqNum(2), GroupIndex(1)));
+    endpoint.stop().await;
+}
+
+#[tokio::test]
+async fn digests_of_senders_are_heard_and_those_of_endpoints_are_not() {
+    let world = World::new();
+    let endpoint = world.endpoint(world.config(), None).await;
+    let beacon = SocketAddr::new(world.fabric.address(GroupIndex::BEACON), world.beacon_port);
+    let group = GroupIndex(1);
+    let entry = Entry { hash_key: FLOW, highest: SeqNum(1), group, subtree_id: [0; 32] };
+    let digest = |flags, entries: &[Entry]| {
+        let mut out = vec![0; 200];
+        let (length, _) = encode_flagged(flags, entries, &mut out);
+        out.truncate(length);
+        out
+    };
+    world.emit_to(beacon, &[digest(RELAYED, &[entry; 2])]);
+    world.emit_to(beacon, &[digest(0, &[entry])]);
+    while endpoint.running.counters().digest_entries_heard == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(endpoint.running.counters().digest_entries_heard, 1);
     endpoint.stop().await;
 }
 

@@ -7,8 +7,9 @@
 //! served, or when two frames claim one number. That gives the same guarantee as hashing each arrival, for the price
 //! of hashing only what somebody lost.
 
+use frame::flow::Route;
 use frame::subtree::{Form, SubtreeData};
-use frame::{DataFrame, Fragment, HashKey, Id, Kind, SeqNum, TxId, block, tx};
+use frame::{DataFrame, Fragment, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block, tx};
 
 /// Decides the lifetime of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,21 @@ pub fn admit(datagram: &[u8]) -> Result<Admitted<'_>, Refusal> {
     }
     let bytes = datagram.get(..len).ok_or(Refusal::Undecodable)?;
     Ok(Admitted { hash_key, seq, class, bytes })
+}
+
+/// Label of a frame's flow, as its sender's digest would name it; zeros where it has none.
+pub(crate) fn label_of(stored: &[u8]) -> Id {
+    let label = || {
+        // Labels do not depend on the number of shards.
+        let bits = ShardBits::new(0)?;
+        Some(match Kind::of(stored) {
+            Ok(Kind::Fragment) => {
+                *Route::of_fragment(&Fragment::decode(stored).ok()?, bits, bits)?.flow_subtree
+            }
+            _ => *Route::of(&DataFrame::decode(stored).ok()?, bits, bits)?.flow_subtree,
+        })
+    };
+    label().unwrap_or(frame::id::NO_ID)
 }
 
 /// True if the payload of a stored frame hashes to its id. Fragments carry a part of a payload and pass.

@@ -1,4 +1,4 @@
-//! When to say where we are, and what: the ADVERT schedule (wire 1.14, 7).
+//! When to say where we are, and what: the ADVERT schedule (wire 1.14, 7); and how much about flows that fell silent.
 //!
 //! Why: a listener can ask nobody before it heard an ADVERT, one ADVERT can be lost, and a listener that is started again
 //! has frames to ask for at once. So an endpoint repeats itself every second (the first four within a second); the
@@ -8,6 +8,13 @@
 
 use frame::Advert;
 use std::time::{Duration, Instant};
+
+/// Flows that fell silent (`store`) are announced by digests so often.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
+/// Flows of one digest, as of a proxy's: 1,366 bytes.
+pub const FLOWS_OF_A_DIGEST: usize = 27;
+/// Digests of a worker each time: 27 KB a second at most. What finds no place waits.
+pub const DIGESTS_AT_ONCE: usize = 2;
 
 /// Decides when the next ADVERT leaves.
 #[derive(Clone, Debug)]

@@ -29,6 +29,9 @@ service::metric_table! {
     PAGES_EVICTED = counter("bre_store_index_evicted_total", ["worker"], "Index pages that left before their frames.");
     SEGMENTS_LEFT = counter("bre_store_segments_left_total", ["worker"], "Segments that left to make room.");
     FLOWS = gauge("bre_store_flows", ["worker"], "Flows known.");
+    ANNOUNCED = counter("bre_flows_announced_total", [], "Entries of digests sent about flows whose sender fell silent.");
+    UNANNOUNCED = counter("bre_flows_unannounced_total", ["worker", "reason"], "Flows that could not be announced: forgotten for others (--cache-flows), or their last frames had left.");
+    HEARD = counter("bre_digest_entries_heard_total", [], "Entries of senders' own digests.");
     HORIZON = gauge("bre_store_horizon_seconds", ["worker"], "Age of the oldest segment.");
     REQUESTS = counter("bre_nack_requests_total", [], "Requests taken.");
     REFUSED = counter("bre_nack_refused_total", ["reason"], "Datagrams on the request port that got no answer.");
@@ -92,6 +95,8 @@ pub(crate) struct WorkerCells {
     pub(crate) segments_left: Gauge,
     pub(crate) mismatches: Gauge,
     pub(crate) flows: Gauge,
+    pub(crate) flows_forgotten: Gauge,
+    pub(crate) flows_unservable: Gauge,
     pub(crate) horizon_ms: Gauge,
     /// Snapshot for `/status`, renewed each second.
     pub(crate) coverage: Mutex<Vec<Coverage>>,
@@ -134,6 +139,8 @@ impl Source for WorkerCells {
         sink.counter(&PAGES_EVICTED, &[worker], self.pages_evicted.get());
         sink.counter(&SEGMENTS_LEFT, &[worker], self.segments_left.get());
         sink.gauge(&FLOWS, &[worker], real(self.flows.get()));
+        sink.counter(&UNANNOUNCED, &[worker, "forgotten"], self.flows_forgotten.get());
+        sink.counter(&UNANNOUNCED, &[worker, "unservable"], self.flows_unservable.get());
         sink.gauge(&HORIZON, &[worker], real(self.horizon_ms.get()) / 1e3);
         sink.counter(&FORWARDED, &[worker], self.forwarded.get());
         sink.counter(&QUEUE_DROPPED, &["worker_out"], self.queue_dropped.get());
@@ -189,6 +196,9 @@ impl Source for DoorCells {
 #[derive(Default)]
 pub(crate) struct ControlCells {
     pub(crate) adverts: Counter,
+    pub(crate) announced: Counter,
+    pub(crate) digest_entries: Counter,
+    pub(crate) digests_dropped: Counter,
     pub(crate) advert_errors: Counter,
     pub(crate) proxy_requests: Counter,
     pub(crate) proxy_recovered: Counter,
@@ -205,6 +215,9 @@ pub(crate) struct ControlCells {
 impl Source for ControlCells {
     fn collect(&self, sink: &mut Sink<'_>) {
         sink.counter(&ADVERTS, &[], self.adverts.get());
+        sink.counter(&ANNOUNCED, &[], self.announced.get());
+        sink.counter(&HEARD, &[], self.digest_entries.get());
+        sink.counter(&QUEUE_DROPPED, &["digest"], self.digests_dropped.get());
         sink.counter(&ADVERT_ERRORS, &[], self.advert_errors.get());
         sink.counter(&PROXY_REQUESTS, &[], self.proxy_requests.get());
         sink.counter(&PROXY_RECOVERED, &[], self.proxy_recovered.get());
@@ -250,6 +263,8 @@ pub struct Counters {
     pub injected_loss: u64,
     /// ADVERTs sent.
     pub adverts_sent: u64,
+    /// Entries of senders' own digests.
+    pub digest_entries_heard: u64,
 }
 
 impl Counters {

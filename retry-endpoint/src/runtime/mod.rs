@@ -8,6 +8,7 @@ mod counters;
 mod directory;
 mod door;
 mod emit;
+mod overhear;
 mod post;
 mod shared;
 mod upstream;
@@ -44,7 +45,11 @@ pub struct Running {
 impl Running {
     /// Totals since the start.
     pub fn counters(&self) -> Counters {
-        let mut total = Counters { adverts_sent: self.control.adverts.get(), ..Counters::default() };
+        let mut total = Counters {
+            adverts_sent: self.control.adverts.get(),
+            digest_entries_heard: self.control.digest_entries.get(),
+            ..Counters::default()
+        };
         self.workers.iter().for_each(|cells| total.add_worker(cells));
         total.add_door(&self.door);
         total
@@ -95,6 +100,7 @@ pub async fn start_with(
     let lifetimes = config.lifetimes()?;
     let upstreams = config.upstreams()?;
     let upstream = (!upstreams.is_empty()).then_some(wishes_out);
+    let (silent_out, silent) = tokio::sync::mpsc::channel(4 * count);
     let (mut shared_links, shared_inlets) = shared::links(if shared.is_some() { count } else { 0 });
 
     let control = Arc::new(ControlCells::default());
@@ -122,6 +128,7 @@ pub async fn start_with(
             door: door_out.clone(),
             upstream: upstream.clone(),
             shared: shared_links.pop(),
+            announcements: config.beacon_enabled.then(|| silent_out.clone()),
             cells: cells.clone(),
             lifetimes,
             seed: seed.wrapping_add(index as u64),
@@ -169,10 +176,13 @@ pub async fn start_with(
             links: plan.open_links(fabric)?,
             interval: config.beacon_interval,
             always_draining: config.beacon_flags_draining,
+            silent,
             cells: control.clone(),
         })
     });
     let beacon = beacon.transpose()?;
+    let sockets = if beacon.is_some() { plan.open_beacon_sockets()? } else { Vec::new() };
+    let overhear = overhear::Overhear { sockets, post: post.clone(), cells: control.clone() };
     let fetcher = upstream.is_some().then(|| plan.open_upstream(upstreams, &post, &control)).transpose()?;
     let tier = shared.map(|backend| shared::Shared {
         backend,
@@ -200,7 +210,8 @@ pub async fn start_with(
                 tier.run(shared_inlets, stop(&lifecycle, drain_timeout, &asked)).await;
             }
         };
-        tokio::join!(beacon, fetcher, tier);
+        let overhear = overhear.run(stop(&lifecycle, drain_timeout, &asked));
+        tokio::join!(beacon, fetcher, tier, overhear);
     };
     threads.push(service::spawn_worker("retry-control".to_owned(), main).context("control thread")?);
 
@@ -325,10 +336,7 @@ impl Layout {
 
     /// The sockets of one worker, joined to its groups.
     fn open_data_sockets(&self, worker: usize) -> anyhow::Result<Vec<Joined>> {
-        let sources: Vec<Option<IpAddr>> = match self.config.source_mode() {
-            SourceMode::Asm => vec![None],
-            SourceMode::Ssm => self.config.ssm_sources.iter().copied().map(Some).collect(),
-        };
+        let sources = self.sources();
         let mine = self.groups.iter().filter(|group| usize::from(group.0) % self.workers == worker);
         let joins: Vec<Membership> = mine
             .flat_map(|group| {
@@ -342,6 +350,22 @@ impl Layout {
             ..SocketOptions::new(SocketAddr::new(wildcard(self.fabric.is_v4()), self.config.listen_port))
         };
         Joined::open(&options, &self.ingress, &joins).context("--listen-port")
+    }
+
+    /// Sockets that take nothing but the beacon group, one for each interface that frames come from.
+    fn open_beacon_sockets(&self) -> anyhow::Result<Vec<Joined>> {
+        let group = self.fabric.address(GroupIndex::BEACON);
+        let joins: Vec<_> = self.sources().into_iter().map(|source| Membership { group, source }).collect();
+        let options = SocketOptions::new(SocketAddr::new(group, self.config.beacon_port));
+        Joined::open(&options, &self.ingress, &joins).context("--beacon-port")
+    }
+
+    /// Sources of every join; `None` is any.
+    fn sources(&self) -> Vec<Option<IpAddr>> {
+        match self.config.source_mode() {
+            SourceMode::Asm => vec![None],
+            SourceMode::Ssm => self.config.ssm_sources.iter().copied().map(Some).collect(),
+        }
     }
 
     fn open_links(&self, fabric: &Fabric) -> anyhow::Result<Vec<Link>> {

@@ -5,6 +5,7 @@ use super::directory::Directory;
 use crate::pipeline::answer::{Done, Request};
 use crate::pipeline::upstream::Wanted;
 use bytes::Bytes;
+use frame::{HashKey, SeqNum};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
@@ -17,6 +18,8 @@ pub(crate) enum ToWorker {
     Looked { request: Request, frames: Vec<Bytes> },
     /// An upstream sent a frame: keep it and replay it to its group.
     Fetched { frame: Bytes },
+    /// A sender announced these flows up to these numbers.
+    Heard { flows: Vec<(HashKey, SeqNum)> },
 }
 
 /// What the door is asked to send.
@@ -39,6 +42,7 @@ impl Weighed for ToWorker {
             ToWorker::Ask { .. } => 0,
             ToWorker::Looked { frames, .. } => frames.iter().map(Bytes::len).sum(),
             ToWorker::Fetched { frame } => frame.len(),
+            ToWorker::Heard { flows } => size_of_val(flows.as_slice()),
         };
         carried + size_of::<ToWorker>()
     }

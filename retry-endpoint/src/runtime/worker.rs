@@ -9,11 +9,13 @@ use super::post::{Inlet, Outlet, Post, ToDoor, ToWorker};
 use super::shared::{Lookup, SharedLink};
 use crate::config::Config;
 use crate::pipeline::admit::{Admitted, admit};
+use crate::pipeline::advertise::{ANNOUNCE_EVERY, DIGESTS_AT_ONCE, FLOWS_OF_A_DIGEST};
 use crate::pipeline::answer::{Done, Plan, Policy, Repair, Request};
 use crate::pipeline::limit::{RepairLimits, Trusted};
 use crate::pipeline::store::{Lifetimes, Limits, Put, Store};
 use crate::pipeline::upstream::Wanted;
 use bytes::Bytes;
+use frame::digest::Entry;
 use frame::flow::Route;
 use frame::{DataFrame, Fabric, Fragment, GroupIndex, HashKey, Kind, SeqNum, ShardBits};
 use multicast_io::membership::REJOIN;
@@ -22,6 +24,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// Datagrams a receive call takes.
 const BATCH: usize = 64;
@@ -53,6 +56,7 @@ pub(crate) struct Setup {
     pub(crate) door: Outlet<ToDoor>,
     pub(crate) upstream: Option<Outlet<Wanted>>,
     pub(crate) shared: Option<SharedLink>,
+    pub(crate) announcements: Option<mpsc::Sender<Vec<Entry>>>,
     pub(crate) cells: Arc<WorkerCells>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) seed: u64,
@@ -81,6 +85,8 @@ pub(crate) struct Worker {
     door: Outlet<ToDoor>,
     upstream: Option<Outlet<Wanted>>,
     shared: Option<SharedLink>,
+    /// To the beacon.
+    announcements: Option<mpsc::Sender<Vec<Entry>>>,
     cells: Arc<WorkerCells>,
 }
 
@@ -116,6 +122,7 @@ impl Worker {
             door: setup.door,
             upstream: setup.upstream,
             shared: setup.shared,
+            announcements: setup.announcements,
             cells: setup.cells,
         };
         Ok((worker, setup.inlet))
@@ -128,7 +135,9 @@ impl Worker {
         let mut rejoin = tokio::time::interval(REJOIN);
         let mut flush = tokio::time::interval(Duration::from_millis(5));
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let shared = self.shared.is_some();
+        let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+        announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (shared, announces) = (self.shared.is_some(), self.announcements.is_some());
         loop {
             tokio::select! {
                 ready = readable(&self.sockets) => match ready {
@@ -143,6 +152,7 @@ impl Worker {
                     self.handle(message, &mut inlet).await;
                 }
                 _ = flush.tick(), if shared => self.flush_shared(),
+                _ = announce.tick(), if announces => self.announce(),
                 _ = second.tick() => self.publish(),
                 _ = rejoin.tick() => self.rejoin(),
                 () = &mut stop => break,
@@ -266,6 +276,11 @@ impl Worker {
                 self.ask(request, self.count, false, now);
             }
             ToWorker::Fetched { frame } => self.replay(&frame, now),
+            ToWorker::Heard { flows } => {
+                for (hash_key, highest) in flows {
+                    self.store.heard_of(hash_key, highest, now);
+                }
+            }
         }
     }
 
@@ -367,6 +382,21 @@ impl Worker {
         self.put(&frame, group, now).then_some((frame.hash_key, frame.seq, group))
     }
 
+    /// Hands flows that fell silent to the beacon.
+    fn announce(&mut self) {
+        let (now, mut entries) = (Instant::now(), Vec::new());
+        if self.store.next_announcement().is_none_or(|at| at > now) {
+            return;
+        }
+        self.store.announce(now, DIGESTS_AT_ONCE * FLOWS_OF_A_DIGEST, &mut entries);
+        if let Some(announcements) = &self.announcements
+            && !entries.is_empty()
+            && announcements.try_send(entries).is_err()
+        {
+            self.cells.queue_dropped.add(1);
+        }
+    }
+
     fn flush_shared(&mut self) {
         if let Some(shared) = &mut self.shared {
             shared.flush(&self.cells);
@@ -397,6 +427,8 @@ impl Worker {
         cells.segments_left.set(stats.segments_left);
         cells.mismatches.set(stats.hash_mismatches);
         cells.flows.set(stats.flows);
+        cells.flows_forgotten.set(stats.flows_forgotten);
+        cells.flows_unservable.set(stats.flows_unservable);
         cells.horizon_ms.set(u64::try_from(stats.horizon.as_millis()).unwrap_or(u64::MAX));
         cells.kernel_drops.set(self.sockets.iter().map(|socket| socket.get_ref().kernel_drops()).sum());
         cells.truncated.set(self.sockets.iter().map(|socket| socket.get_ref().truncated()).sum());

@@ -1,9 +1,10 @@
-//! What is known of each flow: its numbers for `/status`, and the index page it used last.
+//! What is known of each flow: its numbers for `/status`, the index page it used last, and since when it is silent.
 
 use super::Coverage;
-use crate::pipeline::admit::Admitted;
+use super::silence::{Course, Silence};
+use crate::pipeline::admit::{Admitted, label_of};
 use crate::pipeline::seeded;
-use frame::GroupIndex;
+use frame::{GroupIndex, HashKey, Id, SeqNum};
 use hashbrown::HashTable;
 
 /// What is known of one flow.
@@ -16,6 +17,18 @@ pub(super) struct Flow {
     bytes: u64,
     last: u64,
     page: u32,
+    /// Offset 56 of its first frame.
+    label: Id,
+    course: Course,
+}
+
+/// A flow that fell silent, as far as its frames were heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Silent {
+    pub(super) hash_key: HashKey,
+    pub(super) highest: SeqNum,
+    pub(super) group: GroupIndex,
+    pub(super) label: Id,
 }
 
 impl Flow {
@@ -31,7 +44,8 @@ impl Flow {
     }
 }
 
-/// Flows for `/status` and for the directory. Full: of eight flows at the hand the one silent for longest is forgotten.
+/// Flows for `/status`, for the directory and for announcements. Full: of eight flows at the hand the one silent for
+/// longest is forgotten, counted.
 pub(super) struct Flows {
     table: HashTable<u32>,
     pub(super) flows: Vec<Flow>,
@@ -40,6 +54,8 @@ pub(super) struct Flows {
     /// The flow of the last frame: frames of one train share their flow.
     recent: u32,
     seed: u64,
+    silence: Silence,
+    forgotten: u64,
 }
 
 impl Flows {
@@ -52,13 +68,15 @@ impl Flows {
             hand: 0,
             recent: 0,
             seed: seed.rotate_left(17),
+            silence: Silence::default(),
+            forgotten: 0,
         }
     }
 
     /// The flow, and whether it is new here.
-    pub(super) fn find_or_add(&mut self, hash_key: u64) -> (u32, bool) {
-        let known = self.find(hash_key);
-        self.recent = known.unwrap_or_else(|| self.add(hash_key));
+    pub(super) fn find_or_add(&mut self, frame: &Admitted<'_>) -> (u32, bool) {
+        let known = self.find(frame.hash_key.0);
+        self.recent = known.unwrap_or_else(|| self.add(frame.hash_key.0, label_of(frame.bytes)));
         (self.recent, known.is_none())
     }
 
@@ -68,15 +86,48 @@ impl Flows {
     }
 
     /// Counts a stored frame.
-    pub(super) fn saw(&mut self, flow: u32, frame: &Admitted<'_>, group: GroupIndex, now: u64, page: u32) {
-        let flow = &mut self.flows[flow as usize];
+    pub(super) fn saw(&mut self, index: u32, frame: &Admitted<'_>, group: GroupIndex, now: u64, page: u32) {
+        let flow = &mut self.flows[index as usize];
         flow.group = group;
         flow.lowest = flow.lowest.min(frame.seq.0);
         flow.highest = flow.highest.max(frame.seq.0);
+        self.silence.spoke(now, index, &mut flow.course);
         flow.frames += 1;
         flow.bytes += frame.bytes.len() as u64;
         flow.last = now;
         flow.page = page;
+    }
+
+    /// A sender's digest says that numbers up to `highest` left.
+    pub(super) fn heard_of(&mut self, hash_key: HashKey, highest: SeqNum, now: u64) {
+        if let Some(index) = self.find(hash_key.0)
+            && let Some(flow) = self.flows.get_mut(index as usize)
+            && highest.0 >= flow.highest
+        {
+            flow.course.heard_of(now);
+        }
+    }
+
+    /// A flow that is to be announced now.
+    pub(super) fn next_silent(&mut self, now: u64) -> Option<Silent> {
+        let index = self.silence.next(now, &mut self.flows, |flow| &mut flow.course)?;
+        let flow = self.flows.get(index as usize)?;
+        Some(Silent {
+            hash_key: HashKey(flow.hash_key),
+            highest: SeqNum(flow.highest),
+            group: flow.group,
+            label: flow.label,
+        })
+    }
+
+    /// When `next_silent` may have something.
+    pub(super) fn next_look(&self) -> Option<u64> {
+        self.silence.next_look()
+    }
+
+    /// Flows that were forgotten for others.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     fn find(&self, hash_key: u64) -> Option<u32> {
@@ -88,8 +139,8 @@ impl Flows {
             .copied()
     }
 
-    fn add(&mut self, hash_key: u64) -> u32 {
-        let fresh = Flow {
+    fn add(&mut self, hash_key: u64, label: Id) -> u32 {
+        let mut fresh = Flow {
             hash_key,
             group: GroupIndex(0),
             lowest: u64::MAX,
@@ -98,12 +149,15 @@ impl Flows {
             bytes: 0,
             last: 0,
             page: u32::MAX,
+            label,
+            course: Course::default(),
         };
         let index = if self.flows.len() < self.most {
             self.flows.push(fresh);
             self.flows.len() - 1
         } else {
             let index = self.forget();
+            fresh.course = self.flows[index].course.of_successor();
             self.flows[index] = fresh;
             index
         };
@@ -121,6 +175,7 @@ impl Flows {
         let candidates = (0..8).map(|step| (self.hand + step) % len);
         let victim = candidates.min_by_key(|&index| self.flows[index].last).unwrap_or(0);
         self.hand = (self.hand + 8) % len;
+        self.forgotten += 1;
         let hash = seeded(self.seed, self.flows[victim].hash_key, 0);
         if let Ok(entry) = self.table.find_entry(hash, |&flow| flow as usize == victim) {
             entry.remove();

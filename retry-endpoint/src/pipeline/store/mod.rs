@@ -20,14 +20,20 @@
 mod flows;
 mod index;
 mod log;
+mod silence;
 
 use super::admit::{Admitted, Class, payload_matches_id};
+use crate::mutation::Mutation;
 use flows::{Flow, Flows};
+use frame::digest::Entry;
 use frame::{GroupIndex, HashKey, SeqNum};
 use index::Index;
 use log::{Header, Log};
 use multicast_io::Span;
 use std::time::{Duration, Instant};
+
+/// Numbers below a flow's highest that are looked at for one that can be served.
+const FORGED_AT_MOST: u64 = 64;
 
 /// How long each class is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +76,7 @@ impl Lifetimes {
 pub struct Limits {
     /// Bytes of log and index together. At least `Limits::LEAST` is used.
     pub bytes: usize,
-    /// Flows whose coverage is known (frames of more flows are stored all the same).
+    /// Flows that are known, shown and announced (frames of more flows are stored all the same).
     pub flows: usize,
 }
 
@@ -149,6 +155,8 @@ pub struct Store {
     verify: bool,
     epoch: Instant,
     hash_mismatches: u64,
+    unservable: u64,
+    mutation: Option<Mutation>,
 }
 
 impl Store {
@@ -166,13 +174,22 @@ impl Store {
             verify,
             epoch: now,
             hash_mismatches: 0,
+            unservable: 0,
+            mutation: None,
         }
+    }
+
+    /// Plants a fault.
+    #[cfg(feature = "mutants")]
+    #[doc(hidden)]
+    pub fn mutate(&mut self, mutation: Mutation) {
+        self.mutation = Some(mutation);
     }
 
     /// Keeps a frame that arrived on `group`.
     pub fn put(&mut self, frame: &Admitted<'_>, group: GroupIndex, now: Instant) -> Put {
         let arrival = self.micros(now);
-        let (flow, new_flow) = self.flows.find_or_add(frame.hash_key.0);
+        let (flow, new_flow) = self.flows.find_or_add(frame);
         let page = self.index.page(frame.hash_key, frame.seq, self.log.oldest(), self.flows.page(flow));
         let held = self.index.position(page, frame.seq);
         let mut replaced = false;
@@ -261,6 +278,43 @@ impl Store {
         self.flows.flows.iter().take(most).map(Flow::coverage).collect()
     }
 
+    /// A sender's own digest: numbers of the flow up to `highest` left it.
+    pub fn heard_of(&mut self, hash_key: HashKey, highest: SeqNum, now: Instant) {
+        let now = self.micros(now);
+        let (highest, now) = match self.mutation {
+            Some(Mutation::OldDigestCovers) => (SeqNum(u64::MAX), u64::MAX),
+            _ => (highest, now),
+        };
+        self.flows.heard_of(hash_key, highest, now);
+    }
+
+    /// Adds flows that fell silent and whose sender says nothing (`silence`), until `entries` has `most`: each with the
+    /// highest number that can be served.
+    pub fn announce(&mut self, now: Instant, most: usize, entries: &mut Vec<Entry>) {
+        if self.mutation == Some(Mutation::SilenceNotAnnounced) {
+            return;
+        }
+        let at = self.micros(now);
+        while entries.len() < most
+            && let Some(silent) = self.flows.next_silent(at)
+        {
+            // The highest may be a forgery that is not served: the genuine one lies near below it.
+            let lowest = silent.highest.0.saturating_sub(FORGED_AT_MOST).max(1);
+            let mut numbers = (lowest..=silent.highest.0).rev().map(SeqNum);
+            if let Some(highest) = numbers.find(|seq| self.get(silent.hash_key, *seq, now).is_some()) {
+                let (hash_key, group, subtree_id) = (silent.hash_key, silent.group, silent.label);
+                entries.push(Entry { hash_key, highest, group, subtree_id });
+            } else {
+                self.unservable += 1;
+            }
+        }
+    }
+
+    /// When `announce` may have something to say.
+    pub fn next_announcement(&self) -> Option<Instant> {
+        self.flows.next_look().map(|at| self.epoch + Duration::from_micros(at))
+    }
+
     /// Counts and sizes.
     pub fn stats(&self, now: Instant) -> Stats {
         let oldest = self.log.oldest_arrival();
@@ -270,6 +324,8 @@ impl Store {
             pages: self.index.used() as u64,
             pages_evicted: self.index.evicted(),
             flows: self.flows.flows.len() as u64,
+            flows_forgotten: self.flows.forgotten(),
+            flows_unservable: self.unservable,
             segments_left: self.log.segments_left(),
             hash_mismatches: self.hash_mismatches,
             horizon: oldest
@@ -301,6 +357,10 @@ pub struct Stats {
     pub pages_evicted: u64,
     /// Flows known.
     pub flows: u64,
+    /// Flows forgotten to know others: their frames are served, but nobody will announce them.
+    pub flows_forgotten: u64,
+    /// Silent flows that were not announced, because their last frames had left or are forgeries.
+    pub flows_unservable: u64,
     /// Segments that left.
     pub segments_left: u64,
     /// Frames found not to hash to their id.

@@ -1,0 +1,15 @@
+//! Faults that can be planted into the pipeline, to show that the simulator finds them. Never set in production: the
+//! switch exists only with the feature `mutants`.
+
+/// One planted fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each name says what is wrong")]
+pub enum Mutation {
+    SilenceNotAnnounced,
+    OldDigestCovers,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Mutation; 2] = [Mutation::SilenceNotAnnounced, Mutation::OldDigestCovers];
+}

@@ -285,6 +285,7 @@ mod tracker {
                 let sighting = Sighting {
                     key: HashKey(1 + number % flows),
                     seq: SeqNum(1 + number / flows),
+                    group: GroupIndex(1),
                     subtree: &[0; 32],
                     class: FlowClass::Tx,
                     source: std::net::Ipv6Addr::LOCALHOST.into(),

@@ -13,11 +13,13 @@ pub enum Mutation {
     PaddingDelivered,
     DigestIgnored,
     NothingVerified,
+    ResumedNotProbed,
+    ProbeSkipsOne,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 8] = [
+    pub const ALL: [Mutation; 10] = [
         Mutation::DuplicateClosesGap,
         Mutation::RepairSwallowed,
         Mutation::RefusedFrameForgotten,
@@ -26,5 +28,7 @@ impl Mutation {
         Mutation::PaddingDelivered,
         Mutation::DigestIgnored,
         Mutation::NothingVerified,
+        Mutation::ResumedNotProbed,
+        Mutation::ProbeSkipsOne,
     ];
 }

@@ -70,8 +70,13 @@ pub struct Summary {
     pub repaired: u64,
     /// Sent and never delivered, because no listener of the consumer lived through it.
     pub unserved: u64,
-    /// Sent by a proxy that died before its next digest, and lost together with every later frame of its flow.
+    /// Sent by a proxy that died before its next digest in a flow of which the listener never heard, in a world whose
+    /// endpoints do not announce flows.
     pub unheard: u64,
+    /// Flows that endpoints announced because their sender fell silent.
+    pub announced: u64,
+    /// Questions about what may follow a flow's last number.
+    pub probes: u64,
 }
 
 impl Sum for Summary {
@@ -86,6 +91,8 @@ impl Sum for Summary {
         self.repaired += world.repaired;
         self.unserved += world.unserved;
         self.unheard += world.unheard;
+        self.announced += world.announced;
+        self.probes += world.probes;
     }
 
     fn counted(&self) -> u64 {
@@ -98,8 +105,8 @@ impl fmt::Display for Summary {
         write!(
             f,
             "{} events; {} ids sent, {} again; {} delivered, {} again (leases around the faults covered {}); {} numbers \
-             repaired; not delivered: {} while no listener of the consumer lived, {} of proxies that died before their \
-             digest",
+             repaired, {} flows announced by endpoints, {} probes; not delivered: {} while no listener of the consumer \
+             lived, {} of flows that only an endpoint of an old kind knew",
             self.events,
             self.sent,
             self.sent_again,
@@ -107,6 +114,8 @@ impl fmt::Display for Summary {
             self.delivered_again,
             self.covered,
             self.repaired,
+            self.announced,
+            self.probes,
             self.unserved,
             self.unheard,
         )

@@ -130,8 +130,10 @@ pub struct Counts {
     pub misses: u64,
     /// See `acks`.
     pub throttled: u64,
-    /// Probes for a flow's next number.
+    /// Probes for a flow's next numbers.
     pub tail_probes: u64,
+    /// Flows of which no endpoint said whether more was sent.
+    pub flows_unconfirmed: u64,
     /// Digest entries taken.
     pub digest_entries: u64,
     /// ADVERTs taken.
@@ -176,6 +178,8 @@ pub struct Counts {
     pub open_gaps: u64,
     /// Flows now.
     pub flows: u64,
+    /// Flows that only a position names, and that are still being asked about.
+    pub flows_unheard: u64,
     /// Endpoints now.
     pub endpoints: u64,
     /// Bytes held for reassembly now.

@@ -36,7 +36,7 @@ pub use position::Positions;
 pub use reassemble::{Parts, Reassembler, ReassemblyLimits, Rebuilt};
 pub use registry::{Change, MAX_ENDPOINTS, Registry};
 pub use request::{Request, Requester};
-pub use track::{Filled, FlowClass, InFlight, Lost, Seen, Sighting, TrackLimits, Tracker};
+pub use track::{Filled, FlowClass, InFlight, Lost, Position, Seen, Sighting, TrackLimits, Tracker};
 pub use verify::{VerifyRules, verify};
 
 use crate::mutation::Mutation;
@@ -197,6 +197,7 @@ impl Pipeline {
     pub fn mutate(&mut self, mutation: Mutation) {
         self.mutation = Some(mutation);
         self.gate.mutation = Some(mutation);
+        self.tracker.mutation = Some(mutation);
     }
 
     /// Takes one batch. Afterwards: `take_deliveries`, `take_requests`, `next_timeout`.
@@ -305,7 +306,8 @@ impl Pipeline {
         let frame = DataFrame::decode(bytes).map_err(|_| DropReason::DecodeError)?;
         let (class, subtree, wanted) = self.classify(now, frame.kind, frame.id, frame.second_id);
         let (key, seq) = (frame.hash_key, frame.seq_num);
-        let mut s = Sighting { key, seq, subtree, class, source, wanted: wanted.is_ok(), trusted: false };
+        let (group, wanted_here) = (self.group_of(class, frame.id), wanted.is_ok());
+        let mut s = Sighting { key, seq, group, subtree, class, source, wanted: wanted_here, trusted: false };
         self.admit(door, source, &s)?;
         if self.mutation == Some(Mutation::RepairSwallowed) && self.requester.registry.knows_host(source) {
             return Err(DropReason::Deduplicated);
@@ -355,8 +357,9 @@ impl Pipeline {
         let (class, subtree, wanted) = self.classify(now, kind, fragment.id, fragment.second_id);
         let (key, seq) = (fragment.hash_key, fragment.seq_num);
         // A fragment is verified with its object; if that fails, its number is missing again.
+        let (group, wanted_here) = (self.group_of(class, fragment.id), wanted.is_ok());
         let s =
-            Sighting { key, seq, subtree, class, source, wanted: wanted.is_ok(), trusted: wanted.is_ok() };
+            Sighting { key, seq, group, subtree, class, source, wanted: wanted_here, trusted: wanted_here };
         self.admit(door, source, &s)?;
         self.observe(now, &s);
         wanted?;
@@ -406,6 +409,15 @@ impl Pipeline {
                 (FlowClass::Tx, &frame::id::NO_ID, self.filter.admits_tx(now, id, &frame::id::NO_ID))
             }
             _ => (FlowClass::Tx, second_id, self.filter.admits_tx(now, id, second_id)),
+        }
+    }
+
+    /// Group that carries frames of a class; that of transactions follows from their id.
+    fn group_of(&self, class: FlowClass, id: &Id) -> GroupIndex {
+        match class {
+            FlowClass::Tx => self.filter.shard_of(id),
+            FlowClass::Block | FlowClass::Anchor => GroupIndex::BLOCK_BROADCAST,
+            FlowClass::Subtree => GroupIndex::SUBTREE_DATA,
         }
     }
 
@@ -463,28 +475,37 @@ impl Pipeline {
         }
     }
 
-    /// Takes an entry of a flow digest whose group this worker owns.
+    /// Takes an entry of a flow digest whose group this worker owns. Retry endpoints speak for flows whose sender fell
+    /// silent: where the source filter does not admit them, about flows that it admitted.
     pub fn digest(&mut self, now: Instant, source: IpAddr, entry: &frame::digest::Entry) {
         if self.mutation == Some(Mutation::DigestIgnored) {
             return;
         }
-        if !self.filter.admits_source(source) {
+        let key = entry.hash_key;
+        let admitted = self.filter.admits_source(source)
+            || self.requester.registry.knows_host(source) && self.tracker.knows(key);
+        if !admitted {
             return self.counts.drop(DropReason::SenderFilter);
         }
-        let class = FlowClass::of_group(entry.group);
-        let wanted = match class {
+        // What verified frames said of their flow counts more than a digest: a forged one cannot have gaps passed over.
+        let (group, subtree) = self.tracker.label(key).unwrap_or((entry.group, entry.subtree_id));
+        let wanted = self.wants_group(group)
+            && (FlowClass::of_group(group) != FlowClass::Tx
+                || self.filter.admits_subtree(now, &subtree).is_ok());
+        let counts = &mut self.counts;
+        self.tracker.digest(now, key, entry.highest, group, &subtree, source, wanted, counts);
+        self.requester.settle(&mut self.tracker);
+    }
+
+    /// Are flows of this group received and not filtered?
+    fn wants_group(&self, group: GroupIndex) -> bool {
+        match FlowClass::of_group(group) {
             FlowClass::Tx => {
-                u32::from(entry.group.0) < self.settings.shard_bits.groups()
-                    && self.filter.admits_shard(entry.group)
-                    && self.filter.admits_subtree(now, &entry.subtree_id).is_ok()
+                u32::from(group.0) < self.settings.shard_bits.groups() && self.filter.admits_shard(group)
             }
             FlowClass::Subtree => self.settings.subtree_data,
             FlowClass::Block | FlowClass::Anchor => true,
-        };
-        let counts = &mut self.counts;
-        let (key, highest, subtree) = (entry.hash_key, entry.highest, &entry.subtree_id);
-        self.tracker.digest(now, key, highest, subtree, class, source, wanted, counts);
-        self.requester.settle(&mut self.tracker);
+        }
     }
 
     /// Runs what is due.
@@ -504,7 +525,11 @@ impl Pipeline {
         const SWEEP: usize = 64;
         let flows = SWEEP.max(self.tracker.flows() / 50);
         let requester = &mut self.requester;
-        self.tracker.sweep(now, flows, |flow| requester.probe(now, flow), &mut self.counts);
+        let silent = self.mutation == Some(Mutation::ResumedNotProbed);
+        let ask = |question: &track::Question| {
+            if silent && question.resumed { track::Asked::Not } else { requester.probe(now, question) }
+        };
+        self.tracker.sweep(now, flows, ask, &mut self.counts);
         self.keep_positions(now);
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(SLOW_TICKS) {
@@ -625,6 +650,11 @@ impl Pipeline {
         self.tracker.take_losses(out);
     }
 
+    /// Flows of which no endpoint said whether numbers from there on were sent, for the log.
+    pub fn take_unconfirmed(&mut self, out: &mut Vec<(frame::HashKey, u64)>) {
+        self.tracker.take_unconfirmed(out);
+    }
+
     /// How long recovered numbers were missing.
     pub fn take_recoveries(&mut self, out: &mut Vec<Duration>) {
         self.tracker.take_recoveries(out);
@@ -656,6 +686,7 @@ impl Pipeline {
     pub fn counts(&mut self) -> &Counts {
         self.counts.open_gaps = self.tracker.missing();
         self.counts.flows = self.tracker.flows() as u64;
+        self.counts.flows_unheard = self.tracker.unheard() as u64;
         self.counts.endpoints = self.requester.registry.len() as u64;
         self.counts.reassembly_bytes = self.reassembler.bytes() as u64;
         self.counts.waiting_bytes = self.gate.bytes() as u64;

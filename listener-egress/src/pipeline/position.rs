@@ -14,12 +14,12 @@
 //! With the positions go the retry endpoints, so that nothing waits for the first ADVERT.
 //!
 //! Limits: `MAX_FLOWS` flows a worker, those left out are counted; they fall back to `--catch-up`. Cost: a scan of the
-//! worker's flows per snapshot, ten a second at most and fewer with many flows; one write of 16 bytes a flow where
+//! worker's flows per snapshot, ten a second at most and fewer with many flows; one write of 18 bytes a flow where
 //! something changed.
 
 use super::registry::{Known, MAX_ENDPOINTS};
-use super::{FlowClass, Pipeline, Reassembler};
-use frame::HashKey;
+use super::{FlowClass, Pipeline, Position, Reassembler};
+use frame::{GroupIndex, HashKey};
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -30,23 +30,24 @@ pub const MAX_FLOWS: usize = 4096;
 /// Workers whose positions are looked for.
 pub const MAX_WORKERS: u16 = 256;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER: usize = 4;
 const ENDPOINT: usize = 26;
-const FLOW: usize = 16;
+const FLOW: usize = 18;
 
 /// Where the consumer's listeners were.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Positions {
     /// Retry endpoints that they knew.
     pub endpoints: Vec<Known>,
-    /// Flow and the first number that has not reached its end.
-    pub flows: Vec<(HashKey, u64)>,
+    /// Where each flow was left.
+    pub flows: Vec<Position>,
 }
 
 impl Positions {
     /// Version u8, endpoints u8, flows u16; then per endpoint instance u32, address 16 bytes (IPv4 as mapped), port u16,
-    /// tier u8, preference u8, longest range u16 (0: single numbers); then per flow HashKey u64 and number u64.
+    /// tier u8, preference u8, longest range u16 (0: single numbers); then per flow HashKey u64,
+    /// number u64, group u16.
     pub fn encode(&self) -> Vec<u8> {
         let endpoints = &self.endpoints[..self.endpoints.len().min(MAX_ENDPOINTS)];
         let flows = &self.flows[..self.flows.len().min(MAX_FLOWS)];
@@ -64,9 +65,10 @@ impl Positions {
             out.extend([endpoint.tier, endpoint.preference]);
             out.extend(endpoint.max_range.unwrap_or(0).to_be_bytes());
         }
-        for (key, next) in flows {
+        for Position { key, next, group } in flows {
             out.extend(key.0.to_be_bytes());
             out.extend(next.to_be_bytes());
+            out.extend(group.0.to_be_bytes());
         }
         out
     }
@@ -94,14 +96,16 @@ impl Positions {
                     endpoints.push(endpoint);
                 }
             }
-            for (key, next) in positions.flows {
-                let highest = flows.entry(key).or_insert(next);
-                *highest = next.max(*highest);
+            for position in positions.flows {
+                let highest = flows.entry(position.key).or_insert(position);
+                if position.next > highest.next {
+                    *highest = position;
+                }
             }
         }
-        let mut flows: Vec<(HashKey, u64)> = flows.into_iter().collect();
+        let mut flows: Vec<Position> = flows.into_values().collect();
         // In one order for all processes: what follows from it can be repeated.
-        flows.sort_unstable_by_key(|(key, _)| key.0);
+        flows.sort_unstable_by_key(|position| position.key.0);
         Positions { endpoints, flows }
     }
 }
@@ -121,10 +125,13 @@ fn endpoint(bytes: &[u8; ENDPOINT]) -> Known {
     }
 }
 
-fn flow(bytes: &[u8; FLOW]) -> (HashKey, u64) {
-    let (key, next) = bytes.split_at(8);
-    let number = |half: &[u8]| half.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-    (HashKey(number(key)), number(next))
+fn flow(bytes: &[u8; FLOW]) -> Position {
+    let [k0, k1, k2, k3, k4, k5, k6, k7, n0, n1, n2, n3, n4, n5, n6, n7, g0, g1] = *bytes;
+    Position {
+        key: HashKey(u64::from_be_bytes([k0, k1, k2, k3, k4, k5, k6, k7])),
+        next: u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]),
+        group: GroupIndex(u16::from_be_bytes([g0, g1])),
+    }
 }
 
 /// What is kept, and what waits to be.
@@ -146,13 +153,15 @@ struct Snapshot {
 }
 
 impl Pipeline {
-    /// Goes on where the consumer's listeners were before this process. `None`: the store did not say; then their
-    /// positions stand until endpoints hold nothing from before this process.
-    pub fn resume(&mut self, now: Instant, positions: Option<&Positions>) {
+    /// Goes on where the consumer's listeners were before this process; `mine`: groups that this worker receives. `None`:
+    /// the store did not say; then their positions stand until endpoints hold nothing from before this process.
+    pub fn resume(&mut self, now: Instant, positions: Option<&Positions>, mine: impl Fn(GroupIndex) -> bool) {
         match positions {
             Some(positions) => {
                 self.requester.registry.remember(now, &positions.endpoints);
-                self.tracker.resume(&positions.flows);
+                let wanted = |left: &&Position| mine(left.group) && self.wants_group(left.group);
+                let flows: Vec<_> = positions.flows.iter().filter(wanted).copied().collect();
+                self.tracker.resume(flows);
             }
             None => self.keeper.not_before = Some(now + FlowClass::Block.horizon()),
         }
@@ -197,7 +206,7 @@ impl Pipeline {
 }
 
 /// What an object that is not complete was made of so far has not reached its end.
-pub(super) fn hold_back(flows: &mut [(HashKey, u64)], reassembler: &Reassembler) {
+pub(super) fn hold_back(flows: &mut [Position], reassembler: &Reassembler) {
     let mut lowest: HashMap<HashKey, u64> = HashMap::new();
     for (key, seq) in reassembler.incomplete() {
         let low = lowest.entry(key).or_insert(seq.0);
@@ -206,7 +215,7 @@ pub(super) fn hold_back(flows: &mut [(HashKey, u64)], reassembler: &Reassembler)
     if lowest.is_empty() {
         return;
     }
-    for (key, next) in flows {
+    for Position { key, next, .. } in flows {
         *next = lowest.get(key).map_or(*next, |low| (*low).min(*next));
     }
 }
@@ -219,11 +228,15 @@ mod tests {
         Known { address: address.parse().unwrap(), instance: 7, tier: 1, preference: 9, max_range }
     }
 
+    fn left(key: u64, next: u64) -> Position {
+        Position { key: HashKey(key), next, group: GroupIndex(3) }
+    }
+
     #[test]
     fn positions_survive_their_bytes() {
         let positions = Positions {
             endpoints: vec![known("[fd10::3]:9300", Some(256)), known("10.1.2.3:9300", None)],
-            flows: vec![(HashKey(1), 5), (HashKey(u64::MAX), u64::MAX)],
+            flows: vec![left(1, 5), left(u64::MAX, u64::MAX)],
         };
         let bytes = positions.encode();
         assert_eq!(Positions::decode(&bytes), Some(positions));
@@ -231,16 +244,14 @@ mod tests {
             assert_eq!(Positions::decode(&bytes[..len]), None, "{len} bytes");
         }
         let mut later = bytes;
-        later[0] = 2;
+        later[0] = VERSION + 1;
         assert_eq!(Positions::decode(&later), None);
     }
 
     #[test]
     fn the_highest_position_of_a_flow_wins() {
-        let of = |next| Positions {
-            endpoints: vec![known("[fd10::3]:9300", None)],
-            flows: vec![(HashKey(1), next)],
-        };
+        let of =
+            |next| Positions { endpoints: vec![known("[fd10::3]:9300", None)], flows: vec![left(1, next)] };
         assert_eq!(Positions::join([of(3), of(8), of(5)]), of(8));
     }
 }

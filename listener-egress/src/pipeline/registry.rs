@@ -109,6 +109,7 @@ impl Registry {
             endpoint.preference = advert.preference;
             endpoint.max_range = max_range;
             endpoint.expires = expires;
+            endpoint.path.spoke();
             return Change::Refreshed;
         }
         if self.endpoints.len() >= MAX_ENDPOINTS && !self.make_room(tier) {
@@ -188,20 +189,32 @@ impl Registry {
         self.endpoints.get_mut(index)
     }
 
-    /// The endpoint to ask for a flow after `hop` others were asked in vain, and how many there are.
-    pub(crate) fn choose(&self, now: Instant, key: HashKey, hop: u8) -> Option<(u32, u8)> {
-        let mut order = [((false, 0, 0, 0), 0); MAX_ENDPOINTS];
+    /// Endpoints that may be asked now: those that answer, or all where none does.
+    fn eligible(&self, now: Instant) -> impl Iterator<Item = &Endpoint> {
+        let listed = self.endpoints.iter().filter(|e| !self.is_shadowed(e));
+        let all = listed.clone().all(|e| e.path.is_silent(now));
+        listed.filter(move |e| all || !e.path.is_silent(now))
+    }
+
+    /// How many may be asked now.
+    pub(crate) fn candidates(&self, now: Instant) -> usize {
+        self.eligible(now).count()
+    }
+
+    /// The endpoint to ask for a flow after `hop` others were asked in vain.
+    pub(crate) fn choose(&self, now: Instant, key: HashKey, hop: u8) -> Option<u32> {
+        let mut order = [((0, 0, 0), 0); MAX_ENDPOINTS];
         let mut n = 0;
-        for endpoint in self.endpoints.iter().filter(|e| !self.is_shadowed(e)) {
+        for endpoint in self.eligible(now) {
             if let Some(place) = order.get_mut(n) {
-                *place = (endpoint.rank(now, key), endpoint.id);
+                *place = (endpoint.rank(key), endpoint.id);
                 n += 1;
             }
         }
         let order = order.get_mut(..n)?;
         order.sort_unstable();
         let &(_, id) = order.get(usize::from(hop)).or(order.first())?;
-        Some((id, u8::try_from(n).unwrap_or(u8::MAX)))
+        Some(id)
     }
 
     /// A given endpoint that announces itself counts once, as announced.
@@ -239,7 +252,7 @@ impl Registry {
 }
 
 impl Endpoint {
-    fn rank(&self, now: Instant, key: HashKey) -> (bool, u16, u8, u64) {
+    fn rank(&self, key: HashKey) -> (u16, u8, u64) {
         let address = match self.address.ip() {
             IpAddr::V4(v4) => u64::from(v4.to_bits()),
             IpAddr::V6(v6) => {
@@ -248,7 +261,7 @@ impl Endpoint {
             }
         };
         let name = address ^ (u64::from(self.instance) << 16) ^ u64::from(self.address.port());
-        (self.path.is_silent(now), self.tier, u8::MAX - self.preference, mix(key.0 ^ mix(name)))
+        (self.tier, u8::MAX - self.preference, mix(key.0 ^ mix(name)))
     }
 }
 

@@ -3,8 +3,8 @@
 //! A gap is asked for after the reorder delay, then again when its timeout passes: the endpoint's measured round trip
 //! (RFC 6298's estimator, between 5 ms and 2 s), doubled with each round in vain, jittered. An endpoint that says MISS,
 //! or stays silent twice, is left for the next of the order; after the last the round ends, the gap rests and begins
-//! again at the nearest. This goes on until the repair horizon, not for a number of attempts. An ACK never closes a gap:
-//! it re-arms the timer once. Answers count only from the address that was asked, for a flow and numbers that were asked.
+//! again at the nearest. One that answers nobody is left out, ever longer, until it speaks of itself. This goes on until
+//! the repair horizon, not for a number of attempts. An ACK never closes a gap: it re-arms the timer once. Answers count only from the address that was asked, for a flow and numbers that were asked.
 //!
 //! Ranges go to endpoints that serve them (ADVERT flag, or an extended reply); to others single numbers, below the
 //! published limit of the Go stack (100/s and 10 at once for an address).
@@ -18,7 +18,7 @@
 use super::counts::{Counts, DropReason};
 use super::registry::{Change, Registry};
 use super::slots::Slot;
-use super::track::{Filled, Flow, InFlight, Phase, Tracker};
+use super::track::{Asked, Filled, InFlight, Phase, Question, Tracker};
 use frame::control::Extended;
 use frame::{Ack, Advert, HashKey, Nack, Response, SeqNum};
 use rand::rngs::SmallRng;
@@ -45,11 +45,14 @@ const TRIES: u8 = 2;
 const WINDOW_FIRST: u64 = 512;
 const WINDOW_FLOOR: u64 = 64;
 const WINDOW_CAP: u64 = 8192;
-/// Timeouts in a row after which an endpoint is asked last, except once a second.
-const SILENT_AFTER: u32 = 16;
+/// Timeouts in a row after which an endpoint is left out for a while, then for twice as long, as long as others answer.
+const SILENT_AFTER: u32 = 4;
 const SILENT_RETRY: Duration = Duration::from_secs(1);
+const SILENT_MOST: Duration = Duration::from_secs(16);
 /// Probes for the tail of a flow, per second.
 const PROBES_PER_SECOND: f64 = 50.0;
+/// The same of flows that only positions name, after a start: all of them within a few seconds.
+const RESUMED_PER_SECOND: f64 = 1_000.0;
 
 /// A datagram to send from the request socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +102,7 @@ impl Path {
         }
     }
 
-    /// Too many requests in a row went unanswered: others are asked first.
+    /// Too many requests in a row went unanswered: others are asked.
     pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.silent >= SILENT_AFTER && self.silent_until.is_some_and(|until| now < until)
     }
@@ -119,6 +122,18 @@ impl Path {
                 self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
                 self.srtt = Some((srtt * 7 + rtt) / 8);
             }
+        }
+    }
+
+    /// It spoke of itself: it may be asked again. That it answers is not known yet.
+    pub(crate) fn spoke(&mut self) {
+        self.silent_until = None;
+    }
+
+    fn unanswered(&mut self, now: Instant) {
+        self.silent = self.silent.saturating_add(1);
+        if let Some(times) = self.silent.checked_sub(SILENT_AFTER) {
+            self.silent_until = Some(now + (SILENT_RETRY * (1 << times.min(8))).min(SILENT_MOST));
         }
     }
 
@@ -186,6 +201,7 @@ pub struct Requester {
     deadlines: BinaryHeap<Reverse<(Instant, Slot)>>,
     requests: Vec<Request>,
     probes: Bucket,
+    resumed_probes: Bucket,
     resume: Option<Instant>,
     room: bool,
     rng: SmallRng,
@@ -199,6 +215,7 @@ impl Requester {
             deadlines: BinaryHeap::new(),
             requests: Vec::new(),
             probes: Bucket::new(PROBES_PER_SECOND, PROBES_PER_SECOND),
+            resumed_probes: Bucket::new(RESUMED_PER_SECOND, RESUMED_PER_SECOND / 10.0),
             resume: None,
             room: true,
             rng: SmallRng::seed_from_u64(seed),
@@ -253,6 +270,9 @@ impl Requester {
             // Whoever answers in extended form serves ranges.
             endpoint.max_range.get_or_insert(u16::try_from(Extended::MAX_RANGE).unwrap_or(u16::MAX));
             self.extended(now, id, response.verdict, &extended, tracker);
+            if !matches!(response.verdict, Ack::Throttled { .. }) {
+                tracker.probed(now, &extended, self.registry.candidates(now), counts);
+            }
             return true;
         }
         let asked = &mut endpoint.path.asked;
@@ -339,7 +359,7 @@ impl Requester {
     fn next_hop(&mut self, now: Instant, name: Slot, tracker: &mut Tracker) {
         let Some(gap) = tracker.gap_mut(name) else { return };
         gap.hop = gap.hop.saturating_add(1);
-        let known = self.registry.len();
+        let known = self.registry.candidates(now);
         if usize::from(gap.hop) < known {
             return self.enqueue(now, name, tracker);
         }
@@ -359,7 +379,7 @@ impl Requester {
         let Some(gap) = tracker.gap_mut(name) else { return };
         gap.wake = (now + LOOK_AGAIN).min(gap.expires);
         gap.phase = Phase::Waiting;
-        if let Some((id, _)) = chosen
+        if let Some(id) = chosen
             && let Some(endpoint) = self.registry.by_id(id)
         {
             gap.phase = Phase::Queued(id);
@@ -428,19 +448,18 @@ impl Requester {
                 gap.tries += 1;
                 let numbers = gap.numbers();
                 let exhausted = gap.tries >= TRIES;
+                let known = self.registry.candidates(now);
                 if let Some(endpoint) = self.registry.by_id(request.endpoint) {
                     let path = &mut endpoint.path;
                     path.landed(numbers, false);
-                    let dead = path.heard.is_none_or(|heard| heard < request.sent);
-                    path.silent = path.silent.saturating_add(u32::from(dead));
-                    if path.silent >= SILENT_AFTER {
-                        path.silent_until = Some(now + SILENT_RETRY);
+                    if path.heard.is_none_or(|heard| heard < request.sent) {
+                        path.unanswered(now);
                     }
                 }
                 if exhausted {
                     gap.tries = 0;
                     gap.hop = gap.hop.saturating_add(1);
-                    if usize::from(gap.hop) >= self.registry.len() {
+                    if usize::from(gap.hop) >= known {
                         gap.hop = 0;
                         gap.round = gap.round.saturating_add(1);
                     }
@@ -521,21 +540,21 @@ impl Requester {
         true
     }
 
-    /// Asks for the number after a flow's last, once; `false` if nobody can be asked now.
-    pub(crate) fn probe(&mut self, now: Instant, flow: &Flow) -> bool {
-        let Some((id, _)) = self.registry.choose(now, flow.key, 0) else { return false };
-        if !self.probes.take(now) {
-            return false;
+    /// Puts a question about what follows a flow's last number.
+    pub(crate) fn probe(&mut self, now: Instant, question: &Question) -> Asked {
+        let Question { key, subtree, first, width, hop, resumed } = *question;
+        let Some(id) = self.registry.choose(now, key, hop) else { return Asked::Not };
+        let Some(endpoint) = self.registry.by_id(id) else { return Asked::Not };
+        let bucket = if resumed { &mut self.resumed_probes } else { &mut self.probes };
+        let held = endpoint.path.held_until.is_some_and(|until| now < until);
+        if held || !bucket.take(now) || endpoint.max_range.is_none() && !endpoint.path.singles.take(now) {
+            return Asked::Not;
         }
-        let Some(endpoint) = self.registry.by_id(id) else { return false };
-        if endpoint.max_range.is_none() && !endpoint.path.singles.take(now) {
-            return false;
-        }
-        let next = SeqNum(flow.next_number());
-        let subtree_id = flow.subtree;
-        let nack = Nack { flags: Nack::EXTENDED, hash_key: flow.key, start: next, end: next, subtree_id };
+        let most = endpoint.max_range.map_or(1, |most| most.clamp(1, width));
+        let (start, end) = (SeqNum(first), SeqNum(first.saturating_add(u64::from(most) - 1)));
+        let nack = Nack { flags: Nack::EXTENDED, hash_key: key, start, end, subtree_id: subtree };
         self.requests.push(Request { to: endpoint.address, bytes: nack.encode() });
-        true
+        if endpoint.max_range.is_some() { Asked::Range } else { Asked::Single }
     }
 
     /// Takes the requests to send.

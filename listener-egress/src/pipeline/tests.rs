@@ -131,6 +131,10 @@ impl World {
         world
     }
 
+    fn resume(&mut self, next: u64) {
+        self.pipeline.resume(self.now, Some(&left_at(next)), |_| true);
+    }
+
     fn meet(&mut self) {
         let flags = Advert::MULTICAST | if self.ranges { Advert::RANGES } else { 0 };
         self.pipeline.advert(self.now, &advert(flags));
@@ -307,11 +311,16 @@ fn a_listener_of_a_pair_asks_for_what_its_dead_sibling_may_have_had_in_hand() {
     assert_eq!(world.counts().lost[Loss::BeforeStart.index()], 300);
 }
 
+/// Where the flow was left.
+fn left(next: u64) -> Position {
+    Position { key: FLOW, next, group: GroupIndex(1) }
+}
+
 /// As the shared store gives it to the next process.
 fn left_at(next: u64) -> Positions {
     let address = address(ENDPOINT);
     let endpoint = Known { address, instance: 7, tier: 0, preference: 128, max_range: Some(256) };
-    let positions = Positions { endpoints: vec![endpoint], flows: vec![(FLOW, next)] };
+    let positions = Positions { endpoints: vec![endpoint], flows: vec![left(next)] };
     Positions::decode(&positions.encode()).unwrap()
 }
 
@@ -320,7 +329,7 @@ fn a_listener_goes_on_where_the_one_before_it_was_and_waits_for_no_advert() {
     let mut settings = settings();
     settings.track.catch_up = 300;
     let mut world = World::with(settings);
-    world.pipeline.resume(world.now, Some(&left_at(150)));
+    world.resume(150);
     (1..1000).for_each(|seq| world.store(&tx(seq)));
     world.send(&tx(1000));
     world.run(Duration::from_secs(1));
@@ -332,7 +341,7 @@ fn a_listener_goes_on_where_the_one_before_it_was_and_waits_for_no_advert() {
 #[test]
 fn a_digest_is_enough_to_go_on_in_a_quiet_flow() {
     let mut world = World::new();
-    world.pipeline.resume(world.now, Some(&left_at(7)));
+    world.resume(7);
     (1..=20).for_each(|seq| world.store(&tx(seq)));
     world.digest(FLOW, 20);
     world.run(Duration::from_secs(1));
@@ -344,7 +353,7 @@ fn what_lies_before_the_longest_jump_of_a_resumed_flow_is_counted_as_lost() {
     let mut settings = settings();
     settings.track.max_jump = 100;
     let mut world = World::with(settings);
-    world.pipeline.resume(world.now, Some(&left_at(10)));
+    world.resume(10);
     (1..=1001).for_each(|seq| world.store(&tx(seq)));
     world.send(&tx(1000));
     world.send(&tx(1001));
@@ -353,27 +362,31 @@ fn what_lies_before_the_longest_jump_of_a_resumed_flow_is_counted_as_lost() {
     assert_eq!(world.counts().lost[Loss::Jump.index()], 891);
 }
 
+fn left_in(positions: &[Position]) -> Vec<(HashKey, u64)> {
+    positions.iter().map(|position| (position.key, position.next)).collect()
+}
+
 #[test]
 fn a_position_is_the_first_number_that_is_missing() {
     let mut world = World::settled();
     let mut positions = Vec::new();
     (1..=10).for_each(|seq| world.send(&tx(seq)));
     world.pipeline.tracker.positions(9, &mut positions);
-    assert_eq!(positions, [(FLOW, 11)]);
+    assert_eq!(left_in(&positions), [(FLOW, 11)]);
     world.send(&tx(14));
     world.pipeline.tracker.positions(9, &mut positions);
-    assert_eq!(positions, [(FLOW, 11)]);
+    assert_eq!(left_in(&positions), [(FLOW, 11)]);
     assert_eq!(world.pipeline.tracker.positions(0, &mut positions), 1, "no place for one flow");
 }
 
 #[test]
 fn a_position_that_was_resumed_stands_until_its_flow_is_seen() {
     let mut world = World::new();
-    world.pipeline.resume(world.now, Some(&left_at(150)));
+    world.resume(150);
     let mut positions = Vec::new();
     world.run(Duration::from_secs(10));
     world.pipeline.tracker.positions(9, &mut positions);
-    assert_eq!(positions, [(FLOW, 150)]);
+    assert_eq!(positions, [left(150)]);
 }
 
 #[test]
@@ -384,13 +397,13 @@ fn the_fragments_of_an_object_that_is_not_complete_hold_the_position_back() {
     let mut positions = Vec::new();
     parts[..3].iter().for_each(|part| world.send(part));
     world.pipeline.tracker.positions(9, &mut positions);
-    assert_eq!(positions, [(FLOW, 4)]);
+    assert_eq!(left_in(&positions), [(FLOW, 4)]);
     position::hold_back(&mut positions, &world.pipeline.reassembler);
-    assert_eq!(positions, [(FLOW, 1)], "the object dies with this process");
+    assert_eq!(left_in(&positions), [(FLOW, 1)], "the object dies with this process");
     parts[3..].iter().for_each(|part| world.send(part));
     world.pipeline.tracker.positions(9, &mut positions);
     position::hold_back(&mut positions, &world.pipeline.reassembler);
-    assert_eq!(positions, [(FLOW, 1 + parts.len() as u64)]);
+    assert_eq!(left_in(&positions), [(FLOW, 1 + parts.len() as u64)]);
 }
 
 /// Carries out what the gate asks of the shared store; frames that it lets through stay in the consumer's queue.
@@ -432,7 +445,7 @@ fn a_position_is_kept_when_all_before_it_has_reached_the_consumer() {
     Names::new(&settings.claims.prefix, settings.claims.keys).positions(0, &mut key);
     let kept = |world: &World| {
         let value = store.get(&key, world.now)?;
-        Positions::decode(&value)?.flows.first().map(|(_, next)| *next)
+        Positions::decode(&value)?.flows.first().map(|position| position.next)
     };
     world.send(&tx(1));
     let mut queued = Vec::new();
@@ -501,6 +514,126 @@ fn a_tail_without_digest_is_probed_for() {
     let probes = world.counts().tail_probes;
     world.run(Duration::from_secs(60));
     assert!(world.counts().tail_probes <= probes + 3, "probing ends");
+}
+
+#[test]
+fn the_tail_of_a_flow_that_only_its_position_names_is_probed_for_to_its_end() {
+    let mut world = World::new();
+    world.resume(7);
+    (1..=900).for_each(|seq| world.lose(&tx(seq)));
+    world.run(Duration::from_secs(5));
+    world.delivered_exactly((7..=900).map(transaction));
+    let counts = world.counts();
+    assert_eq!((counts.flows_resumed, counts.open_gaps, counts.lost_total()), (1, 0, 0));
+    let probes = counts.tail_probes;
+    world.run(Duration::from_secs(120));
+    assert!(world.counts().tail_probes <= probes + 5, "probing ends");
+}
+
+#[test]
+fn a_repair_that_a_probe_brought_and_the_way_lost_is_asked_for_again() {
+    let mut world = World::new();
+    world.resume(1);
+    (1..=3).for_each(|seq| world.lose(&tx(seq)));
+    world.delay = Duration::from_millis(5);
+    while world.requests.is_empty() {
+        world.run(Duration::from_millis(1));
+    }
+    // The reply comes, the frames do not.
+    world.coming.retain(|(_, door, _)| *door == Door::Replies);
+    world.run(Duration::from_secs(2));
+    world.delivered_exactly((1..=3).map(transaction));
+}
+
+#[test]
+fn under_a_third_of_everything_lost_a_silent_flow_is_found_all_the_same() {
+    let mut world = World::new();
+    world.loss = 0.33;
+    world.resume(1);
+    (1..=40).for_each(|seq| world.lose(&tx(seq)));
+    world.run(Duration::from_secs(30));
+    world.delivered_exactly((1..=40).map(transaction));
+}
+
+#[test]
+fn an_endpoint_of_the_go_stack_is_probed_for_one_number_after_the_other() {
+    let mut world = World::new();
+    world.ranges = false;
+    let mut positions = left_at(1);
+    positions.endpoints[0].max_range = None;
+    world.pipeline.resume(world.now, Some(&positions), |_| true);
+    (1..=30).for_each(|seq| world.lose(&tx(seq)));
+    world.run(Duration::from_secs(10));
+    world.delivered_exactly((1..=30).map(transaction));
+}
+
+#[test]
+fn a_silent_flow_of_which_no_endpoint_speaks_is_counted_and_named() {
+    let mut world = World::new();
+    world.loss = 1.0;
+    world.resume(7);
+    world.run(Duration::from_secs(60));
+    let mut unconfirmed = Vec::new();
+    world.pipeline.take_unconfirmed(&mut unconfirmed);
+    assert_eq!(unconfirmed, [(FLOW, 7)]);
+    assert_eq!(world.counts().flows_unconfirmed, 1);
+}
+
+#[test]
+fn what_a_probe_shows_and_nobody_holds_is_counted_as_lost() {
+    let mut world = World::new();
+    world.resume(5);
+    (7..=8).for_each(|seq| world.lose(&tx(seq)));
+    world.run(Duration::from_secs(90));
+    world.delivered_exactly((7..=8).map(transaction));
+    assert_eq!(world.counts().lost[Loss::BeforeStart as usize], 2, "5 and 6");
+}
+
+#[test]
+fn flows_of_other_workers_and_of_refused_shards_are_not_resumed() {
+    let mut world = World::new();
+    world.pipeline.resume(world.now, Some(&left_at(7)), |group| group != GroupIndex(1));
+    let shard_include = vec![2..=3];
+    let filter = FilterRules { shard_include, ..settings().filter };
+    let mut filtered = World::with(Settings { filter, ..settings() });
+    filtered.resume(7);
+    assert_eq!((world.counts().flows_unheard, filtered.counts().flows_unheard), (0, 0));
+}
+
+#[test]
+fn a_retry_endpoint_may_speak_for_a_sender_that_the_source_filter_admitted() {
+    let sender_include = vec!["fd00::a/128".parse().unwrap()];
+    let filter = FilterRules { sender_include, ..settings().filter };
+    let mut world = World::with(Settings { filter, ..settings() });
+    world.run(Duration::from_secs(3));
+    world.meet();
+    world.send(&tx(1));
+    (2..=4).for_each(|seq| world.lose(&tx(seq)));
+    let entry = |key, highest| Entry {
+        hash_key: key,
+        highest: SeqNum(highest),
+        group: GroupIndex(1),
+        subtree_id: NO_TREE,
+    };
+    world.pipeline.digest(world.now, address("[fd00::bad]:1").ip(), &entry(FLOW, 4));
+    world.pipeline.digest(world.now, address(ENDPOINT).ip(), &entry(HashKey(77), 4));
+    assert_eq!((world.dropped(DropReason::SenderFilter), world.counts().open_gaps), (2, 0));
+    world.pipeline.digest(world.now, address(ENDPOINT).ip(), &entry(FLOW, 4));
+    world.run(Duration::from_millis(500));
+    world.delivered_exactly((1..=4).map(transaction));
+}
+
+#[test]
+fn a_forged_digest_cannot_have_the_gaps_of_a_wanted_flow_passed_over() {
+    let mut world = World::settled();
+    world.send(&tx(1));
+    let group = GroupIndex(0x7FFF);
+    let forged = Entry { hash_key: FLOW, highest: SeqNum(3), group, subtree_id: NO_TREE };
+    world.pipeline.digest(world.now, address(PROXY).ip(), &forged);
+    (2..=3).for_each(|seq| world.lose(&tx(seq)));
+    world.send(&tx(4));
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly((1..=4).map(transaction));
 }
 
 #[test]

@@ -17,14 +17,21 @@
 //!
 //! A `Gap` also carries how far its repair is; `request` owns those fields.
 
+mod probe;
+
+pub use probe::Position;
+pub(crate) use probe::{Asked, Question};
+
 use super::counts::{Counts, Loss};
 use super::slots::{Slot, Slots};
+use crate::mutation::Mutation;
 use frame::{GroupIndex, HashKey, Id, SeqNum};
 use hashbrown::{HashMap, HashSet};
 use lru::LruCache;
+use probe::{AFTER_START, Probe, Resumed};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -119,6 +126,8 @@ pub struct Sighting<'a> {
     pub key: HashKey,
     /// Number.
     pub seq: SeqNum,
+    /// Group that carries the flow.
+    pub group: GroupIndex,
     /// Subtree label of the flow: what a request names.
     pub subtree: &'a Id,
     /// What the flow carries.
@@ -226,6 +235,7 @@ struct Held {
 pub(crate) struct Flow {
     pub(crate) key: HashKey,
     pub(crate) subtree: Id,
+    group: GroupIndex,
     class: FlowClass,
     source: IpAddr,
     /// A verified frame was seen: `subtree` is believed.
@@ -244,8 +254,7 @@ pub(crate) struct Flow {
     run: (u64, u8),
     /// Running mean time between frames, ns.
     interval_ns: u64,
-    probes: u8,
-    probe_due: Option<Instant>,
+    probe: Probe,
     /// Numbers below are from before this process.
     older_than_us: u64,
 }
@@ -304,7 +313,11 @@ pub struct Tracker {
     /// Next number of flows that left for their age.
     departed: LruCache<HashKey, u64>,
     /// Positions that the consumer's listeners reached before this process, of flows that it has not seen yet.
-    resumed: HashMap<HashKey, u64, KeyedHash>,
+    resumed: HashMap<HashKey, Resumed, KeyedHash>,
+    /// Flows about which a question is due soon.
+    hurried: VecDeque<HashKey>,
+    /// Flows of which no endpoint spoke, for the log; bounded.
+    unconfirmed: Vec<(HashKey, u64)>,
     /// Gaps that are new, or were split off, and have no deadline in the queue yet.
     fresh: Vec<Slot>,
     /// Numbers given up since the last `take_losses`, for the log; bounded, the counters have them all.
@@ -318,6 +331,7 @@ pub struct Tracker {
     digest_sources: HashSet<IpAddr>,
     rng: SmallRng,
     sweep_at: usize,
+    pub(crate) mutation: Option<Mutation>,
 }
 
 /// Losses kept for the log between two bursts.
@@ -345,6 +359,8 @@ impl Tracker {
             gaps: Slots::new(),
             departed: LruCache::new(memory),
             resumed: HashMap::with_hasher(KeyedHash(seed | 1)),
+            hurried: VecDeque::new(),
+            unconfirmed: Vec::new(),
             fresh: Vec::new(),
             losses: Vec::new(),
             recoveries: Vec::new(),
@@ -353,36 +369,41 @@ impl Tracker {
             digest_sources: HashSet::new(),
             rng: SmallRng::seed_from_u64(seed),
             sweep_at: 0,
+            mutation: None,
             started: now,
             limits,
         }
     }
 
     /// Where the consumer's listeners were before this process: every number below the position has reached its end, and
-    /// what comes from there on is owed.
-    pub fn resume(&mut self, flows: &[(HashKey, u64)]) {
-        for &(key, next) in flows.iter().take(self.limits.max_flows) {
-            let position = self.resumed.entry(key).or_insert(next);
-            *position = next.max(*position);
+    /// what comes from there on is owed. Endpoints are asked about flows that stay silent (`probe`).
+    pub fn resume(&mut self, flows: impl IntoIterator<Item = Position>) {
+        for Position { key, next, group } in flows.into_iter().take(self.limits.max_flows) {
+            let probe = Probe::new(Some(self.started + AFTER_START));
+            let resumed = self.resumed.entry(key).or_insert(Resumed { next, group, probe });
+            resumed.next = next.max(resumed.next);
+            self.hurry(key);
         }
     }
 
     /// The first number of each flow that has not come, of at most `most` flows, those that spoke last; what was resumed
     /// and not seen since keeps its position. Flows that the filters refuse have none. Returns how many flows found no
     /// place.
-    pub fn positions(&self, most: usize, out: &mut Vec<(HashKey, u64)>) -> usize {
+    pub fn positions(&self, most: usize, out: &mut Vec<Position>) -> usize {
         let flows = (0..self.flows.places()).filter_map(|place| self.flows.at(place)).map(|(_, flow)| flow);
-        let position =
-            |flow: &Flow| (flow.last_seen, flow.key, flow.gaps.keys().next().copied().unwrap_or(flow.next));
-        let mut seen: Vec<_> = flows.filter(|flow| flow.wanted).map(position).collect();
+        let next = |flow: &Flow| flow.gaps.keys().next().copied().unwrap_or(flow.next);
+        let position = |flow: &Flow| Position { key: flow.key, next: next(flow), group: flow.group };
+        let mut seen: Vec<_> =
+            flows.filter(|flow| flow.wanted).map(|flow| (flow.last_seen, position(flow))).collect();
         let all = seen.len() + self.resumed.len();
         if seen.len() > most {
-            seen.select_nth_unstable_by_key(most, |(at, ..)| std::cmp::Reverse(*at));
+            seen.select_nth_unstable_by_key(most, |(at, _)| std::cmp::Reverse(*at));
             seen.truncate(most);
         }
         out.clear();
-        out.extend(seen.iter().map(|&(_, key, next)| (key, next)));
-        out.extend(self.resumed.iter().take(most - out.len()).map(|(key, next)| (*key, *next)));
+        out.extend(seen.iter().map(|&(_, position)| position));
+        let resumed = self.resumed.iter().map(|(&key, r)| Position { key, next: r.next, group: r.group });
+        out.extend(resumed.take(most - out.len()));
         all - out.len()
     }
 
@@ -407,12 +428,16 @@ impl Tracker {
         if seq < flow.next {
             return self.behind(now, slot, seq, s.trusted, counts);
         }
+        let asked = flow.probe.covers(seq);
         flow.saw_traffic(now);
         flow.wanted = s.wanted;
         if seq == flow.next {
             flow.next = seq.saturating_add(1);
             flow.run.1 = 0;
             self.hasten_young(now, slot);
+            if asked {
+                self.question_met(now, s.key);
+            }
             return Seen::Advanced;
         }
         if seq - flow.next > self.limits.max_jump && !flow.confirms(seq, self.limits.max_jump) {
@@ -434,8 +459,8 @@ impl Tracker {
         now: Instant,
         key: HashKey,
         highest: SeqNum,
+        group: GroupIndex,
         subtree: &Id,
-        class: FlowClass,
         source: IpAddr,
         wanted: bool,
         counts: &mut Counts,
@@ -446,9 +471,10 @@ impl Tracker {
         }
         let (Some(after), false) = (highest.0.checked_add(1), highest.0 == 0) else { return };
         let Some(&slot) = self.by_key.get(&key) else {
-            let s = Sighting { key, seq: highest, subtree, class, source, wanted, trusted: false };
+            let class = FlowClass::of_group(group);
+            let s = Sighting { key, seq: highest, group, subtree, class, source, wanted, trusted: false };
             if self.resume_flow(now, &s, counts) {
-                return self.digest(now, key, highest, subtree, class, source, wanted, counts);
+                return self.digest(now, key, highest, group, subtree, source, wanted, counts);
             }
             let first = self.owed_from(now, &s, after, counts);
             if let Some(slot) = self.add_flow(now, &s, first, counts)
@@ -537,9 +563,22 @@ impl Tracker {
 
     /// True if `seq` is missing, or is the number that a probe asks for.
     pub fn is_missing(&self, key: HashKey, seq: SeqNum) -> bool {
-        let Some(&slot) = self.by_key.get(&key) else { return false };
-        let probed = self.flows.get(slot).is_some_and(|flow| flow.next == seq.0 && flow.probe_due.is_some());
+        let Some(&slot) = self.by_key.get(&key) else {
+            return self.resumed.get(&key).is_some_and(|resumed| resumed.probe.covers(seq.0));
+        };
+        let probed = self.flows.get(slot).is_some_and(|flow| flow.next <= seq.0 && flow.probe.covers(seq.0));
         probed || self.gap_at(slot, seq.0).is_some()
+    }
+
+    /// True if frames of the flow were seen here, or by the consumer's listeners before this process.
+    pub(crate) fn knows(&self, key: HashKey) -> bool {
+        self.by_key.contains_key(&key) || self.resumed.contains_key(&key)
+    }
+
+    /// Group and label of a flow of which a verified frame was seen.
+    pub(crate) fn label(&self, key: HashKey) -> Option<(GroupIndex, Id)> {
+        let flow = self.flows.get(*self.by_key.get(&key)?)?;
+        flow.trusted.then_some((flow.group, flow.subtree))
     }
 
     /// Numbers missing now.
@@ -590,12 +629,13 @@ impl Tracker {
         if !s.wanted {
             return false;
         }
-        let Some(next) = self.resumed.remove(&s.key) else { return false };
+        let Some(Resumed { next, probe, .. }) = self.resumed.remove(&s.key) else { return false };
         let Some(slot) = self.add_flow(now, s, next, counts) else { return false };
         counts.flows_resumed += 1;
         counts.catch_up = counts.catch_up.saturating_add(s.seq.0.saturating_sub(next));
         if let Some(flow) = self.flows.get_mut(slot) {
             flow.older_than_us = s.seq.0.max(next);
+            flow.probe = probe;
         }
         true
     }
@@ -639,6 +679,7 @@ impl Tracker {
         let slot = self.flows.insert(Flow {
             key: s.key,
             subtree: *s.subtree,
+            group: s.group,
             class: s.class,
             source: s.source,
             trusted: s.trusted,
@@ -650,8 +691,7 @@ impl Tracker {
             held: None,
             run: (0, 0),
             interval_ns: 0,
-            probes: 0,
-            probe_due: None,
+            probe: Probe::new(None),
             older_than_us: self.head_before_us(now, s.seq.0),
         });
         self.by_key.insert(s.key, slot);
@@ -879,10 +919,11 @@ impl Tracker {
         &mut self,
         now: Instant,
         flows: usize,
-        mut probe: impl FnMut(&Flow) -> bool,
+        mut ask: impl FnMut(&Question) -> Asked,
         counts: &mut Counts,
     ) {
         self.forget_resumed(now);
+        self.probe_hurried(now, &mut ask, counts);
         let places = self.flows.places();
         for _ in 0..flows.min(places) {
             self.sweep_at = if self.sweep_at + 1 >= places { 0 } else { self.sweep_at + 1 };
@@ -894,13 +935,9 @@ impl Tracker {
                     self.lose(key, next, (held.seq - 1).max(next), Loss::Jump, counts);
                 }
                 self.remove_flow(slot, counts);
-            } else if flow.wants_probe(now, self.digest_sources.contains(&flow.source))
-                && probe(flow)
-                && let Some(flow) = self.flows.get_mut(slot)
-            {
-                flow.probes += 1;
-                flow.probe_due = Some(now + idle);
-                counts.tail_probes += 1;
+            } else {
+                let key = flow.key;
+                self.probe(now, key, &mut ask, counts);
             }
         }
     }
@@ -963,28 +1000,11 @@ impl Flow {
         let gap = u64::try_from(gap).unwrap_or(u64::MAX);
         self.interval_ns = self.interval_ns - self.interval_ns / 8 + gap / 8;
         self.last_seen = now;
-        self.probes = 0;
-        self.probe_due = None;
+        self.probe.saw_traffic();
     }
 
     /// A jump to `seq` is near one that waits: two sightings agree.
     fn confirms(&self, seq: u64, max_jump: u64) -> bool {
         self.held.is_some_and(|held| held.seq.abs_diff(seq) <= max_jump)
-    }
-
-    /// Idle for long enough that its last frames may be lost, and no digest spoke of it (wire 9.2, 15). A sender of
-    /// `digests` has the first word; one that was killed sends none of its last frames.
-    fn wants_probe(&self, now: Instant, digests: bool) -> bool {
-        const PROBES: u8 = 3;
-        let least = Duration::from_millis(if digests { 2_000 } else { 500 });
-        let pause = Duration::from_nanos(self.interval_ns.saturating_mul(4)).max(least);
-        self.wanted
-            && self.probes < PROBES
-            && self.gaps.is_empty()
-            && now >= self.probe_due.unwrap_or(self.last_seen + pause)
-    }
-
-    pub(crate) fn next_number(&self) -> u64 {
-        self.next
     }
 }

@@ -145,13 +145,20 @@ static MARK_WITHHELD: Metric = counter(
     "Transactions new at the gate of which no courtesy mark is written: unicast (or in another group than its own), \
      unnumbered (V1), repair (or an old number), fragments, late (the worker was)",
 );
+static CLAIM_PARKED_TIME: Metric = Metric {
+    name: "bsl_egress_claim_parked_seconds",
+    kind: Kind::Histogram,
+    labels: &["worker", "outcome"],
+    help: "How long copies were parked: let_go (another listener handed its own over), or went_on (taken over, asked \
+           about again, or handed over for want of room or of an answer)",
+};
 static CLAIM_PARKED: Metric =
     gauge("bsl_egress_claim_parked", "Copies that wait for another listener to settle its claim");
 
 type Read = fn(&Shown) -> u64;
 
 /// Counters with no label but the worker.
-static COUNTERS: [(Metric, Read); 48] = [
+static COUNTERS: [(Metric, Read); 49] = [
     (counter("bsl_inbox_dropped_total", W, "Control messages that found the worker's inbox full"), |s| {
         s.inbox_dropped
     }),
@@ -216,7 +223,15 @@ static COUNTERS: [(Metric, Read); 48] = [
     (counter("bsl_positions_kept_total", W, "Positions written to the shared store"), |s| {
         s.counts.positions_kept
     }),
-    (counter("bsl_tail_probes_sent_total", W, "Probes for a flow's next number"), |s| s.counts.tail_probes),
+    (counter("bsl_tail_probes_sent_total", W, "Probes for a flow's next numbers"), |s| s.counts.tail_probes),
+    (
+        counter(
+            "bsl_flows_unconfirmed_total",
+            W,
+            "Silent flows of which no retry endpoint said whether more was sent",
+        ),
+        |s| s.counts.flows_unconfirmed,
+    ),
     (counter("bsl_digest_entries_total", W, "Entries of flow digests taken"), |s| s.counts.digest_entries),
     (counter("bsl_beacon_adverts_received_total", W, "ADVERTs taken"), |s| s.counts.adverts),
     (counter("bsl_beacon_adverts_rejected_total", W, "ADVERTs refused"), |s| s.counts.adverts_rejected),
@@ -280,12 +295,19 @@ static COUNTERS: [(Metric, Read); 48] = [
 ];
 
 /// Gauges.
-static GAUGES: [(Metric, Read); 7] = [
+static GAUGES: [(Metric, Read); 8] = [
     (gauge("bsl_gaps_open", "Numbers missing now"), |s| s.counts.open_gaps),
     (gauge("bsl_positions_left_out", "Flows that found no place in the positions last written"), |s| {
         s.counts.positions_left_out
     }),
     (gauge("bsl_flows", "Flows tracked now"), |s| s.counts.flows),
+    (
+        gauge(
+            "bsl_flows_unheard",
+            "Flows from before the start that still wait for a frame or an endpoint's word",
+        ),
+        |s| s.counts.flows_unheard,
+    ),
     (gauge("bsl_beacon_registry_endpoints", "Endpoints known now"), |s| s.counts.endpoints),
     (gauge("bsl_reassembly_bytes", "Bytes held for incomplete objects"), |s| s.counts.reassembly_bytes),
     (gauge("bsl_claim_waiting_bytes", "Bytes of frames that wait for a claim"), |s| s.counts.waiting_bytes),
@@ -295,17 +317,9 @@ static GAUGES: [(Metric, Read); 7] = [
 /// The metrics of the role, for the documentation and its check.
 pub(super) fn metrics() -> impl Iterator<Item = &'static Metric> {
     let plain = COUNTERS.iter().chain(&GAUGES).map(|(metric, _)| metric);
-    let other = [
-        &RECEIVED,
-        &DROPPED,
-        &LOST,
-        &RECOVERY,
-        &CLAIM_DECIDED,
-        &CLAIM_REQUESTS,
-        &CLAIM_PARKED,
-        &MARK_WITHHELD,
-    ];
-    other.into_iter().chain(plain)
+    let claims = [&CLAIM_DECIDED, &CLAIM_REQUESTS, &CLAIM_PARKED, &CLAIM_PARKED_TIME, &MARK_WITHHELD];
+    let other = [&RECEIVED, &DROPPED, &LOST, &RECOVERY].into_iter().chain(claims);
+    other.chain(plain)
 }
 
 const VERSIONS: [&str; 10] = ["other", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9"];
@@ -349,6 +363,8 @@ fn protocol(sink: &mut Sink<'_>, worker: &str, stats: &ClaimStats) {
     }
     #[allow(clippy::cast_precision_loss, reason = "a gauge is shown as a float")]
     sink.gauge(&CLAIM_PARKED, &[worker], stats.parked.value() as f64);
+    sink.buckets(&CLAIM_PARKED_TIME, &[worker, "let_go"], (&stats.parked_let_go).into());
+    sink.buckets(&CLAIM_PARKED_TIME, &[worker, "went_on"], (&stats.parked_went_on).into());
 }
 
 #[cfg(test)]

@@ -220,7 +220,7 @@ impl Starting {
             Proto::Tcp => Stream::open(self.consumer, queue, now),
         };
         let mut pipeline = Pipeline::new(settings, self.local.clone(), seed, now);
-        pipeline.resume(now, self.before.positions());
+        pipeline.resume(now, self.before.positions(), |group| owner(group, layout.workers) == index);
         if let Some(claims) = pipeline.claims_mut() {
             let _ = cells.claims.set(claims.stats());
             self.before.ended().iter().for_each(|owner| claims.has_ended(now, *owner));

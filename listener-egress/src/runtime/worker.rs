@@ -11,7 +11,7 @@ use crate::pipeline::{
 };
 use cache_backend::Backend;
 use frame::digest::Entry;
-use frame::{Advert, SubtreeGroupAnnounce};
+use frame::{Advert, HashKey, SubtreeGroupAnnounce};
 use multicast_io::membership::REJOIN;
 use multicast_io::{Burst, Interface, Joined, Loss, Memberships, Ready, Receiver};
 use service::recent::Moment;
@@ -134,6 +134,7 @@ struct Worker {
 #[derive(Default)]
 struct Scratch {
     losses: Vec<Lost>,
+    unconfirmed: Vec<(HashKey, u64)>,
     recoveries: Vec<Duration>,
     headers: Vec<[u8; BLOCK_HEADER_FRAME]>,
 }
@@ -479,6 +480,15 @@ impl Worker {
                 lost.first,
                 lost.last,
                 lost.why
+            );
+        }
+        self.pipeline.take_unconfirmed(&mut self.scratch.unconfirmed);
+        for (key, next) in self.scratch.unconfirmed.drain(..) {
+            service::limited!(
+                warn,
+                10,
+                "flow {:016x}: no retry endpoint said whether numbers from {next} on were sent",
+                key.0
             );
         }
         self.pipeline.take_recoveries(&mut self.scratch.recoveries);

@@ -39,9 +39,8 @@ pub(super) struct Sent {
 struct Whole {
     at: u64,
     node: usize,
-    /// Its flow, and its number (the last one, of fragments).
+    /// Its flow.
     key: u64,
-    seq: u64,
 }
 
 impl Sent {
@@ -80,7 +79,7 @@ impl World {
         let parts = self.sent.parts.entry((id, key.0)).or_default();
         *parts += 1;
         if parts.is_multiple_of(total) {
-            self.note_whole(who, id, Whole { at: self.now, node: self.node_of(who), key: key.0, seq });
+            self.note_whole(who, id, Whole { at: self.now, node: self.node_of(who), key: key.0 });
         }
     }
 
@@ -368,7 +367,8 @@ impl World {
         }
     }
 
-    /// A listener that must deliver an id that was not; `true`: it cannot have heard of it, and nobody can tell it.
+    /// A listener that must deliver an id that was not; `true`: nobody can tell it, because the sender died before its
+    /// digest, all that came of the flow got lost, no position names it, and endpoints do not speak for others.
     fn owes(&mut self, consumer: usize, id: usize) -> Option<(usize, bool)> {
         let mut excused = None;
         if self.trails[1 + consumer][id].unreleased {
@@ -391,9 +391,8 @@ impl World {
                 (true, true) => u64::MAX,
             };
             for whole in self.sent.whole[id].iter().filter(|whole| whole.at >= since) {
-                let highest = self.listeners[number].heard.get(&whole.key);
-                let unheard = highest.is_none_or(|highest| *highest < whole.seq);
-                if !(unheard && self.ended(whole.node, whole.at)) {
+                let unheard = !self.listeners[number].heard.contains_key(&whole.key);
+                if self.terms.announces || !unheard || !self.ended(whole.node, whole.at) {
                     return Some((number, false));
                 }
                 excused = Some((number, true));
@@ -430,6 +429,9 @@ impl World {
                 self.summary.covered += self.trails[way].iter().filter(covers).count() as u64;
             }
         }
+        self.summary.announced = self.endpoints.iter().map(|endpoint| endpoint.announced).sum();
+        let probes = |listener: &mut super::listener::Listener| listener.pipeline.counts().tail_probes;
+        self.summary.probes = self.listeners.iter_mut().map(probes).sum();
         let listeners = self.listeners.iter_mut();
         self.summary.repaired = listeners.map(|listener| listener.pipeline.counts().recovered).sum();
     }

@@ -64,7 +64,7 @@ pub(super) struct Listener {
     /// In the middle of a round, until then.
     pub(super) busy_until: Option<u64>,
     pub(super) stream: Stream,
-    /// Highest number of each flow that this life of the listener heard of.
+    /// Highest number of each flow that this life of the listener heard of, or that a position named.
     pub(super) heard: HashMap<u64, u64>,
     deliveries: Vec<Delivery>,
     delivered: Vec<Handed>,
@@ -137,7 +137,7 @@ impl World {
         let settings = self.settings(consumer);
         let mut pipeline = Pipeline::new(settings, Some(local), seed, self.instant());
         let positions = self.positions(node, consumer);
-        pipeline.resume(self.instant(), positions.as_ref());
+        pipeline.resume(self.instant(), positions.as_ref(), |_| true);
         match self.options.mutation {
             Some(Mutation::Egress(mutation)) => pipeline.mutate(mutation),
             Some(Mutation::Claims(mutation)) => {
@@ -160,7 +160,7 @@ impl World {
             timer: None,
             busy_until: None,
             stream: Stream::new(self.terms.queue_bytes, connections),
-            heard: HashMap::new(),
+            heard: positions.iter().flat_map(|p| &p.flows).map(|left| (left.key.0, left.next)).collect(),
             deliveries: Vec::new(),
             delivered: Vec::new(),
             requests: Vec::new(),
@@ -324,7 +324,7 @@ impl World {
         self.listeners[number].pipeline.take_requests(&mut requests);
         let sent = self.options.mutation != Some(Mutation::RequestsNotSent);
         for request in requests.drain(..).filter(|_| sent) {
-            self.request(number, Box::new(request.bytes));
+            self.request(number, request.to, Box::new(request.bytes));
         }
         self.listeners[number].requests = requests;
     }

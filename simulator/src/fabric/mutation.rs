@@ -9,6 +9,8 @@ pub enum Mutation {
     Ingress(proxy_ingress::mutation::Mutation),
     /// In the listeners' pipeline.
     Egress(listener_egress::mutation::Mutation),
+    /// In the endpoints' pipeline.
+    Endpoint(retry_endpoint::mutation::Mutation),
     /// In the claims of proxies and listeners.
     Claims(txidset::mutation::Mutation),
     /// A listener settles a claim when its frame is queued, not when the consumer acknowledged it.
@@ -30,6 +32,7 @@ impl Mutation {
     pub fn all() -> Vec<Mutation> {
         let ingress = proxy_ingress::mutation::Mutation::ALL.map(Mutation::Ingress);
         let egress = listener_egress::mutation::Mutation::ALL.map(Mutation::Egress);
+        let endpoint = retry_endpoint::mutation::Mutation::ALL.map(Mutation::Endpoint);
         let runtime = [
             Mutation::SettledBeforeAcknowledged,
             Mutation::UnacknowledgedForgotten,
@@ -38,7 +41,7 @@ impl Mutation {
             Mutation::ConsumerNotNamed,
             Mutation::RequestsNotSent,
         ];
-        ingress.into_iter().chain(egress).chain(runtime).collect()
+        ingress.into_iter().chain(egress).chain(endpoint).chain(runtime).collect()
     }
 
     /// Those of the claim protocol.
@@ -52,6 +55,7 @@ impl fmt::Display for Mutation {
         match self {
             Mutation::Ingress(mutation) => write!(f, "{mutation:?}"),
             Mutation::Egress(mutation) => write!(f, "{mutation:?}"),
+            Mutation::Endpoint(mutation) => write!(f, "{mutation:?}"),
             Mutation::Claims(mutation) => mutation.fmt(f),
             of_the_runtime => write!(f, "{of_the_runtime:?}"),
         }

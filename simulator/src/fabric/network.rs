@@ -1,5 +1,5 @@
-//! The multicast network: every listener and the endpoint hear what is sent to a group, each in its own time; a listener
-//! may lose it, hear it twice, or hear a forgery first. The endpoint loses nothing.
+//! The multicast network: every listener and endpoint hears what is sent to a group, each in its own time; a listener may
+//! lose it, hear it twice, or hear a forgery first. Endpoints lose nothing.
 
 use super::listener::Arrived;
 use super::world::{Event, World};
@@ -55,11 +55,25 @@ impl World {
         }
     }
 
-    /// The endpoint hears a frame of a group.
-    pub(super) fn reach_endpoint(&mut self, group: GroupIndex, bytes: &Rc<[u8]>) {
-        let at = self.now + self.network.delay(&mut self.random);
-        let bytes = Rc::clone(bytes);
-        self.timeline.push(at, 0, ANY, Event::Keep { group, bytes });
+    /// The endpoints hear a frame of a group.
+    pub(super) fn reach_endpoints(&mut self, group: GroupIndex, bytes: &Rc<[u8]>) {
+        for endpoint in 0..self.endpoints.len() {
+            let at = self.now + self.network.delay(&mut self.random);
+            let bytes = Rc::clone(bytes);
+            self.timeline.push(at, endpoint, ANY, Event::Keep { group, bytes });
+        }
+    }
+
+    /// A digest to the beacon group.
+    pub(super) fn send_digest(&mut self, from: SocketAddr, bytes: &Rc<[u8]>) {
+        self.check_digest(bytes);
+        for listener in 0..self.listeners.len() {
+            self.announce(listener, Event::Digest { from, bytes: Rc::clone(bytes) });
+        }
+        for endpoint in 0..self.endpoints.len() {
+            let at = self.now + self.network.delay(&mut self.random);
+            self.timeline.push(at, endpoint, ANY, Event::Overhear(Rc::clone(bytes)));
+        }
     }
 
     /// A datagram to one listener.
@@ -87,10 +101,12 @@ impl World {
     }
 
     /// A request on its way from a listener; it may get lost like anything else.
-    pub(super) fn request(&mut self, listener: usize, bytes: Box<[u8; frame::Nack::LEN]>) {
-        if self.arrives(listener) {
+    pub(super) fn request(&mut self, listener: usize, to: SocketAddr, nack: Box<[u8; frame::Nack::LEN]>) {
+        if let Some(endpoint) = self.endpoint_at(to)
+            && self.arrives(listener)
+        {
             let at = self.now + self.network.delay(&mut self.random);
-            self.timeline.push(at, listener, ANY, Event::Request(bytes));
+            self.timeline.push(at, listener, ANY, Event::Request { endpoint, nack });
         }
     }
 

@@ -41,6 +41,10 @@ pub(super) struct Terms {
     /// that its predecessor left must say the rest.
     pub(super) catch_up: u64,
     pub(super) small_head: u64,
+    /// Retry endpoints.
+    pub(super) endpoints: usize,
+    /// They announce flows that fell silent; those of the Go stack, and old ones of ours, do not.
+    pub(super) announces: bool,
 }
 
 impl Terms {
@@ -59,6 +63,8 @@ impl Terms {
             max_batch: tight(random, 20, 3, 64),
             catch_up: tight(random, 50, 2, 8_192),
             small_head: tight(random, 50, 8, 64),
+            endpoints: tight(random, 35, 2, 1),
+            announces: !random.percent(25),
         }
     }
 }
@@ -66,6 +72,19 @@ impl Terms {
 /// In so many percent of worlds the tight value.
 fn tight<T>(random: &mut Random, percent: u64, value: T, otherwise: T) -> T {
     if random.percent(percent) { value } else { otherwise }
+}
+
+/// The first two faults become the end of a host that a proxy and a listener share: nobody is left to say how far the
+/// proxy's flows went.
+fn host_dies(random: &mut Random, faults: &mut [Fault], proxies: usize, nodes: usize) {
+    let [first, second, ..] = faults else { return };
+    let restart = random.between(20 * MS, 600 * MS);
+    first.node = random.below(proxies);
+    first.kind = Kind::Crash { restart: random.percent(30).then_some(restart) };
+    second.node = proxies + random.below(nodes - proxies);
+    second.kind = Kind::Crash { restart: Some(restart) };
+    second.start = first.start + random.between(0, 20 * MS);
+    (first.end, second.end) = (first.start + restart, second.start + restart);
 }
 
 impl World {
@@ -77,9 +96,12 @@ impl World {
         let span = random.between(400, 1_500) * MS;
         let count = if seed.is_multiple_of(16) { 0 } else { options.faults };
         let nodes = proxies + consumers_of.len();
-        let faults = Fault::draw(&mut random, count, nodes, span, |random, node| {
+        let mut faults = Fault::draw(&mut random, count, nodes, span, |random, node| {
             if node < proxies { Kind::of_proxy(random) } else { Kind::of_listener(random) }
         });
+        if random.percent(25) {
+            host_dies(&mut random, &mut faults, proxies, nodes);
+        }
         let ids = (options.ids + random.below(20)).min(FRAMES / 2);
         let ways = 2 + consumers_of.iter().max().copied().unwrap_or(0);
         let trails: Vec<Vec<Trail>> =
@@ -103,6 +125,11 @@ impl World {
             world.start_listener(proxies + number, consumer);
         }
         world.plan(span, proxies, ids);
+        if count > 0 && terms.endpoints > 1 && world.random.percent(70) {
+            let at = world.random.between(50 * MS, span);
+            let restart = world.random.percent(70).then(|| world.random.between(20 * MS, 600 * MS));
+            world.timeline.push(at, 1, ANY, Event::EndpointDies { restart });
+        }
         world
     }
 

@@ -275,15 +275,10 @@ impl World {
     fn leave_proxy(&mut self, who: usize, destination: SocketAddr, bytes: &Rc<[u8]>) {
         let from = self.proxies[who].address;
         match super::endpoint::group_of(destination) {
-            Some(GroupIndex::BEACON) => {
-                self.check_digest(bytes);
-                for listener in 0..self.listeners.len() {
-                    self.announce(listener, Event::Digest { from, bytes: Rc::clone(bytes) });
-                }
-            }
+            Some(GroupIndex::BEACON) => self.send_digest(from, bytes),
             Some(group) => {
                 self.note_sent(who, bytes);
-                self.reach_endpoint(group, bytes);
+                self.reach_endpoints(group, bytes);
                 self.multicast(from, bytes);
             }
             None => self.broken("a frame left for no group of the fabric"),

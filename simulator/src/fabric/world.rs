@@ -2,7 +2,7 @@
 
 use super::check;
 use super::consumer::Consumer;
-use super::endpoint::{Endpoint, advert};
+use super::endpoint::Endpoint;
 use super::frames::frames;
 use super::listener::{Arrived, Listener};
 use super::network::Network;
@@ -18,7 +18,7 @@ use crate::store::{Change, Store};
 use crate::timeline::{ANY, Scheduled, Timeline};
 use crate::way::{Calls, DEADLINE, PATIENCE, Sent, show};
 use cache_backend::OpErrorKind;
-use frame::{Fabric, GroupIndex, Nack};
+use frame::{Advert, Fabric, GroupIndex, Nack};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -48,7 +48,9 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) proxies: Vec<Proxy>,
     pub(super) listeners: Vec<Listener>,
-    pub(super) endpoint: Endpoint,
+    pub(super) endpoints: Vec<Endpoint>,
+    /// When each endpoint speaks next.
+    pub(super) beacons: Vec<Option<u64>>,
     pub(super) consumers: Vec<Consumer>,
     pub(super) network: Network,
     pub(super) faults: Vec<Fault>,
@@ -79,7 +81,7 @@ pub(super) enum Event {
         from: SocketAddr,
         bytes: Rc<[u8]>,
     },
-    Advert,
+    Advert(Advert),
     /// A worker looks at what it has.
     Turn,
     /// The second half of a round.
@@ -101,14 +103,25 @@ pub(super) enum Event {
         number: u64,
         kind: OpErrorKind,
     },
-    /// The endpoint hears a frame.
+    /// An endpoint hears a frame.
     Keep {
         group: GroupIndex,
         bytes: Rc<[u8]>,
     },
-    /// The endpoint hears a request of a listener.
-    Request(Box<[u8; Nack::LEN]>),
-    Beacon,
+    /// An endpoint hears a digest.
+    Overhear(Rc<[u8]>),
+    /// An endpoint hears a request of a listener.
+    Request {
+        endpoint: usize,
+        nack: Box<[u8; Nack::LEN]>,
+    },
+    Beacon {
+        at: u64,
+    },
+    EndpointDies {
+        restart: Option<u64>,
+    },
+    EndpointReturns,
     /// Bytes come to a listener's consumer.
     Consume,
     Acknowledged {
@@ -126,7 +139,9 @@ pub(super) enum Event {
 impl World {
     pub(super) fn run(mut self) -> Result<Summary, String> {
         self.timeline.push(self.planned_until, 0, ANY, Event::Look);
-        self.timeline.push(0, 0, ANY, Event::Beacon);
+        for endpoint in 0..self.endpoints.len() {
+            self.beacon(endpoint);
+        }
         while let Some(next) = self.timeline.pop() {
             self.now = next.at;
             self.summary.events += 1;
@@ -154,9 +169,17 @@ impl World {
             Event::Execute { connection, number, ask } => {
                 return self.execute(next.who, next.incarnation, connection, number, &ask);
             }
-            Event::Keep { group, bytes } => return self.keep(group, &bytes),
-            Event::Request(nack) => return self.answer(next.who, &nack),
-            Event::Beacon => return self.beacon(),
+            Event::Keep { group, bytes } => {
+                self.keep(next.who, group, &bytes);
+                // It may have something to say earlier than it thought.
+                return self.beacon_again(next.who);
+            }
+            Event::Overhear(bytes) => return self.overhear(next.who, &bytes),
+            Event::Request { endpoint, nack } => return self.answer(endpoint, next.who, &nack),
+            Event::Beacon { at } if self.beacons[next.who] == Some(at) => return self.beacon(next.who),
+            Event::Beacon { .. } => return,
+            Event::EndpointDies { restart } => return self.endpoint_dies(next.who, restart),
+            Event::EndpointReturns => return self.endpoint_returns(next.who),
             Event::Consume => return self.consume(next.who),
             Event::Acknowledged { number, read } => return self.acknowledged(next.who, number, read),
             Event::Look => return self.look(),
@@ -184,9 +207,9 @@ impl World {
             Event::Arrive(id) => self.arrive(who, id),
             Event::Datagram(arrived) => self.hear(who, arrived),
             Event::Digest { from, bytes } => self.hear_digest(who, from, &bytes),
-            Event::Advert => {
+            Event::Advert(advert) => {
                 let now = self.instant();
-                self.listeners[who - self.proxies.len()].pipeline.advert(now, &advert());
+                self.listeners[who - self.proxies.len()].pipeline.advert(now, &advert);
             }
             Event::Turn => self.turn(who),
             Event::Resume => self.resume(who),
@@ -480,7 +503,10 @@ impl World {
             nodes: Vec::new(),
             proxies: Vec::new(),
             listeners: Vec::new(),
-            endpoint: Endpoint::new(seed, base),
+            endpoints: (0..terms.endpoints)
+                .map(|number| Endpoint::new(number, seed, options.mutation, base))
+                .collect(),
+            beacons: vec![None; terms.endpoints],
             consumers: Vec::new(),
             network,
             faults,

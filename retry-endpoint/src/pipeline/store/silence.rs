@@ -2,12 +2,13 @@
 //! tell nobody how far its flows went, and a listener that lost their last frames, or was started since, hears nothing of
 //! them any more. Who holds the frames speaks for it.
 //!
-//! A flow of which nothing new came for [`FIRST`] is announced then, and after twice the silence each, [`TIMES`] times. An announcement is left out where the sender announced that number itself in the last two thirds of the
-//! silence: a living one does, at whatever point of its schedule (a digest is never later than three times the silence at
-//! the one before). Announcements of other endpoints do not count: theirs may get lost where ours do not.
+//! A flow of which nothing new came for [`FIRST`] is announced then, and after twice the silence each, [`TIMES`] times. An
+//! announcement is left out where the sender announced that number itself in the last two thirds of the silence: a living
+//! one does, at whatever point of its schedule (a digest is never later than three times the silence at the one before).
+//! Announcements of other endpoints do not count: theirs may get lost where ours do not.
 //!
 //! Limits: the flows of the table, each with one valid entry in the queues and at most one stale one in each; who asks says
-//! how many flows it takes. What is not taken waits, first announcements first. Cost: nothing for a frame of a flow that is being watched, a queue
+//! how many flows it takes. What is not taken waits, first announcements first. Cost: a compare for a frame, a queue
 //! operation every `FIRST` for a flow with traffic.
 
 use std::collections::VecDeque;

@@ -542,8 +542,9 @@ impl Requester {
 
     /// Puts a question about what follows a flow's last number.
     pub(crate) fn probe(&mut self, now: Instant, question: &Question) -> Asked {
-        let Question { key, subtree, first, width, hop, resumed } = *question;
-        let Some(id) = self.registry.choose(now, key, hop) else { return Asked::Not };
+        let Question { key, subtree, first, width, hop, unanswered, resumed } = *question;
+        let candidates = u8::try_from(self.registry.candidates(now)).unwrap_or(u8::MAX);
+        let Some(id) = self.registry.choose(now, key, hop % candidates.max(1)) else { return Asked::Not };
         let Some(endpoint) = self.registry.by_id(id) else { return Asked::Not };
         let bucket = if resumed { &mut self.resumed_probes } else { &mut self.probes };
         let held = endpoint.path.held_until.is_some_and(|until| now < until);
@@ -554,7 +555,11 @@ impl Requester {
         let (start, end) = (SeqNum(first), SeqNum(first.saturating_add(u64::from(most) - 1)));
         let nack = Nack { flags: Nack::EXTENDED, hash_key: key, start, end, subtree_id: subtree };
         self.requests.push(Request { to: endpoint.address, bytes: nack.encode() });
-        if endpoint.max_range.is_some() { Asked::Range } else { Asked::Single }
+        let asked = if endpoint.max_range.is_some() { Asked::Range(id) } else { Asked::Single };
+        if let Some(silent) = unanswered.and_then(|id| self.registry.by_id(id)) {
+            silent.path.unanswered(now);
+        }
+        asked
     }
 
     /// Takes the requests to send.

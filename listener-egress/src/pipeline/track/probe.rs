@@ -41,8 +41,10 @@ pub(crate) struct Question {
     pub(crate) subtree: Id,
     pub(crate) first: u64,
     pub(crate) width: u16,
-    /// Which endpoint of the order.
+    /// Which endpoint of the order; after the last the first again.
     pub(crate) hop: u8,
+    /// Who left the question unanswered before.
+    pub(crate) unanswered: Option<u32>,
     /// Of a flow that only a position names.
     pub(crate) resumed: bool,
 }
@@ -52,16 +54,16 @@ pub(crate) struct Question {
 pub(crate) enum Asked {
     /// Nobody can be asked now.
     Not,
-    /// The reply will say which numbers are held.
-    Range,
+    /// The reply of this endpoint will say which numbers are held.
+    Range(u32),
     /// One number; it comes, or does not.
     Single,
 }
 
 /// Rounds of all endpoints before a silent flow rests.
 const ROUNDS: u8 = 4;
-/// Questions without an answer.
-const TRIES: u8 = 8;
+/// Questions without an answer: 28 s, within the life of an endpoint that is only remembered.
+const TRIES: u8 = 10;
 /// Questions to an endpoint whose replies name no flow.
 const SINGLE_TRIES: u8 = 3;
 /// Numbers of the first question; each may cost an endpoint a look into its shared tier, or at its upstream.
@@ -84,6 +86,8 @@ const NOTES: usize = 64;
 pub(super) struct Probe {
     /// First number of the question under way; 0: there is none.
     asked: u64,
+    /// Who was asked.
+    endpoint: Option<u32>,
     width: u16,
     due: Option<Instant>,
     tries: u8,
@@ -98,7 +102,7 @@ pub(super) struct Probe {
 impl Probe {
     pub(super) fn new(due: Option<Instant>) -> Probe {
         let (asked, width) = (0, FIRST_WIDTH);
-        Probe { asked, width, due, tries: 0, rounds: 0, hop: 0, rests: false, hurried: false }
+        Probe { asked, endpoint: None, width, due, tries: 0, rounds: 0, hop: 0, rests: false, hurried: false }
     }
 
     /// Which endpoint of the order is asked: the one after those that hold nothing, and the next after two questions in
@@ -121,7 +125,8 @@ impl Probe {
         self.asked = first;
         let pause = (PATIENCE * (1 << self.tries.min(8))).min(MOST_PATIENCE);
         self.tries += 1;
-        self.due = Some(now + if asked == Asked::Range { pause } else { silence.max(pause) });
+        self.endpoint = if let Asked::Range(endpoint) = asked { Some(endpoint) } else { None };
+        self.due = Some(now + if self.endpoint.is_some() { pause } else { silence.max(pause) });
         self.rests = asked == Asked::Single && self.tries >= SINGLE_TRIES;
     }
 
@@ -133,7 +138,8 @@ impl Probe {
 
     /// The endpoint holds none.
     fn found_nothing(&mut self, now: Instant, endpoints: usize, silence: Duration) {
-        (self.asked, self.tries, self.width) = (0, 0, FIRST_WIDTH);
+        (self.asked, self.endpoint) = (0, None);
+        (self.tries, self.width) = (0, FIRST_WIDTH);
         self.hop = self.hop.saturating_add(1);
         self.due = Some(now);
         if usize::from(self.hop) >= endpoints {
@@ -207,13 +213,15 @@ impl Tracker {
             let (width, hop) = (flow.probe.width, flow.probe.hop());
             let skipped = u64::from(self.mutation == Some(Mutation::ProbeSkipsOne));
             let (subtree, first) = (flow.subtree, flow.next + skipped);
-            let question = Question { key, subtree, first, width, hop, resumed: false };
+            let (unanswered, resumed) = (flow.probe.endpoint, false);
+            let question = Question { key, subtree, first, width, hop, unanswered, resumed };
             return wants.then_some((question, flow.last_seen));
         }
         let Resumed { next, probe, .. } = self.resumed.get(&key)?;
         let wants = !probe.rests && probe.due.is_some_and(|due| now >= due);
         let (width, hop) = (probe.width, probe.hop());
-        let question = Question { key, subtree: NO_ID, first: *next, width, hop, resumed: true };
+        let (unanswered, first) = (probe.endpoint, *next);
+        let question = Question { key, subtree: NO_ID, first, width, hop, unanswered, resumed: true };
         wants.then_some((question, self.started))
     }
 

@@ -53,6 +53,6 @@ pub use netns::enter_private_network;
 pub use options::{SocketError, SocketOptions};
 pub use outq::unacknowledged;
 pub use probe::multicast_probe;
-pub use ready::Ready;
+pub use ready::{Ready, writable};
 pub use receive::Receiver;
 pub use send::{Progress, Sender, Train};

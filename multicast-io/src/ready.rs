@@ -32,6 +32,24 @@ impl<S: AsFd> AsRawFd for Owned<S> {
     }
 }
 
+/// Waits until a socket that was just found full has room. It is registered for as long as that takes: a socket that stays
+/// registered tells the runtime of every train that left it, and each of these reports costs the kernel a call, and perhaps a
+/// worker its sleep.
+pub async fn writable(sender: &Sender) -> io::Result<()> {
+    // SAFETY: the descriptor stays open and the same for as long as the sender is borrowed, and the registration ends within
+    // that time.
+    let registered = unsafe { AsyncFd::register_with_interest(Borrowed(sender), Interest::WRITABLE) };
+    registered.map_err(io::Error::from)?.writable().await.map(drop)
+}
+
+struct Borrowed<'a, S>(&'a S);
+
+impl<S: AsFd> AsRawFd for Borrowed<'_, S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
 impl<S: Socket> Ready<S> {
     /// Registers `socket` for reading and writing.
     pub fn new(socket: S) -> io::Result<Ready<S>> {

@@ -8,11 +8,13 @@
 
 use super::sockets::Sockets;
 use super::stream::{Batch, QUEUE, StreamLimits, StreamTally, Streams, accept};
-use crate::pipeline::{Ingress, IngressConfig, Transmit};
+use crate::pipeline::{Ingress, IngressConfig};
 use crate::tally::Tally;
 use cache_backend::Backend;
-use multicast_io::{Burst, Progress, Ready, Receiver, Sender, Span, Train};
+use multicast_io::{Burst, Ready, Receiver, Sender, writable};
 use service::Condition;
+use std::cell::Cell;
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,7 +82,7 @@ struct Worker {
     burst: Burst,
     /// `None` once a drain has emptied it.
     receiver: Option<Ready<Receiver>>,
-    senders: Vec<Ready<Sender>>,
+    senders: Vec<Sender>,
     /// `None` once all streams have ended.
     messages: Option<mpsc::Receiver<Batch>>,
     tally: Arc<Tally>,
@@ -96,6 +98,8 @@ struct Worker {
     more: bool,
     /// The call that woke the worker took all there was.
     emptied: bool,
+    /// The worker stops: what came must be seen to be all.
+    drains: bool,
     /// When the last datagram or message came.
     last_input: Instant,
     /// Messages of the next receive call.
@@ -140,7 +144,7 @@ impl Worker {
             driver,
             burst: Burst::new(SLOTS, HEAP),
             receiver: Some(Ready::new(receiver)?),
-            senders: senders.into_iter().map(Ready::new).collect::<io::Result<_>>()?,
+            senders,
             messages,
             tally: start.tally,
             draining: start.draining,
@@ -152,6 +156,7 @@ impl Worker {
             ready: start.ready,
             more: true,
             emptied: false,
+            drains: false,
             last_input: now,
             messages_per_call: start.recv_batch,
             judged: 0,
@@ -176,7 +181,7 @@ impl Worker {
         // Frames that wait for the store get half of the time to be decided.
         let decide_by = began + self.drain_timeout / 2;
         let mut deciding = true;
-        self.more = true;
+        (self.more, self.drains) = (true, true);
         loop {
             self.round(None).await;
             let now = Instant::now();
@@ -214,6 +219,7 @@ impl Worker {
         let report = if self.stale { report.min(self.shown_at + SHOW) } else { report };
         let timer = self.ingress.next_timeout().map_or(report, |at| at.min(report));
         let messages = &mut self.messages;
+        let asleep = Cell::new(false);
         let woken = tokio::select! {
             biased;
             () = self.driver.progress(self.ingress.claims()) => Woken::Other,
@@ -223,11 +229,15 @@ impl Worker {
             _ = receive(receiver, burst, batch), if listening => Woken::Readable,
             () = tokio::time::sleep_until(timer.into()) => Woken::Other,
             _ = self.draining.changed() => Woken::Other,
+            // The last that is looked at.
+            () = async { asleep.set(true); pending().await } => Woken::Other,
         };
         match woken {
             Woken::Readable => {
                 self.emptied = self.has_emptied(self.burst.used_slots(), self.messages_per_call);
-                self.more = true;
+                // A worker that is ahead of its senders asks once more when it wants to sleep, and not before. One that
+                // did not come to sleep gives way first.
+                self.more = !(self.emptied && asleep.get());
             }
             Woken::Messages(Some(batch)) => return Some(batch),
             Woken::Messages(None) => self.messages = None,
@@ -275,7 +285,8 @@ impl Worker {
 
     /// Takes datagrams until the queue is empty, the burst is full, or the round is.
     async fn receive(&mut self) {
-        if !self.more || self.ingress.is_blocked() || std::mem::take(&mut self.emptied) {
+        let emptied = std::mem::take(&mut self.emptied);
+        if emptied || !self.more || self.ingress.is_blocked() {
             return;
         }
         let mut until = None;
@@ -291,6 +302,7 @@ impl Worker {
                     let emptied = self.has_emptied(self.burst.used_slots() - before, asked);
                     self.judge(Instant::now());
                     if emptied {
+                        self.more = false;
                         break;
                     }
                 }
@@ -313,7 +325,7 @@ impl Worker {
     /// A call that took fewer messages than it could has emptied the queue: what it took leaves before another call is made,
     /// which belongs to the next round. Unless it is to wait for others.
     fn has_emptied(&self, taken: usize, asked: usize) -> bool {
-        taken < asked && self.emit_delay.is_zero()
+        taken < asked && self.emit_delay.is_zero() && !self.drains
     }
 
     /// Judges what has arrived since the last time.
@@ -339,12 +351,11 @@ impl Worker {
 
     fn read_sockets(&self) {
         let Some(receiver) = self.receiver.as_ref().map(Ready::get_ref) else { return };
-        let senders = || self.senders.iter().map(Ready::get_ref);
-        let queued: u64 = senders().map(Sender::queued_errors).sum();
+        let queued: u64 = self.senders.iter().map(Sender::queued_errors).sum();
         self.tally.kernel_drops.set(receiver.kernel_drops());
         self.tally.truncated.set(receiver.truncated());
         self.tally.queued_errors.set(receiver.queued_errors() + queued);
-        self.tally.gso_refused.set(senders().map(|sender| u64::from(sender.gso_refused())).sum());
+        self.tally.gso_refused.set(self.senders.iter().map(|sender| u64::from(sender.gso_refused())).sum());
     }
 
     /// `--emit-delay`: waits for more frames after the first. `false`: the time is up.
@@ -378,7 +389,7 @@ impl Worker {
 
     /// Plans what was loaded and hands it to the kernel; what a full socket does not take in time goes to its backlog.
     async fn send(&mut self, now: Instant) {
-        let max_train = self.senders.iter().map(|sender| sender.get_ref().max_train()).min().unwrap_or(1);
+        let max_train = self.senders.iter().map(Sender::max_train).min().unwrap_or(1);
         if !self.ingress.plan(now, &mut self.burst, max_train) {
             return;
         }
@@ -393,15 +404,9 @@ impl Worker {
     }
 
     /// Waits until a socket that was just found full has room again; `false`: it took too long.
-    async fn wait_writable(&mut self, outlet: usize, until: tokio::time::Instant) -> bool {
-        let Some(socket) = self.senders.get_mut(outlet) else { return false };
-        // What the runtime remembers is from before the socket was full: the first answer forgets it.
-        let mut known_full = true;
-        let room = socket.write_with(|_| match std::mem::take(&mut known_full) {
-            true => Err(io::ErrorKind::WouldBlock.into()),
-            false => Ok(()),
-        });
-        matches!(tokio::time::timeout_at(until, room).await, Ok(Ok(())))
+    async fn wait_writable(&self, outlet: usize, until: tokio::time::Instant) -> bool {
+        let Some(socket) = self.senders.get(outlet) else { return false };
+        matches!(tokio::time::timeout_at(until, writable(socket)).await, Ok(Ok(())))
     }
 }
 
@@ -420,12 +425,6 @@ async fn receive(
 ) -> io::Result<usize> {
     match receiver {
         Some(receiver) => receiver.read_with(|socket| socket.receive(burst, batch)).await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Transmit for Ready<Sender> {
-    fn transmit(&mut self, memory: &[u8], trains: &[Train], frames: &[Span]) -> Progress {
-        self.get_mut().send(memory, trains, frames)
+        None => pending().await,
     }
 }

@@ -6,7 +6,7 @@ use cache_backend::{Claimed, KeyValues};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use txidset::value::{Found, Record, encode_ended};
-use txidset::{Answer, Ask};
+use txidset::{Answer, Ask, CourtesyMark};
 
 /// Writes older than this are on every replica.
 const REPLICATION_LAG: u64 = 60_000;
@@ -63,6 +63,13 @@ impl Store {
     /// A Go node's claim.
     pub(crate) fn put_plain(&mut self, now: u64, key: &[u8], ttl: Duration) {
         self.put(now, key, Some(b"1"), ttl);
+    }
+
+    /// A listener's courtesy mark: create-only.
+    pub(crate) fn put_mark(&mut self, now: u64, key: &[u8], mark: &CourtesyMark, ttl: Duration) {
+        if self.get(now, key).is_none() {
+            self.put(now, key, Some(&mark.encode()), ttl);
+        }
     }
 
     /// The process of an owner has ended, says its successor.

@@ -13,8 +13,8 @@ use cache_backend::OpErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use txidset::{
-    Answer, Ask, ClaimKey, Claims, ClaimsConfig, Class, Decision, KeyStyle, LocalSet, Names, Request, Ticket,
-    Trust, Verdict, Why,
+    Answer, Ask, ClaimKey, Claims, ClaimsConfig, Class, CourtesyMark, Decision, KeyStyle, LocalSet, Names,
+    Request, Ticket, Trust, Verdict, Why,
 };
 
 const LEASE: Duration = Duration::from_millis(250);
@@ -102,8 +102,13 @@ enum Event {
     Fault(usize),
     Restart,
     Exit,
-    /// A Go node claims and forwards the id.
-    GoNode {
+    /// A node that does not speak the protocol forwards the id, and the store says so: a Go node by its claim, a proxy of
+    /// another site by the mark of a listener here.
+    Elsewhere {
+        id: usize,
+    },
+    /// A listener marks what it has seen.
+    Mark {
         id: usize,
     },
 }
@@ -166,15 +171,16 @@ impl World {
         self.conclude()
     }
 
-    /// Arrivals, faults, and what Go nodes did.
+    /// Arrivals, faults, and what others did.
     fn plan(&mut self, span: u64) {
         let count = self.options.ids + self.random.below(20);
         for id in 0..count {
             self.ids.push(History::default());
             let first = self.random.between(0, span);
             // A Go node's value names no id: a slip could not be seen.
-            if self.random.percent(4) && !self.faults.iter().any(|fault| fault.kind == Kind::Slip) {
-                self.schedule(first, 0, ANY, Event::GoNode { id });
+            let slips = self.faults.iter().any(|fault| fault.kind == Kind::Slip);
+            if self.random.percent(4) && (self.marks() || !slips) {
+                self.schedule(first, 0, ANY, Event::Elsewhere { id });
             }
             self.plan_copies(first, id);
         }
@@ -194,14 +200,29 @@ impl World {
         }
     }
 
-    /// A Go node claimed and forwarded the id.
-    fn claim_by_go_node(&mut self, id: usize) {
+    fn forward_elsewhere(&mut self, id: usize) {
         let at = self.now;
-        let mut name = Vec::new();
-        Names::new(PREFIX, KeyStyle::Compact).claim(&key(id), &[], &mut name);
-        self.store.put_plain(at, &name, TTL);
+        if self.marks() {
+            self.mark(id);
+        } else {
+            self.store.put_plain(at, &name_of(id), TTL);
+        }
         let emission = Emission { node: usize::MAX, at, why: None };
         self.ids[id].emissions.push(emission);
+    }
+
+    /// Whether a listener here marks what it sees: in one of eight worlds.
+    fn marks(&self) -> bool {
+        self.seed % 8 == 5
+    }
+
+    fn mark(&mut self, id: usize) {
+        if self.store_down_until > self.now {
+            return;
+        }
+        let mark = CourtesyMark { flow: 1, seconds: 1, number: 1, id: first_bytes(id) };
+        self.store.put_mark(self.now, &name_of(id), &mark, TTL);
+        self.trace(|| format!("a listener has seen {id}"));
     }
 
     fn arrive(&mut self, at: u64, worker: usize, id: usize) {
@@ -223,7 +244,8 @@ impl World {
         match next.event {
             Event::Fault(index) => return self.strike(self.faults[index]),
             Event::Restart => return self.restart(next.who),
-            Event::GoNode { id } => return self.claim_by_go_node(id),
+            Event::Elsewhere { id } => return self.forward_elsewhere(id),
+            Event::Mark { id } => return self.mark(id),
             Event::Exit => return self.exit(next.who, next.incarnation),
             Event::Execute { connection, number, ask } => {
                 // On its way to the store: needs no node any more.
@@ -317,6 +339,11 @@ impl World {
             self.ids[id].copies[copy].1 = Fate::Emitted;
             self.ids[id].emissions.push(Emission { node, at: self.now, why });
             self.workers[worker].claims.sent(now, ticket);
+            if self.marks() {
+                let late = if self.random.percent(10) { 400 * MS } else { MS };
+                let at = self.now + self.random.between(50, late);
+                self.schedule(at, 0, ANY, Event::Mark { id });
+            }
         }
         self.pump(worker);
     }
@@ -683,6 +710,13 @@ fn key(id: usize) -> ClaimKey {
     let mut bytes = [0xA5; 32];
     bytes[..8].copy_from_slice(&first_bytes(id));
     ClaimKey { class: Class::Tx, id: bytes }
+}
+
+/// The name of its claim in the store.
+fn name_of(id: usize) -> Vec<u8> {
+    let mut name = Vec::new();
+    Names::new(PREFIX, KeyStyle::Compact).claim(&key(id), &[], &mut name);
+    name
 }
 
 fn first_bytes(id: usize) -> [u8; 8] {

@@ -204,12 +204,12 @@ pub struct Config {
     /// Set of the proxies' claims (--aerospike-set there) [default: bsp, as theirs]
     #[arg(long, value_name = "NAME", help_heading = "Courtesy marks")]
     pub ingress_set_aerospike_set: Option<String>,
-    /// Prefix of the proxies' claims (--txid-dedup-prefix there)
-    #[arg(long, value_name = "PREFIX", default_value = "bsp:tx:", help_heading = "Courtesy marks")]
-    pub ingress_set_prefix: String,
-    /// How long a mark stands; a wrong one suppresses for as long
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Courtesy marks")]
-    pub ingress_set_ttl: Duration,
+    /// Prefix of the proxies' claims (--txid-dedup-prefix there) [default: bsp:tx:, as theirs]
+    #[arg(long, value_name = "PREFIX", help_heading = "Courtesy marks")]
+    pub ingress_set_prefix: Option<String>,
+    /// How long a mark stands; a wrong one suppresses for as long [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Courtesy marks")]
+    pub ingress_set_ttl: Option<Duration>,
     /// Name of the fabric in that store (--fabric-name of the proxies) [default: groups, port and shard bits]
     #[arg(long, value_name = "NAME", value_parser = fabric_name, help_heading = "Courtesy marks")]
     pub fabric_name: Option<String>,
@@ -355,6 +355,8 @@ impl Config {
     /// A store without its address, and what would make marks untrue or harmful.
     pub(crate) fn marks(&self) -> Result<Option<MarkPlan>, Invalid> {
         let Some((kind, store)) = self.mark_store()? else { return Ok(None) };
+        let prefix = self.ingress_set_prefix.clone().unwrap_or_else(|| "bsp:tx:".to_owned());
+        let ttl = self.ingress_set_ttl.unwrap_or(Duration::from_secs(600));
         let check = |holds: bool, option: &'static str, problem: &str| {
             if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
         };
@@ -369,29 +371,25 @@ impl Config {
             "egress-dedup-local-cap",
             "0, and --ingress-set-… asks for marks: only ids that are new at the gate are marked; want a number of ids",
         )?;
-        check(!self.ingress_set_prefix.is_empty(), "ingress-set-prefix", "empty; want that of the proxies")?;
+        check(!prefix.is_empty(), "ingress-set-prefix", "empty; want that of the proxies")?;
         let delivered = &self.egress_dedup_prefix;
-        let of_a_gate = !delivered.is_empty() && self.ingress_set_prefix.starts_with(delivered)
-            || self.claims(true).prefix == self.ingress_set_prefix.as_bytes();
+        let of_a_gate = !delivered.is_empty() && prefix.starts_with(delivered)
+            || self.claims(true).prefix == prefix.as_bytes();
         check(
             !of_a_gate,
             "ingress-set-prefix",
             "begins as --egress-dedup-prefix does, under which listeners claim what they deliver: want the prefix of the \
              proxies' claims, such as bsp:tx:",
         )?;
-        check(
-            !self.ingress_set_ttl.is_zero(),
-            "ingress-set-ttl",
-            "0, so for ever; want a duration such as 10m",
-        )?;
-        let names = txidset::Names::new(self.ingress_set_prefix.as_bytes(), self.claim_keys);
+        check(!ttl.is_zero(), "ingress-set-ttl", "0, so for ever; want a duration such as 10m")?;
+        let names = txidset::Names::new(prefix.as_bytes(), self.claim_keys);
         let words = self.fabric.named(self.fabric_name.as_deref(), self.listen_port);
         Ok(Some(MarkPlan {
             settings: store.settings(kind, Purpose::Marks)?,
-            word: FabricWord::new(&names, &words, self.ingress_set_ttl),
+            word: FabricWord::new(&names, &words, ttl),
             names,
-            prefix: self.ingress_set_prefix.clone(),
-            ttl: self.ingress_set_ttl,
+            prefix,
+            ttl,
             patience: self.backend.op_timeout(Purpose::Marks),
             fabric: self.data_fabric()?,
             check: self.fabric_check == FabricCheckArg::Refuse,

@@ -253,7 +253,13 @@ fn every_option_of_shard_listener() {
         egress-dedup-ttl-redis EGRESS_DEDUP_TTL_REDIS 60s
         egress-dedup-local-cap EGRESS_DEDUP_LOCAL_CAP 1048576
         ingress-set-backend INGRESS_SET_BACKEND ""
+        txid-dedup-addr TXID_DEDUP_ADDR ""
+        txid-dedup-prefix TXID_DEDUP_PREFIX ""
+        txid-dedup-ttl TXID_DEDUP_TTL ""
         ingress-set-redis-addr INGRESS_SET_REDIS_ADDR ""
+        ingress-set-aerospike-hosts INGRESS_SET_AEROSPIKE_HOSTS ""
+        ingress-set-aerospike-namespace INGRESS_SET_AEROSPIKE_NAMESPACE cache
+        ingress-set-aerospike-set INGRESS_SET_AEROSPIKE_SET bsp-tx
         ingress-set-prefix INGRESS_SET_PREFIX bsp:tx:
         ingress-set-ttl INGRESS_SET_TTL 10m
         ingress-set-local-cap INGRESS_SET_LOCAL_CAP 1048576

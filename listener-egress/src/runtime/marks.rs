@@ -609,8 +609,8 @@ mod tests {
                 "--verify-payload-hash: false, and --ingress-set",
             ),
             (|c| c.egress_dedup_local_cap = 0, "--egress-dedup-local-cap: 0"),
-            (|c| c.ingress_set_prefix = "bsl:egr:x:".into(), "--ingress-set-prefix: begins as"),
-            (|c| c.ingress_set_ttl = Duration::ZERO, "--ingress-set-ttl: 0"),
+            (|c| c.ingress_set_prefix = Some("bsl:egr:x:".into()), "--ingress-set-prefix: begins as"),
+            (|c| c.ingress_set_ttl = Some(Duration::ZERO), "--ingress-set-ttl: 0"),
             (|c| c.ingress_set_aerospike_hosts = "h:2".parse().ok(), "--ingress-set-backend: --ingress"),
         ] {
             let error = refused(change).unwrap_err();

@@ -196,7 +196,7 @@ async fn keys_that_were_never_asked_are_not_in_doubt() {
     };
     assert_eq!(
         (kinds(&first), kinds(&second)),
-        (vec![OpErrorKind::Timeout; 20], vec![OpErrorKind::Timeout; 20])
+        (vec![OpErrorKind::Timeout; 20], vec![OpErrorKind::Overloaded; 20])
     );
     assert_eq!((in_doubt(&first), in_doubt(&second)), (20, 0));
 }

@@ -215,15 +215,19 @@ impl Batch {
         std::mem::take(&mut self.state().existing)
     }
 
-    /// All rows at the end; what has no answer is late.
+    /// All rows at the end. What was asked is late; what was not, for want of a turn, says nothing about a server: another
+    /// may hold all turns.
     fn end(&self) -> Vec<Result<Outcome, OpError>> {
         let rows = std::mem::take(&mut self.state().rows);
-        let late =
-            |in_doubt| OpError { backend: NAME, kind: OpErrorKind::Timeout, in_doubt, detail: String::new() };
         let end = |row| match row {
             Row::Answered(answer) => answer,
-            Row::Asked(deed) => Err(late(deed.writes())),
-            Row::Waiting => Err(late(false)),
+            Row::Asked(deed) => Err(OpError {
+                backend: NAME,
+                kind: OpErrorKind::Timeout,
+                in_doubt: deed.writes(),
+                detail: String::new(),
+            }),
+            Row::Waiting => Err(OpError::not_done(NAME, OpErrorKind::Overloaded, String::new())),
         };
         rows.into_iter().map(end).collect()
     }

@@ -112,7 +112,20 @@ impl LocalSet {
         bytes / BYTES_PER_ENTRY
     }
 
-    /// What a person should read at start when `rate` transactions a second do not fit for the whole of `horizon`.
+    /// What a person should read while ids leave before their time, at the rate that drives them out; `None` while the whole
+    /// horizon fits. Cold path.
+    pub fn shortfall(&self, now: Instant) -> Option<String> {
+        let horizon = Duration::from_millis(self.horizon_ms.into());
+        let held = self.effective_horizon(now);
+        if held >= horizon {
+            return None;
+        }
+        let budget = u128::try_from(self.capacity * SHARES[0] / 64).unwrap_or(u128::MAX);
+        let rate = budget.saturating_mul(1000) / held.as_millis().max(1);
+        LocalSet::sizing_warning(self.capacity, horizon, u64::try_from(rate).unwrap_or(u64::MAX))
+    }
+
+    /// What a person should read when `rate` transactions a second do not fit for the whole of `horizon`.
     pub fn sizing_warning(capacity: usize, horizon: Duration, rate: u64) -> Option<String> {
         let budget = capacity * SHARES[0] / 64;
         let wanted = u128::from(rate) * horizon.as_millis() / 1000;

@@ -23,7 +23,7 @@ use service::{Deps, Lifecycle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stream::{CloseReason, StreamLimits, StreamTally};
 use tokio::sync::{oneshot, watch};
 use txidset::{Claims, ClaimsConfig, LocalSet};
@@ -31,6 +31,9 @@ use worker::Start;
 
 /// How long after the drain timeout a worker may take to close its sockets.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Between two looks at how far back tier 1 remembers.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What a claim takes in the memory store: key, value, its index.
 const MEMORY_RECORD: usize = 128;
@@ -220,9 +223,13 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         lifecycle.drain_began().await;
         of_drain.send_replace(true);
     });
+    let local = config.claims().then_some(local);
+    if let Some(local) = &local {
+        tokio::spawn(watch_tier1(Arc::clone(local), deps.lifecycle.clone()));
+    }
     deps.registry.add(Arc::new(Proxy {
         workers: cells.clone(),
-        local: config.claims().then_some(local),
+        local,
         prefix: config.txid_dedup_prefix.clone(),
     }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
@@ -238,6 +245,23 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         saved,
         _draining: draining,
     })
+}
+
+/// Says that tier 1 forgets ids before their time, once each time that it begins to.
+async fn watch_tier1(local: Arc<LocalSet>, lifecycle: Lifecycle) {
+    let mut look = tokio::time::interval(LOOK);
+    let mut short = false;
+    loop {
+        tokio::select! {
+            () = lifecycle.drain_began() => return,
+            _ = look.tick() => {}
+        }
+        let warning = local.shortfall(Instant::now());
+        if let (Some(warning), false) = (&warning, short) {
+            tracing::warn!("{warning}");
+        }
+        short = warning.is_some();
+    }
 }
 
 async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result<Option<Arc<dyn Backend>>> {

@@ -139,6 +139,22 @@ fn a_start_that_does_not_fit_its_horizon_says_so() {
     assert_eq!(LocalSet::sizing_warning(1 << 20, Duration::from_secs(600), 1500), None);
 }
 
+#[test]
+fn a_set_that_forgets_ids_before_their_time_says_what_would_hold_them() {
+    let world = World::new(200_000);
+    let budget = world.set.occupancy()[0].capacity as u64;
+    for second in 0..30 {
+        let keys: Vec<_> = (0..budget / 10).map(|n| tx(second * budget + n)).collect();
+        world.insert(second, &keys);
+    }
+    let warning = world.set.shortfall(world.at(30)).unwrap();
+    assert!(warning.contains("but the horizon is 60 s"), "{warning}");
+    assert!(warning.contains("--txid-dedup-local-cap=1"), "six times as much: {warning}");
+    let later = World::new(200_000);
+    later.insert(0, &[tx(1)]);
+    assert_eq!(later.set.shortfall(later.at(1)), None);
+}
+
 proptest! {
     /// Against a plain map: whatever the order of insertions, removals and pauses.
     #[test]

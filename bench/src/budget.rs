@@ -17,7 +17,7 @@ const SHARES: [(&str, f64); 12] = [
     ("redis_claims", 18.0),
     ("redis_pipeline", 9.0),
     ("redis_latency", 18.0),
-    ("redis_stopped", 18.0),
+    ("redis_stopped", 30.0),
     ("settled", 30.0),
     ("settled_memory", 20.0),
     ("takeover", 8.0),

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 const PROBE_TTL: Duration = Duration::from_secs(10);
 /// Between two tries to hear a Sentinel's announcements.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
-/// When Sentinels disagree, a server that works and that the most of them name is taken after this time.
-const DISAGREEMENT: Duration = Duration::from_millis(100);
+/// Where no server has the word of most Sentinels, one that works is taken after this part of the dial timeout.
+const DISAGREEMENT: u32 = 4;
 /// Longest answer of the cold path (the slot table of a large Cluster).
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -199,7 +199,7 @@ impl Dialer {
                 let failures = if refused.is_empty() { silent } else { refused };
                 return election.winner().ok_or_else(|| DialError::of_all(failures));
             }
-            let until = election.first_dialled.map(|at| at + DISAGREEMENT);
+            let until = election.first_dialled.map(|at| at + self.remote.dial_timeout / DISAGREEMENT);
             tokio::select! {
                 Some(answer) = asked.next() => match answer {
                     Ok(master) => if election.vote(&master) {

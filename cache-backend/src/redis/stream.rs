@@ -2,13 +2,19 @@
 
 use super::address::Endpoint;
 use crate::TlsSettings;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// An address that does not answer holds up the next one for so long.
+const HEAD_START: Duration = Duration::from_millis(100);
 /// An idle connection that a firewall forgot is found by the system within about this time.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -24,13 +30,36 @@ impl Stream {
         match endpoint {
             Endpoint::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
             Endpoint::Tcp { host, port, tls: secure } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
+                let stream = connect_any(addresses.take(MAX_ADDRESSES).collect()).await?;
                 stream.set_nodelay(true)?;
                 let keepalive =
                     socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 if *secure { tls.secure(host, stream).await } else { Ok(Stream::Tcp(stream)) }
             }
+        }
+    }
+}
+
+/// The first address that answers, in their order: one that is silent (a family that is not routed here, say) must not use up
+/// the time of a dial.
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut addresses = addresses.into_iter();
+    let mut tries = FuturesUnordered::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        match addresses.next() {
+            Some(address) => tries.push(TcpStream::connect(address)),
+            None if tries.is_empty() => return Err(failure),
+            None => {}
+        }
+        tokio::select! {
+            Some(tried) = tries.next() => match tried {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            },
+            () = tokio::time::sleep(HEAD_START), if addresses.len() > 0 => {}
         }
     }
 }
@@ -148,5 +177,34 @@ impl AsyncWrite for Stream {
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Domain, Socket, Type};
+
+    /// A listener whose queue is full: what connects to it hears nothing.
+    fn silent() -> (Socket, Vec<std::net::TcpStream>, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        (listener, std::iter::from_fn(connect).take(64).collect(), address)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_or_refuses_does_not_keep_from_the_next() {
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_listener, _queue, silent) = silent();
+        let refusing = SocketAddr::from(([127, 0, 0, 1], 1));
+        let there = good.local_addr().unwrap();
+        let stream = connect_any(vec![silent, refusing, there]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+        let error = connect_any(vec![refusing]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect_any(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -32,9 +32,11 @@ const PORT: u16 = 3000;
 const BIN: &str = "v";
 /// More connections are not opened at the same time: a dead server is not to be stormed.
 const OPENING_AT_ONCE: usize = 4;
-/// Errors of one node in a second, above which the client asks it nothing: fewer than the turns of a session, so that a
-/// dead node of a cluster holds them once and no more.
+/// Errors of one node between two looks at the cluster, above which the client asks it nothing until the next: fewer than
+/// the turns of a session, so that a dead node of a cluster holds them once and no more.
 const ERRORS_OF_A_NODE: usize = 60;
+/// From look to look: so long after a hiccup a node may stay unasked, and a new owner of records unknown.
+const LOOK: Duration = Duration::from_millis(500);
 const PROBE_TTL: Duration = Duration::from_secs(10);
 const BOOT_PAUSE: Duration = Duration::from_millis(250);
 
@@ -130,6 +132,7 @@ impl Config {
             max_conns_per_node: self.settings.concurrency.max(1) + OPENING_AT_ONCE,
             opening_connection_threshold: OPENING_AT_ONCE,
             max_error_rate: ERRORS_OF_A_NODE,
+            tend_interval: milliseconds(LOOK),
             fail_if_not_connected: must_connect,
             ..ClientPolicy::default()
         };

@@ -6,14 +6,14 @@
 //! master before it was copied lets a duplicate in.
 //!
 //! A dead node of a cluster must not take the turns of the others. The client refuses at once what goes to a node with
-//! many errors in the last second; so what is late is left to it to end and count, and what waited for a connection until
-//! its end, which it does not count, is counted here.
+//! many errors since its last look at the cluster; so what is late is left to it to end and count, and what waited for a
+//! connection until its end, which it does not count, is counted here.
 //!
 //! What a claim finds existing is read at once, while the rest of its batch is still under way. At most `concurrency`
 //! requests of a session are under way, the others wait their turn within the deadline. Keys that were answered before
 //! the deadline keep their answer; of the others only those are in doubt that were asked.
 //!
-//! Every session has a client of its own on its worker's runtime (connections, and one info request a second).
+//! Every session has a client of its own on its worker's runtime (connections, and a short info request to each node twice a second).
 //!
 //! Cost, measured on loopback (`docs/performance.md`): about 2 µs of the worker's processor time for a claim in a request of
 //! 256, about 15 µs for one alone.

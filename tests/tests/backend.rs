@@ -7,7 +7,7 @@ use tests::fleet::LISTENER_ADMIN;
 use tests::process::{metric, readyz, role, run};
 use tests::redis::{Redis, Sentinels};
 use tests::relay::Relay;
-use tests::{Host, Process, Setup, block_file, eventually};
+use tests::{Fleet, Host, Process, Setup, block_file, eventually};
 
 const PROXY: &str = "proxy --iface eth0 --workers 1";
 
@@ -142,6 +142,33 @@ fn answers_are_garbled() {
     day.recovers();
     day.all_arrived();
     day.logged(&[]);
+}
+
+#[test]
+fn a_stop_without_time_for_the_store_sends_what_waits_for_it() {
+    const COUNT: u64 = 200;
+    let Some(net) = Redis::world() else { return };
+    let redis = Redis::start(&net, "redis");
+    let relay = Relay::before(&redis);
+    let proxy = format!(
+        "--redis-addr {} --cache-op-timeout 5s --claim-lease 25s --drain-timeout 0s",
+        relay.address()
+    );
+    let receive = format!("--count {COUNT} --linger 0.5 --timeout 60 --json");
+    let mut fleet = Fleet::on(net, &Setup { proxy, receive, ..Setup::default() });
+    relay.mischief.withhold(true);
+    let to = format!("udp://[{}]:8725", fleet.proxies[0].host.v6());
+    let send = format!("send {} --to {to} --count {COUNT}", block_file().display());
+    let (sent, _, error) = run(&fleet.sender, &send, 20.0);
+    assert!(sent, "{error}");
+    assert!(
+        eventually(|| whole(fleet.proxies[0].metric("bsp_slab_frames")) == COUNT),
+        "all wait for answers"
+    );
+    fleet.proxies[0].process.signal("TERM");
+    fleet.proxies[0].process.succeed(20.0);
+    let report = fleet.consumer.succeed(90.0);
+    assert!(report.contains(&format!("\"unique\":{COUNT}")), "{report}");
 }
 
 #[test]

@@ -662,6 +662,11 @@ impl Ingress {
         !self.objects.is_empty() || self.gate.has_cleared() || !self.loads.is_empty() || self.stopped_for_room
     }
 
+    /// Frames that wait for the store, or for room after it.
+    pub fn waiting_frames(&self) -> usize {
+        self.gate.load().1
+    }
+
     /// Nothing waits: no frame, no backlog, no open claim, and the store knows what was settled.
     pub fn is_drained(&mut self) -> bool {
         let (_, frames) = self.gate.load();
@@ -693,6 +698,8 @@ impl Ingress {
             self.ledger.settle(object.debt, left * self.outlets.len() as u64, true);
             self.ledger.lost.push((DropReason::SendRefused, 1));
         }
+        // Their claims never settle: a sibling that has a copy takes over.
+        self.ledger.lost.push((DropReason::SendRefused, self.waiting_frames() as u64));
         self.settle(now);
     }
 

@@ -203,8 +203,25 @@ impl Worker {
                 self.round(Some(batch)).await;
             }
         }
+        self.send_undecided().await;
         self.ingress.farewell(Instant::now(), &mut self.senders);
         self.ingress.abandon(Instant::now());
+    }
+
+    /// The time of an orderly stop may end before that for decisions did: it was short, or the process slept. What still
+    /// waits for the store leaves without it, as far as the kernel takes it.
+    async fn send_undecided(&mut self) {
+        (self.receiver, self.messages) = (None, None);
+        self.ingress.claims().drain(Instant::now());
+        let mut before = usize::MAX;
+        loop {
+            self.round(None).await;
+            let waiting = self.ingress.waiting_frames();
+            if waiting == 0 || waiting >= before || self.ingress.is_blocked() {
+                break;
+            }
+            before = waiting;
+        }
     }
 
     /// Waits for something to do; a batch of messages, if that was it.

@@ -10,6 +10,7 @@ use frame::digest::Digest;
 use frame::{Fragment, Kind as FrameKind};
 use hashbrown::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 use txidset::{ClaimStats, Why};
 
 /// Counted reasons to let a frame through undecided: a bound was reached, or the process is stopping.
@@ -325,8 +326,10 @@ impl World {
                 .sum::<u64>();
         let reach = self.reach_of(way);
         let ours = self.nodes_of(way);
+        let horizon = if way == 0 { self.terms.horizon } else { Duration::MAX };
+        let horizon = u64::try_from(horizon.as_micros()).unwrap_or(u64::MAX);
         let unexplained = |trail: &super::trail::Trail| {
-            trail.unexplained(&self.faults, reach, |node| ours.contains(&node)) as u64
+            trail.unexplained(&self.faults, reach, horizon, |node| ours.contains(&node)) as u64
         };
         let counts: Vec<u64> = self.trails[way].iter().map(unexplained).collect();
         let sum: u64 = counts.iter().sum();

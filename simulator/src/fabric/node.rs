@@ -8,6 +8,8 @@ pub(super) struct Node {
     pub(super) alive: bool,
     /// A draining process takes nothing new.
     pub(super) accepting: bool,
+    /// Stopping: what waited for the store was decided.
+    pub(super) decided: bool,
     /// It stopped in order.
     pub(super) exited: bool,
     pub(super) incarnation: u32,
@@ -28,6 +30,7 @@ impl Node {
         Node {
             alive: true,
             accepting: true,
+            decided: false,
             exited: false,
             incarnation,
             born,

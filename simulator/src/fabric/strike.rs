@@ -126,11 +126,17 @@ impl World {
         if !self.is_on_time(node, incarnation, Event::Decide) {
             return;
         }
+        let mut decided = true;
         for who in 0..self.proxies.len() {
-            if self.proxies[who].node == node && self.is_free(who, node, incarnation) {
-                self.decide_proxy(who);
+            if self.proxies[who].node == node {
+                let free = self.is_free(who, node, incarnation);
+                decided &= free;
+                if free {
+                    self.decide_proxy(who);
+                }
             }
         }
+        self.nodes[node].decided |= decided;
         if let Some(listener) = self.listener_at(node)
             && self.is_free(self.proxies.len() + listener, node, incarnation)
         {
@@ -155,6 +161,13 @@ impl World {
         let busy = workers.filter(|&who| self.node_of(who) == node).filter_map(|who| self.busy_until(who));
         if let Some(busy) = busy.max() {
             return self.timeline.push(busy.max(self.now), node, incarnation, Event::Exit);
+        }
+        let proxies: Vec<usize> =
+            (0..self.proxies.len()).filter(|&who| self.proxies[who].node == node).collect();
+        if !std::mem::replace(&mut self.nodes[node].decided, true) {
+            // It slept through the time for decisions.
+            proxies.into_iter().for_each(|who| self.decide_proxy(who));
+            return self.timeline.push(self.now, node, incarnation, Event::Exit);
         }
         for who in 0..self.proxies.len() {
             if self.proxies[who].node == node {

@@ -2,7 +2,8 @@
 //!
 //! Bounds of an explanation: a fault explains one more passage of an id if the node that it struck had claimed or handed
 //! over that id within a lease (and what a record takes) before it, or until two leases after it. A fault of the store
-//! itself explains one more for each worker that had touched the id.
+//! itself explains one more for each worker that had touched the id. A node that cannot ask the store knows only what its
+//! tier 1 remembers: copies that come after the horizon of the id's first sight there are new to it, each of them.
 
 use crate::MS;
 use crate::fault::{Fault, Kind};
@@ -61,16 +62,22 @@ impl Trail {
         self.passages.push(Passage { node, at });
     }
 
-    /// Passages beyond the first that no fault explains. `ours`: nodes of this way.
-    pub(super) fn unexplained(&self, faults: &[Fault], reach: Reach, ours: impl Fn(usize) -> bool) -> usize {
+    /// Passages beyond the first that no fault explains. `ours`: nodes of this way. `horizon`: of their tier 1.
+    pub(super) fn unexplained(
+        &self,
+        faults: &[Fault],
+        reach: Reach,
+        horizon: u64,
+        ours: impl Fn(usize) -> bool,
+    ) -> usize {
         let extra = self.passages.len().saturating_sub(1);
         if extra == 0 {
             return 0;
         }
-        extra.saturating_sub(faults.iter().map(|fault| self.explained(fault, reach, &ours)).sum())
+        extra.saturating_sub(faults.iter().map(|fault| self.explained(fault, reach, horizon, &ours)).sum())
     }
 
-    fn explained(&self, fault: &Fault, reach: Reach, ours: &impl Fn(usize) -> bool) -> usize {
+    fn explained(&self, fault: &Fault, reach: Reach, horizon: u64, ours: &impl Fn(usize) -> bool) -> usize {
         let near = |touch: &&Touch| reach.holds(fault, touch.at);
         if fault.forgets() {
             let before = self.touches.iter().any(|touch| touch.at <= fault.start);
@@ -81,7 +88,17 @@ impl Trail {
             return if any { nodes.len() } else { 0 };
         }
         let struck = |touch: &Touch| ours(touch.node) && touch.node == fault.node;
-        usize::from(self.touches.iter().filter(near).any(struck))
+        if !self.touches.iter().filter(near).any(struck) {
+            return 0;
+        }
+        if fault.kind == Kind::Breaker { self.forgotten(fault.node, horizon).max(1) } else { 1 }
+    }
+
+    /// Passages by `node` after its tier 1 had forgotten the id.
+    fn forgotten(&self, node: usize, horizon: u64) -> usize {
+        let first = self.touches.iter().filter(|touch| touch.node == node).map(|touch| touch.at).min();
+        let Some(end) = first.and_then(|first| first.checked_add(horizon)) else { return 0 };
+        self.passages.iter().filter(|passage| passage.node == node && passage.at >= end).count()
     }
 
     /// Whether `fault` may have touched the id: what the lease around it covers.

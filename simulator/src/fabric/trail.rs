@@ -2,8 +2,9 @@
 //!
 //! Bounds of an explanation: a fault explains one more passage of an id if the node that it struck had claimed or handed
 //! over that id within a lease (and what a record takes) before it, or until two leases after it. A fault of the store
-//! itself explains one more for each worker that had touched the id. A node that cannot ask the store knows only what its
-//! tier 1 remembers: copies that come after the horizon of the id's first sight there are new to it, each of them.
+//! itself explains one more for each worker that had touched the id. A node that cannot ask the store, or believe
+//! its answers (each worker has a connection that may slip), knows only what its tier 1 remembers: copies that come after the
+//! horizon of the id's first sight there are new to it, each of them.
 
 use crate::MS;
 use crate::fault::{Fault, Kind};
@@ -91,7 +92,8 @@ impl Trail {
         if !self.touches.iter().filter(near).any(struck) {
             return 0;
         }
-        if fault.kind == Kind::Breaker { self.forgotten(fault.node, horizon).max(1) } else { 1 }
+        let alone = matches!(fault.kind, Kind::Breaker | Kind::Slip);
+        if alone { self.forgotten(fault.node, horizon).max(1) } else { 1 }
     }
 
     /// Passages by `node` after its tier 1 had forgotten the id.

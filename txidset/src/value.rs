@@ -44,14 +44,19 @@ pub enum Found {
 impl ClaimValue {
     /// The 29 bytes: version, owner, epoch, nonce, id; numbers big endian.
     pub fn encode(&self) -> [u8; CLAIM_LEN] {
-        let mut bytes = [0; CLAIM_LEN];
-        bytes[0] = VERSION;
-        bytes[1..9].copy_from_slice(&self.owner.to_be_bytes());
-        bytes[9..13].copy_from_slice(&self.epoch.to_be_bytes());
-        bytes[13..21].copy_from_slice(&self.nonce.to_be_bytes());
-        bytes[21..29].copy_from_slice(&self.id);
-        bytes
+        laid_out(VERSION, self.owner, self.epoch, self.nonce, &self.id)
     }
+}
+
+/// What claims and marks have in common: which of the two, three numbers, first bytes of the id.
+fn laid_out(kind: u8, first: u64, second: u32, third: u64, id: &[u8; 8]) -> [u8; CLAIM_LEN] {
+    let mut bytes = [0; CLAIM_LEN];
+    bytes[0] = kind;
+    bytes[1..9].copy_from_slice(&first.to_be_bytes());
+    bytes[9..13].copy_from_slice(&second.to_be_bytes());
+    bytes[13..21].copy_from_slice(&third.to_be_bytes());
+    bytes[21..29].copy_from_slice(id);
+    bytes
 }
 
 impl Found {
@@ -88,13 +93,7 @@ pub struct CourtesyMark {
 impl CourtesyMark {
     /// The 29 bytes: 2, flow, seconds, number, id; numbers big endian.
     pub fn encode(&self) -> [u8; MARK_LEN] {
-        let mut bytes = [0; MARK_LEN];
-        bytes[0] = MARK;
-        bytes[1..9].copy_from_slice(&self.flow.to_be_bytes());
-        bytes[9..13].copy_from_slice(&self.seconds.to_be_bytes());
-        bytes[13..21].copy_from_slice(&self.number.to_be_bytes());
-        bytes[21..29].copy_from_slice(&self.id);
-        bytes
+        laid_out(MARK, self.flow, self.seconds, self.number, &self.id)
     }
 }
 

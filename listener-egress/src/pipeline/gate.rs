@@ -204,7 +204,7 @@ impl Gate {
             if c.mark != Markable::No && matches!(verdict, Some(Verdict::Won(_) | Verdict::Wait)) {
                 match (c.mark, c.place) {
                     (Markable::Yes, Place::Batch(at)) => self.sighted.push(sighted(&c.key.id, bytes_of(at))),
-                    (Markable::Withheld(why), _) => counts.marks_withheld[why as usize] += 1,
+                    (Markable::Withheld(why), _) => counts.marks_withheld[why.index()] += 1,
                     _ => {}
                 }
             }

@@ -11,31 +11,20 @@ use super::track::Seen;
 use frame::{Fabric, GroupIndex, Id};
 use std::net::IpAddr;
 
-/// Why a frame that is new at the gate is not marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
-pub enum Withheld {
-    /// It came by unicast, or in another group than that of its id: others need not have it.
-    Unicast,
-    /// It has no number (V1): whoever lost it needs a copy that has one.
-    Unnumbered,
-    /// A repair, or an old number: it says nothing about now.
-    Repair,
-    /// It was rebuilt from fragments, some of which may have been repairs.
-    Fragments,
-    /// The worker had no turn for a while: nobody knows how long ago the frame came.
-    Late,
-}
-
-impl Withheld {
-    /// All reasons with their label values.
-    pub const ALL: [(Withheld, &'static str); 5] = [
-        (Withheld::Unicast, "unicast"),
-        (Withheld::Unnumbered, "unnumbered"),
-        (Withheld::Repair, "repair"),
-        (Withheld::Fragments, "fragments"),
-        (Withheld::Late, "late"),
-    ];
+service::reasons! {
+    /// Why a frame that is new at the gate is not marked.
+    pub enum Withheld {
+        /// It came by unicast, or in another group than that of its id: others need not have it.
+        Unicast = "unicast",
+        /// It has no number (V1): whoever lost it needs a copy that has one.
+        Unnumbered = "unnumbered",
+        /// A repair, or an old number: it says nothing about now.
+        Repair = "repair",
+        /// It was rebuilt from fragments, some of which may have been repairs.
+        Fragments = "fragments",
+        /// The worker had no turn for a while: nobody knows how long ago the frame came.
+        Late = "late",
+    }
 }
 
 /// Whether a frame is to be marked if it is new at the gate.

@@ -1267,7 +1267,7 @@ impl World {
     }
 
     fn withheld(&mut self, why: Withheld) -> u64 {
-        self.counts().marks_withheld[why as usize]
+        self.counts().marks_withheld[why.index()]
     }
 }
 

@@ -337,8 +337,9 @@ impl Source for Cells {
         for reason in Loss::ALL {
             sink.counter(&LOST, &[worker, reason.name()], shown.counts.lost[reason.index()]);
         }
-        for (reason, label) in Withheld::ALL {
-            sink.counter(&MARK_WITHHELD, &[worker, label], shown.counts.marks_withheld[reason as usize]);
+        for reason in Withheld::ALL {
+            let count = shown.counts.marks_withheld[reason.index()];
+            sink.counter(&MARK_WITHHELD, &[worker, reason.name()], count);
         }
         for (metric, read) in &COUNTERS {
             sink.counter(metric, &[worker], read(&shown));

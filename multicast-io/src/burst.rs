@@ -158,6 +158,14 @@ impl Burst {
         Some(span)
     }
 
+    /// Takes a datagram that no socket brought, as if one had: copied to the heap, behind the arrivals so far. `false`: the
+    /// heap is full, and nothing was taken. For worlds and measurements that feed whole bursts.
+    pub fn arrive(&mut self, bytes: &[u8], source: SocketAddr, destination: Option<IpAddr>) -> bool {
+        let Some(span) = self.push(bytes) else { return false };
+        self.arrivals.push(Arrival { span, source, destination });
+        true
+    }
+
     /// Bytes of heap left.
     pub fn heap_free(&self) -> usize {
         self.memory.len() - self.heap_next
@@ -238,6 +246,18 @@ mod tests {
         assert!(burst.push(b"k").is_none());
         burst.clear();
         assert_eq!(burst.heap_free(), 10);
+    }
+
+    #[test]
+    fn a_datagram_from_nowhere_is_an_arrival_like_any_other() {
+        let mut burst = Burst::new(0, 4);
+        let (source, group) = ("[fd00::1]:9".parse().unwrap(), "ff05::b:1".parse().unwrap());
+        assert!(burst.arrive(b"abc", source, Some(group)));
+        assert!(!burst.arrive(b"de", source, None), "the heap is full");
+        let [arrival] = burst.arrivals() else { panic!("one arrival") };
+        assert_eq!((burst.bytes(arrival.span), arrival.destination), (&b"abc"[..], Some(group)));
+        burst.clear();
+        assert!(burst.arrivals().is_empty());
     }
 
     #[test]

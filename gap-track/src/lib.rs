@@ -1,0 +1,1 @@
+//! Gaps in numbered flows: what is missing, what is owed, what was given up.

@@ -1,0 +1,1 @@
+//! Large buffers on huge pages, and loads ahead of use.

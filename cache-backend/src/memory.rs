@@ -37,6 +37,25 @@ const HEADER: usize = 16;
 const NEVER: u64 = u64::MAX;
 
 /// See the module text. Clones share the store.
+///
+/// ```
+/// use cache_backend::{Claimed, KeyValues, Memory};
+/// use std::time::{Duration, Instant};
+///
+/// let store = Memory::new(64 << 20);
+/// let (ttl, now) = (Duration::from_secs(600), Instant::now());
+/// let mut batch = KeyValues::new();
+/// batch.push(b"bsp:tx:one", b"mine");
+/// batch.push(b"bsp:tx:one", b"yours");
+///
+/// let mut answers = Vec::new();
+/// store.claim(&batch, ttl, now, &mut answers);
+/// assert_eq!(answers, [Claimed::Created, Claimed::Exists(b"mine"[..].into())]);
+///
+/// // Once its time is over the key is free again.
+/// store.claim(&batch, ttl, now + ttl, &mut answers);
+/// assert_eq!(answers[2], Claimed::Created);
+/// ```
 #[derive(Clone)]
 pub struct Memory {
     shared: Arc<Shared>,

@@ -7,7 +7,7 @@
 //! A slot is as long as the longest train (64 KiB), but only pages that were written cost memory. Slots begin a page further
 //! than one behind the other: trains are much shorter, and fronts of 64 KiB apart would share a fifth of the cache's sets.
 
-use crate::pages::prefer_huge;
+use huge_pages::prefer_huge;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 

@@ -22,7 +22,6 @@ pub mod membership;
 pub mod netns;
 pub mod options;
 pub mod outq;
-pub mod pages;
 pub mod probe;
 pub mod ready;
 pub mod receive;

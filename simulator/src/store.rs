@@ -5,7 +5,7 @@ use bytes::Bytes;
 use cache_backend::{Claimed, KeyValues};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
-use txidset::value::{Found, Record, encode_ended};
+use txidset::value::{Found, Record, encode_end_notice};
 use txidset::{Answer, Ask, CourtesyMark};
 
 /// Writes older than this are on every replica.
@@ -74,7 +74,7 @@ impl Store {
 
     /// The process of an owner has ended, says its successor.
     pub(crate) fn put_ended(&mut self, now: u64, key: &[u8], owner: u64, ttl: Duration) {
-        self.put(now, key, Some(&encode_ended(owner)), ttl);
+        self.put(now, key, Some(&encode_end_notice(owner)), ttl);
     }
 
     /// Some keys leave for want of memory.

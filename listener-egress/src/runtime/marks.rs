@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use txidset::fabric::Standing;
-use txidset::{ClaimKey, Class, CourtesyMark, FabricWord};
+use txidset::{ClaimKey, Class, CourtesyMark, FabricLabel};
 
 /// Bytes of marks that wait for the thread, over all workers.
 const WAITING: usize = 2 << 20;
@@ -285,7 +285,7 @@ impl MarkPlan {
              transactions there that nobody there has. Want the store and prefix of this fabric's proxies \
              (--txid-dedup-prefix, --fabric-name there)",
             self.prefix,
-            self.word.words()
+            self.word.text()
         )
     }
 }
@@ -441,7 +441,7 @@ impl Writer<'_> {
     }
 
     /// Looks whose the prefix is. What the store does not answer is asked at the next look; its own condition says so.
-    async fn look(&mut self, word: &FabricWord) {
+    async fn look(&mut self, word: &FabricLabel) {
         if let Ok(standing) = word.read(self.session).await {
             self.standing.tell(self.keys.plan, standing);
         }

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use txidset::LocalSet;
-use txidset::node::Node;
+use txidset::node::ProcessPlace;
 use worker::Start;
 
 /// Messages that wait for a worker.
@@ -47,7 +47,7 @@ pub struct Running {
     control: Arc<ControlCells>,
     threads: Vec<service::Worker>,
     /// Held until every thread has ended.
-    node: Option<Node>,
+    node: Option<ProcessPlace>,
 }
 
 impl Running {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use frame::data::{HEADER, HeaderFields, encode_header, stamp};
 use frame::digest::Entry;
 use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits, TxId};
-use multicast_io::pages::prefetch;
+use huge_pages::prefetch;
 use multicast_io::{Burst, Span, Train};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};

@@ -10,7 +10,7 @@ use service::{Condition, Lifecycle};
 use std::sync::Arc;
 use tokio::sync::watch;
 use txidset::fabric::Standing;
-use txidset::{FabricWord, Names};
+use txidset::{FabricLabel, Names};
 
 /// Starts the look-out; `None` where no store is shared, or it was turned off.
 ///
@@ -30,7 +30,7 @@ pub(super) async fn watch(
     let session = backend.session().await?;
     let condition = lifecycle.condition("fabric");
     match word.look(session.as_ref(), check == FabricCheckArg::Replace).await {
-        Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.words())),
+        Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.text())),
         Ok(standing) => tell(&condition, &word, &standing),
         Err(error) => {
             tracing::warn!("whose the prefix {} is could not be asked: {error}", config.txid_dedup_prefix);
@@ -45,17 +45,17 @@ pub(super) async fn watch(
     Ok(Some(worker))
 }
 
-fn word(config: &Config) -> FabricWord {
+fn word(config: &Config) -> FabricLabel {
     let claims = super::claims_config(config, true);
     let names = Names::new(&claims.prefix, claims.keys);
     let words = config.fabric.named(config.fabric_name.as_deref(), config.egress_port);
     let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
-    FabricWord::new(&names, &words, ttl)
+    FabricLabel::new(&names, &words, ttl)
 }
 
 async fn look_again(
     backend: &dyn Backend,
-    word: &FabricWord,
+    word: &FabricLabel,
     condition: &Condition,
     mut draining: watch::Receiver<bool>,
 ) {
@@ -76,8 +76,8 @@ async fn look_again(
     }
 }
 
-fn tell(condition: &Condition, word: &FabricWord, standing: &Standing) {
-    let ours = word.words();
+fn tell(condition: &Condition, word: &FabricLabel, standing: &Standing) {
+    let ours = word.text();
     match standing {
         Standing::Ours => condition.met(ours),
         Standing::Replaced(theirs) => {

@@ -314,7 +314,7 @@ pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
         keys: config.claim_keys,
         tier2,
         marks: true,
-        patience: config.backend.op_timeout(Purpose::Claims),
+        answer_timeout: config.backend.op_timeout(Purpose::Claims),
     }
 }
 

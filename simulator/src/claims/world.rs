@@ -587,7 +587,7 @@ impl World {
 
     fn say_ended(&mut self, owner: u64) {
         let mut name = Vec::new();
-        Names::new(PREFIX, KeyStyle::Compact).ended(owner, &mut name);
+        Names::new(PREFIX, KeyStyle::Compact).end_notice(owner, &mut name);
         self.store.put_ended(self.now, &name, owner, TTL);
         self.trace(|| format!("the process of {owner:016x} has ended"));
     }

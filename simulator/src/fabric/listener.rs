@@ -100,7 +100,7 @@ impl World {
     /// The process of an owner has ended, says its successor.
     fn say_ended(&mut self, number: usize, owner: u64) {
         let mut name = Vec::new();
-        self.names(self.listeners[number].consumer).ended(owner, &mut name);
+        self.names(self.listeners[number].consumer).end_notice(owner, &mut name);
         self.store.put_ended(self.now, &name, owner, TTL);
         let now = self.instant();
         if let Some(claims) = self.listeners[number].pipeline.claims_mut() {
@@ -188,7 +188,7 @@ impl World {
                 prefix: self.prefix(consumer),
                 keys: KeyStyle::Compact,
                 tier2: true,
-                patience: Duration::from_micros(PATIENCE),
+                answer_timeout: Duration::from_micros(PATIENCE),
                 ..ClaimsConfig::default()
             },
             waiting_bytes: self.terms.waiting_bytes,

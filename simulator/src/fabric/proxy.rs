@@ -153,7 +153,7 @@ impl World {
             prefix: PREFIX.to_vec(),
             keys: KeyStyle::Compact,
             tier2: true,
-            patience: Duration::from_micros(PATIENCE),
+            answer_timeout: Duration::from_micros(PATIENCE),
             ..ClaimsConfig::default()
         }
     }

@@ -7,8 +7,8 @@
 //! compared by all 32 bytes.
 
 use super::hash::Hasher;
-use crate::{ClaimKey, Class};
-use multicast_io::pages::{Table, prefetch};
+use crate::key::{ClaimKey, Class};
+use huge_pages::{Table, prefetch};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 

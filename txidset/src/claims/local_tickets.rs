@@ -1,17 +1,17 @@
-//! Claims that tier 1 alone decided about: nothing was asked, nothing will be answered. All that must be known of them is
-//! which key a failed send gives back, and that each is answered once.
+//! Claims that tier 1 alone decided: nothing was asked, and nothing will be answered. Two things must be known of them: which
+//! key a failed send gives back, and that each is answered once.
 //!
 //! Cost: 48 bytes a frame in flight, written when it is won and looked at when it is answered.
 
-use super::Ticket;
-use crate::ClaimKey;
+use crate::decision::Ticket;
+use crate::key::ClaimKey;
 
 /// Set in the index of a ticket of this kind; entries of the protocol are far fewer than 2^31.
-const ALONE: u32 = 1 << 31;
+const LOCAL: u32 = 1 << 31;
 
 /// See the module text.
 #[derive(Default)]
-pub(super) struct Alone {
+pub(super) struct LocalTickets {
     won: Vec<Won>,
     free: Vec<u32>,
 }
@@ -20,16 +20,17 @@ struct Won {
     /// Changes when the claim is answered: a second answer finds nothing.
     generation: u32,
     key: ClaimKey,
-    /// Between which marks it came.
+    /// Between which watermarks it came.
     cohort: u64,
 }
 
 /// Whether `ticket` was given out here.
-pub(super) fn is_alone(ticket: Ticket) -> bool {
-    halves(ticket).0 & ALONE != 0
+#[inline]
+pub(super) fn is_local(ticket: Ticket) -> bool {
+    halves(ticket).0 & LOCAL != 0
 }
 
-impl Alone {
+impl LocalTickets {
     #[inline]
     pub(super) fn win(&mut self, key: &ClaimKey, cohort: u64) -> Ticket {
         let (index, generation) = match self.free.pop() {
@@ -48,14 +49,14 @@ impl Alone {
                 (index, 0)
             }
         };
-        Ticket(u64::from(generation) << 32 | u64::from(index | ALONE))
+        Ticket(u64::from(generation) << 32 | u64::from(index | LOCAL))
     }
 
-    /// The claim is answered; its key and cohort, unless it was answered before.
+    /// The claim is answered. Returns its key and cohort, unless it was answered before.
     #[inline]
     pub(super) fn end(&mut self, ticket: Ticket) -> Option<(ClaimKey, u64)> {
         let (index, generation) = halves(ticket);
-        let index = index & !ALONE;
+        let index = index & !LOCAL;
         let won = self.won.get_mut(index as usize).filter(|won| won.generation == generation)?;
         won.generation = generation.wrapping_add(1);
         self.free.push(index);

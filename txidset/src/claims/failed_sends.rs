@@ -1,11 +1,11 @@
-//! Ids whose frames could not be sent lately. A frame that left by one interface and was refused by another is taken back,
-//! but a listener may have seen it, and its courtesy mark may land after the claim was deleted: at the node that took the
-//! frame back such a mark proves nothing, and the client's resend goes out.
+//! Ids whose frames could not be sent lately. A frame may leave by one interface and be refused by another: then its claim is
+//! released, but a listener may have seen it, and its courtesy mark may land after the claim was deleted. At the node that
+//! released the claim such a mark proves nothing, and the client's resend goes out.
 //!
-//! Limits: the last [`MOST`] ids, 300 KiB; older ones are forgotten. Cost: nothing until a send fails, then one insert for
+//! Limits: the last [`MOST`] ids, 300 KiB; older ones are forgotten. Cost: nothing until a send fails; then one insert for
 //! each frame of which it did, and one lookup for each mark that is found.
 
-use crate::ClaimKey;
+use crate::key::ClaimKey;
 use std::collections::{HashSet, VecDeque};
 
 /// Ids that are remembered.
@@ -13,12 +13,12 @@ pub(super) const MOST: usize = 4096;
 
 /// See the module text.
 #[derive(Default)]
-pub(super) struct Refused {
+pub(super) struct FailedSends {
     order: VecDeque<ClaimKey>,
     ids: HashSet<ClaimKey>,
 }
 
-impl Refused {
+impl FailedSends {
     pub(super) fn note(&mut self, key: ClaimKey) {
         if !self.ids.insert(key) {
             return;
@@ -39,7 +39,7 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Class;
+    use crate::key::Class;
 
     #[test]
     fn the_last_ids_are_remembered_and_no_more() {
@@ -48,13 +48,13 @@ mod tests {
             id[..8].copy_from_slice(&n.to_be_bytes());
             ClaimKey { class: Class::Tx, id }
         };
-        let mut refused = Refused::default();
-        assert!(!refused.has(&key(0)));
+        let mut failed = FailedSends::default();
+        assert!(!failed.has(&key(0)));
         for n in 0..=MOST {
-            refused.note(key(n));
-            refused.note(key(n));
+            failed.note(key(n));
+            failed.note(key(n));
         }
-        assert!(!refused.has(&key(0)) && refused.has(&key(1)) && refused.has(&key(MOST)));
-        assert_eq!((refused.order.len(), refused.ids.len()), (MOST, MOST));
+        assert!(!failed.has(&key(0)) && failed.has(&key(1)) && failed.has(&key(MOST)));
+        assert_eq!((failed.order.len(), failed.ids.len()), (MOST, MOST));
     }
 }

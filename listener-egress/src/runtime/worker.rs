@@ -393,7 +393,7 @@ impl Worker {
         let frame = self.pipeline.bytes(delivery, &self.burst);
         let skip = if self.strip_header { usize::from(delivery.header_len) } else { 0 };
         let record = frame.get(skip..).unwrap_or(&[]);
-        let stamped = frame::data::stamped(frame);
+        let stamped = frame::datagram::stamped(frame);
         let handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
         if record.len() > self.consumer.longest() {
             service::limited!(

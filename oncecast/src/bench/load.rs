@@ -66,7 +66,7 @@ impl Load {
             let group = group_of(bytes).0;
             let number = &mut last[usize::from(group)];
             *number += 1;
-            frame::data::stamp(bytes, HashKey(key ^ u64::from(group)), SeqNum(*number));
+            frame::datagram::stamp(bytes, HashKey(key ^ u64::from(group)), SeqNum(*number));
         }
         Ok(load)
     }

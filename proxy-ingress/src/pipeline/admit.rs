@@ -9,7 +9,7 @@
 
 use super::drops::DropReason;
 use frame::data::DataFrame;
-use frame::fragment::Plan;
+use frame::fragment::FragmentPlan;
 use frame::hash::LONGEST_TOGETHER;
 use frame::subtree::{Form, SubtreeData};
 use frame::{DecodeError, HashKey, Id, Kind, SeqNum, TxId, block, tx};
@@ -79,7 +79,7 @@ pub enum Shape {
     /// As one datagram.
     Whole,
     /// As fragments (V3).
-    Cut(Plan),
+    Cut(FragmentPlan),
 }
 
 /// A frame that passed.
@@ -253,7 +253,7 @@ fn shape(policy: &Policy, kind: Kind, whole: usize, payload: usize) -> Result<Sh
         Kind::LegacyTx if whole <= MAX_DATAGRAM => Ok(Shape::Whole),
         Kind::LegacyTx => Err(DropReason::Oversize),
         _ if policy.frag_mtu == 0 => Err(DropReason::Oversize),
-        _ => Plan::new(payload, policy.frag_mtu).map(Shape::Cut).ok_or(DropReason::FragmentOverflow),
+        _ => FragmentPlan::new(payload, policy.frag_mtu).map(Shape::Cut).ok_or(DropReason::FragmentOverflow),
     }
 }
 

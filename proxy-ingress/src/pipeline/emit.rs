@@ -403,7 +403,7 @@ impl Outlet {
             for (span, owner) in waiting.batch.frames.iter().zip(&waiting.batch.owners).skip(waiting.taken) {
                 if let Some(numbered) = owner.flow.and_then(|flow| flows.next(flow)) {
                     let frame = &mut waiting.memory[span.range()];
-                    frame::data::stamp(frame, numbered.hash_key, numbered.seq_num);
+                    frame::datagram::stamp(frame, numbered.hash_key, numbered.seq_num);
                 }
             }
         }

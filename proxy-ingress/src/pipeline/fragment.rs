@@ -4,7 +4,7 @@
 //! worker goes on receiving. Each fragment takes a number of the flow of the original; they leave in index order.
 
 use super::admit::Admitted;
-use frame::fragment::{FragmentFields, Plan, encode};
+use frame::fragment::{FragmentFields, FragmentPlan, encode};
 use frame::{DataFrame, HashKey, SeqNum};
 use multicast_io::{Burst, Span};
 
@@ -14,7 +14,7 @@ use multicast_io::{Burst, Span};
 pub fn cut(
     burst: &mut Burst,
     frame: &Admitted,
-    plan: &Plan,
+    plan: &FragmentPlan,
     index: u16,
     data: &[u8],
     scratch: &mut Vec<u8>,

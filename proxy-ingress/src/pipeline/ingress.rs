@@ -18,7 +18,8 @@ use super::train::{Car, Limits, Order, Plan};
 use crate::mutation::Mutation;
 use crate::tally::Tally;
 use bytes::Bytes;
-use frame::data::{HEADER, HeaderFields, encode_header, stamp};
+use frame::data::{HEADER, HeaderFields, encode_header};
+use frame::datagram::stamp;
 use frame::digest::Entry;
 use frame::{Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits, TxId};
 use huge_pages::prefetch;
@@ -118,7 +119,7 @@ struct Load {
 struct Object {
     frame: Admitted,
     payload: Bytes,
-    plan: frame::fragment::Plan,
+    plan: frame::fragment::FragmentPlan,
     next: u32,
     flow: FlowRef,
     group: GroupIndex,
@@ -377,7 +378,7 @@ impl Ingress {
         &mut self,
         burst: &mut Burst,
         frame: Admitted,
-        plan: frame::fragment::Plan,
+        plan: frame::fragment::FragmentPlan,
         held: Held,
         flow: FlowRef,
         group: GroupIndex,
@@ -463,7 +464,7 @@ impl Ingress {
             }
             let load = &self.loads[self.plan.order[at] as usize];
             let flow = number(&mut self.flows, burst, load);
-            if let Some((id, key, seq)) = frame::data::stamped(burst.bytes(load.span)) {
+            if let Some((id, key, seq)) = frame::datagram::stamped(burst.bytes(load.span)) {
                 self.tally.recent.note(moment, id, key.0, seq.0);
             }
             self.emission.frames.push(load.span);

@@ -7,8 +7,8 @@
 //! Vectors never pass through a closure: what is not inlined loses the instructions, and with them a factor of twenty.
 //! No unsafe here: `pulp` hands out the instructions against a token that proves that the processor has them.
 
+use super::pairs::{BLOCK, Message, START, Started, TAIL, in_pairs, sha256_again};
 use crate::Id;
-use crate::hash::{BLOCK, Message, START, Started, TAIL, in_pairs, sha256_again};
 use core::arch::x86_64::__m512i;
 use pulp::x86::V4;
 use pulp::{NullaryFnOnce, cast};
@@ -37,7 +37,7 @@ const ROUND: [u32; 64] = [
 
 /// Double SHA-256 of `messages`, the longest first; `found` gets each and its hash, in no order. `false`, with nothing done,
 /// where the processor has no AVX-512 or the messages are too few.
-pub(crate) fn sha256d_each<'a>(
+pub(super) fn sha256d_each<'a>(
     messages: &[Message],
     bytes: &impl Fn(Message) -> &'a [u8],
     found: &mut impl FnMut(Message, Id),

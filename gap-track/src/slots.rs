@@ -1,23 +1,26 @@
-//! A table whose entries are named by a slot number and a generation, so that a name kept elsewhere (a deadline queue,
-//! a claim) can be found to be stale instead of hitting whatever took the place.
+//! A table whose entries have names: a place and a generation.
 //!
-//! O(1) each; memory grows to the high-water mark and is reused. The owner bounds the number of entries.
+//! Why: a name may be kept elsewhere, in a deadline queue or in a claim. When its entry is gone, the name finds nothing; it
+//! never finds the entry that took the place.
+//!
+//! Limits: the owner bounds the number of entries. Memory grows to the highest number so far and is used again.
+//! Cost: O(1) each.
 
 /// Name of an entry; never matches a later entry in the same place (until 2^32 reuses).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Slot {
+pub struct Slot {
     index: u32,
     generation: u32,
 }
 
 impl Slot {
     /// The slot as an opaque number.
-    pub(crate) fn token(self) -> u64 {
+    pub fn token(self) -> u64 {
         (u64::from(self.generation) << 32) | u64::from(self.index)
     }
     /// The inverse of `token`.
     #[allow(clippy::cast_possible_truncation, reason = "two halves of 32 bits")]
-    pub(crate) fn of_token(token: u64) -> Slot {
+    pub fn of_token(token: u64) -> Slot {
         Slot { index: token as u32, generation: (token >> 32) as u32 }
     }
 }
@@ -28,22 +31,36 @@ struct Entry<T> {
 }
 
 /// See the module text.
-pub(crate) struct Slots<T> {
+pub struct Slots<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
 }
 
+impl<T> Default for Slots<T> {
+    fn default() -> Slots<T> {
+        Slots::new()
+    }
+}
+
 impl<T> Slots<T> {
-    pub(crate) fn new() -> Slots<T> {
+    /// An empty table.
+    pub fn new() -> Slots<T> {
         Slots { entries: Vec::new(), free: Vec::new() }
     }
-    pub(crate) fn len(&self) -> usize {
+    /// Entries now.
+    pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
+    /// No entry is there.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Takes in an entry and names it.
+    ///
     /// # Panics
     /// Never: owners bound their tables far below 2^32 entries.
     #[allow(clippy::cast_possible_truncation, reason = "owners bound the table far below 2^32 entries")]
-    pub(crate) fn insert(&mut self, value: T) -> Slot {
+    pub fn insert(&mut self, value: T) -> Slot {
         if let Some(index) = self.free.pop() {
             let entry = &mut self.entries[index as usize];
             entry.value = Some(value);
@@ -53,15 +70,18 @@ impl<T> Slots<T> {
         self.entries.push(Entry { generation: 0, value: Some(value) });
         Slot { index, generation: 0 }
     }
-    pub(crate) fn get(&self, slot: Slot) -> Option<&T> {
+    /// The entry of this name.
+    pub fn get(&self, slot: Slot) -> Option<&T> {
         let entry = self.entries.get(slot.index as usize)?;
         if entry.generation == slot.generation { entry.value.as_ref() } else { None }
     }
-    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
+    /// The entry of this name, to change it.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
         let entry = self.entries.get_mut(slot.index as usize)?;
         if entry.generation == slot.generation { entry.value.as_mut() } else { None }
     }
-    pub(crate) fn remove(&mut self, slot: Slot) -> Option<T> {
+    /// Takes the entry of this name out.
+    pub fn remove(&mut self, slot: Slot) -> Option<T> {
         let entry = self.entries.get_mut(slot.index as usize)?;
         if entry.generation != slot.generation {
             return None;
@@ -72,14 +92,31 @@ impl<T> Slots<T> {
         Some(value)
     }
     /// Places ever used: the range for `at`.
-    pub(crate) fn places(&self) -> usize {
+    pub fn places(&self) -> usize {
         self.entries.len()
     }
     /// The live entry at a place, for sweeps and sampling.
     #[allow(clippy::cast_possible_truncation, reason = "places are below 2^32")]
-    pub(crate) fn at(&self, place: usize) -> Option<(Slot, &T)> {
+    pub fn at(&self, place: usize) -> Option<(Slot, &T)> {
         let entry = self.entries.get(place)?;
         let value = entry.value.as_ref()?;
         Some((Slot { index: place as u32, generation: entry.generation }, value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_finds_its_own_entry_and_no_later_one() {
+        let mut slots = Slots::new();
+        let first = slots.insert('a');
+        assert_eq!(slots.remove(first), Some('a'));
+        let second = slots.insert('b');
+        assert_eq!((slots.get(first), slots.get(second), slots.len()), (None, Some(&'b'), 1));
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(Slot::of_token(second.token()), second);
+        assert_eq!(slots.at(0), Some((second, &'b')));
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn watch(
 }
 
 fn word(config: &Config) -> FabricWord {
-    let claims = super::claims_config(config, true);
+    let claims = config.claims_config(true);
     let names = Names::new(&claims.prefix, claims.keys);
     let words = config.fabric.named(config.fabric_name.as_deref(), config.egress_port);
     let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };

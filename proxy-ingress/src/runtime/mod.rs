@@ -10,11 +10,12 @@ mod fabric;
 mod sockets;
 mod worker;
 
-use crate::config::{Config, FlowIdentityArg, TcpPort};
+use crate::config::{Config, FlowIdentityArg};
 use crate::metrics::{Proxy, WorkerCells};
 use crate::pipeline::emit::OutletLimits;
 use crate::pipeline::number::{Directory, FlowLimits, Identity};
 use crate::pipeline::{DropReason, IngressConfig, Policy};
+use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
 use anyhow::Context;
 use cache_backend::{Backend, Memory};
@@ -24,9 +25,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stream::{CloseReason, StreamLimits, StreamTally};
+use stream::StreamLimits;
 use tokio::sync::{oneshot, watch};
-use txidset::{Claims, ClaimsConfig, LocalSet};
+use txidset::{Claims, LocalSet};
 use worker::Start;
 
 /// How long after the drain timeout a worker may take to close its sockets.
@@ -180,8 +181,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         deps.registry.add_recent(index.to_string(), Arc::clone(&tally.recent));
         let streams = Arc::new(StreamTally::default());
-        let claims =
-            Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random());
+        let claims = Claims::new(config.claims_config(backend.is_some()), Arc::clone(&local), rand::random());
         cells.push(WorkerCells {
             tally: Arc::clone(&tally),
             streams: Arc::clone(&streams),
@@ -302,22 +302,6 @@ fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, sta
     Ok(Some((Arc::new(directory), file)))
 }
 
-pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
-    ClaimsConfig {
-        mode: config.claim_mode,
-        epoch: config.claim_epoch,
-        lease: config.claim_lease,
-        ttl: config.txid_dedup_ttl,
-        park_bytes: config.claim_park_bytes.as_usize(),
-        max_batch: 256,
-        prefix: config.txid_dedup_prefix.clone().into_bytes(),
-        keys: config.claim_keys,
-        tier2,
-        marks: true,
-        patience: config.backend.op_timeout(Purpose::Claims),
-    }
-}
-
 fn ingress_config(
     config: &Config,
     identity: Identity,
@@ -348,18 +332,10 @@ fn ingress_config(
         train_order: config.train_order.into(),
         outlets,
         outlet: OutletLimits { bytes: config.send_backlog_bytes.as_usize(), deadline: config.send_deadline },
+        full_timeout: IngressConfig::FULL_TIMEOUT,
         claims: config.claims(),
         slab_bytes,
         // A frame of the real mix takes about two blocks.
         slab_entries: (slab_bytes / 256).max(4_096),
     })
-}
-
-/// What TCP port to bind.
-fn tcp_port(config: &Config) -> Option<u16> {
-    match config.tcp_listen_port {
-        TcpPort::Off => None,
-        TcpPort::Auto => Some(0),
-        TcpPort::Fixed(port) => Some(port),
-    }
 }

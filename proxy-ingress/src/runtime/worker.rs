@@ -7,8 +7,9 @@
 //! it drops); TCP earlier, see [`Ingress::may_read_streams`].
 
 use super::sockets::Sockets;
-use super::stream::{Batch, QUEUE, StreamLimits, StreamTally, Streams, accept};
-use crate::pipeline::{Ingress, IngressConfig};
+use super::stream::{Batch, QUEUE, StreamLimits, Streams, accept};
+use crate::pipeline::{Ingress, IngressConfig, Next, RoundIo};
+use crate::stream_tally::StreamTally;
 use crate::tally::Tally;
 use cache_backend::Backend;
 use multicast_io::{Burst, Ready, Receiver, Sender, writable};
@@ -33,8 +34,6 @@ const SHOW: Duration = Duration::from_millis(10);
 const ROUND: usize = 1_792;
 /// Room for everything that a receive can make the pipeline copy (bare transactions, fragments), and then some.
 const HEAP: usize = SLOTS * (80 << 10) + (8 << 20);
-/// A full socket is waited for this long before its frames are moved to the backlog.
-const FULL_PATIENCE: Duration = Duration::from_millis(5);
 /// A draining worker stops reading UDP when its queue was empty for this long,
 const DRAIN_QUIET: Duration = Duration::from_millis(50);
 /// or when it is empty after this long, as senders that do not hear of the stop never fall silent.
@@ -78,11 +77,10 @@ pub(super) async fn run(mut start: Start) {
 
 struct Worker {
     ingress: Ingress,
-    driver: Driver,
+    io: WorkerIo,
     burst: Burst,
     /// `None` once a drain has emptied it.
     receiver: Option<Ready<Receiver>>,
-    senders: Vec<Sender>,
     /// `None` once all streams have ended.
     messages: Option<mpsc::Receiver<Batch>>,
     tally: Arc<Tally>,
@@ -104,8 +102,8 @@ struct Worker {
     last_input: Instant,
     /// Messages of the next receive call.
     messages_per_call: usize,
-    /// Arrivals of the burst that were judged.
-    judged: usize,
+    /// Arrivals of the burst that the pipeline has seen.
+    seen: usize,
     shown_at: Instant,
     /// Something was received since.
     stale: bool,
@@ -141,10 +139,9 @@ impl Worker {
         start.ready.met(&format!("worker {} takes frames", start.index));
         Ok(Worker {
             ingress: Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally)),
-            driver,
+            io: WorkerIo { driver, senders, pumped_at: now },
             burst: Burst::new(SLOTS, HEAP).at_once(),
             receiver: Some(Ready::new(receiver)?),
-            senders,
             messages,
             tally: start.tally,
             draining: start.draining,
@@ -159,7 +156,7 @@ impl Worker {
             drains: false,
             last_input: now,
             messages_per_call: start.recv_batch,
-            judged: 0,
+            seen: 0,
             shown_at: now,
             stale: false,
         })
@@ -193,7 +190,7 @@ impl Worker {
             let input_ended = self.receiver.is_none() && self.messages.is_none();
             if deciding && (now >= decide_by || (input_ended && self.ingress.claims().waiting() == 0)) {
                 deciding = false;
-                self.ingress.claims().drain(now);
+                self.ingress.decide_all(now);
             }
             if (input_ended && !deciding && self.ingress.is_drained()) || now >= deadline {
                 break;
@@ -204,15 +201,15 @@ impl Worker {
             }
         }
         self.send_undecided().await;
-        self.ingress.farewell(Instant::now(), &mut self.senders);
-        self.ingress.abandon(Instant::now());
+        self.ingress.close();
+        self.round(None).await;
     }
 
     /// The time of an orderly stop may end before that for decisions did: it was short, or the process slept. What still
     /// waits for the store leaves without it, as far as the kernel takes it.
     async fn send_undecided(&mut self) {
         (self.receiver, self.messages) = (None, None);
-        self.ingress.claims().drain(Instant::now());
+        self.ingress.decide_all(Instant::now());
         let mut before = usize::MAX;
         loop {
             self.round(None).await;
@@ -239,7 +236,7 @@ impl Worker {
         let asleep = Cell::new(false);
         let woken = tokio::select! {
             biased;
-            () = self.driver.progress(self.ingress.claims()) => Woken::Other,
+            () = self.io.driver.progress(self.ingress.claims()) => Woken::Other,
             batch = next_batch(messages), if take_messages => Woken::Messages(batch),
             // Lets the other tasks of this thread, and the reactor, have a turn.
             () = tokio::task::yield_now(), if busy => Woken::Other,
@@ -265,30 +262,29 @@ impl Worker {
 
     async fn round(&mut self, batch: Option<Batch>) {
         let began = Instant::now();
-        self.judge(began);
+        self.begin(began);
         self.receive().await;
-        let now = Instant::now();
+        let mut now = Instant::now();
         let udp = !self.burst.arrivals().is_empty();
-        self.ingress.ask(now);
         let tcp = self.take_messages(now, batch);
         if udp || tcp {
             self.last_input = now;
         }
-        self.driver.pump(self.ingress.claims(), now);
-        // A stop of the process between asking and sending must not go unnoticed: the time is read again.
-        let now = Instant::now();
-        self.ingress.load(now, &mut self.burst);
-        self.send(now).await;
-        if self.ingress.finish(now, &mut self.burst) {
-            self.send(now).await;
-            self.ingress.finish(now, &mut self.burst);
+        let mut asked = now;
+        loop {
+            match self.ingress.commit(now, &mut self.burst, &mut self.io) {
+                Next::Asked => {
+                    now = Instant::now();
+                    asked = now;
+                    continue;
+                }
+                Next::Full { outlet, until } => self.wait_writable(outlet, until).await,
+                Next::Done => break,
+            }
+            now = Instant::now();
         }
-        self.burst.clear();
-        self.judged = 0;
-        let after = Instant::now();
-        // Answers about what was sent, and releases, go to the store now.
-        self.driver.pump(self.ingress.claims(), after);
-        self.ingress.tick(after, &mut self.senders);
+        self.seen = 0;
+        let (now, after) = (asked, self.io.pumped_at);
         if udp {
             self.tally.burst_time.observe(after.saturating_duration_since(now));
             // Sleeping and waking cost about as much as a short round: it is not worth it where the next datagram comes
@@ -317,7 +313,7 @@ impl Worker {
                 Ok(0) => break,
                 Ok(_) => {
                     let emptied = self.has_emptied(self.burst.used_slots() - before, asked);
-                    self.judge(Instant::now());
+                    self.begin(Instant::now());
                     if emptied {
                         self.more = false;
                         break;
@@ -328,7 +324,7 @@ impl Worker {
                     if !self.linger(&mut until).await {
                         break;
                     }
-                    self.judge(Instant::now());
+                    self.begin(Instant::now());
                 }
                 Err(error) => {
                     self.more = false;
@@ -345,16 +341,16 @@ impl Worker {
         taken < asked && self.emit_delay.is_zero() && !self.drains
     }
 
-    /// Judges what has arrived since the last time.
-    fn judge(&mut self, now: Instant) {
+    /// Begins the round with what has arrived since the last time.
+    fn begin(&mut self, now: Instant) {
         let arrivals = self.burst.arrivals().len();
-        if arrivals == self.judged {
+        if arrivals == self.seen {
             return;
         }
         let train = arrivals / self.burst.used_slots().max(1);
         self.messages_per_call = (FRAMES / train.max(1)).clamp(1, self.recv_batch);
-        self.ingress.judge(now, &self.burst, self.judged);
-        self.judged = arrivals;
+        self.ingress.begin(now, &self.burst);
+        self.seen = arrivals;
     }
 
     fn show_sockets(&mut self, now: Instant) {
@@ -368,11 +364,13 @@ impl Worker {
 
     fn read_sockets(&self) {
         let Some(receiver) = self.receiver.as_ref().map(Ready::get_ref) else { return };
-        let queued: u64 = self.senders.iter().map(Sender::queued_errors).sum();
+        let queued: u64 = self.io.senders.iter().map(Sender::queued_errors).sum();
         self.tally.kernel_drops.set(receiver.kernel_drops());
         self.tally.truncated.set(receiver.truncated());
         self.tally.queued_errors.set(receiver.queued_errors() + queued);
-        self.tally.gso_refused.set(self.senders.iter().map(|sender| u64::from(sender.gso_refused())).sum());
+        self.tally
+            .gso_refused
+            .set(self.io.senders.iter().map(|sender| u64::from(sender.gso_refused())).sum());
     }
 
     /// `--emit-delay`: waits for more frames after the first. `false`: the time is up.
@@ -391,39 +389,45 @@ impl Worker {
         let mut any = false;
         while let Some(batch) = next.take() {
             any = true;
-            for message in batch.messages {
-                self.ingress.receive_stream(now, message.bytes, message.judged, batch.sender);
+            for message in batch {
+                self.ingress.message(now, message);
             }
             if self.ingress.may_read_streams() && !self.ingress.is_batch_full() {
                 next = self.messages.as_mut().and_then(|messages| messages.try_recv().ok());
             }
         }
-        if any {
-            self.ingress.ask(now);
-        }
         any
     }
 
-    /// Plans what was loaded and hands it to the kernel; what a full socket does not take in time goes to its backlog.
-    async fn send(&mut self, now: Instant) {
-        let max_train = self.senders.iter().map(Sender::max_train).min().unwrap_or(1);
-        if !self.ingress.plan(now, &mut self.burst, max_train) {
-            return;
-        }
-        let patience = tokio::time::Instant::now() + FULL_PATIENCE;
-        while self.ingress.emit(Instant::now(), self.burst.memory(), &mut self.senders) {
-            let full = (0..self.senders.len()).find(|outlet| self.ingress.is_full(*outlet)).unwrap_or(0);
-            if !self.wait_writable(full, patience).await {
-                self.ingress.defer(Instant::now(), self.burst.memory());
-                break;
-            }
-        }
+    /// Waits until a socket that was just found full has room again, or until the time is over.
+    async fn wait_writable(&self, outlet: usize, until: Instant) {
+        let Some(socket) = self.io.senders.get(outlet) else { return };
+        let _ = tokio::time::timeout_at(until.into(), writable(socket)).await;
+    }
+}
+
+/// What a round reaches through.
+struct WorkerIo {
+    driver: Driver,
+    senders: Vec<Sender>,
+    /// When the claims were pumped last: in a round that is over, the end of its emission.
+    pumped_at: Instant,
+}
+
+impl RoundIo for WorkerIo {
+    type Socket = Sender;
+
+    fn pump(&mut self, claims: &mut Claims, _: Instant) {
+        self.pumped_at = Instant::now();
+        self.driver.pump(claims, self.pumped_at);
     }
 
-    /// Waits until a socket that was just found full has room again; `false`: it took too long.
-    async fn wait_writable(&self, outlet: usize, until: tokio::time::Instant) -> bool {
-        let Some(socket) = self.senders.get(outlet) else { return false };
-        matches!(tokio::time::timeout_at(until, writable(socket)).await, Ok(Ok(())))
+    fn sockets(&mut self) -> &mut [Sender] {
+        &mut self.senders
+    }
+
+    fn max_train(&self) -> usize {
+        self.senders.iter().map(Sender::max_train).min().unwrap_or(1)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every metric of the proxy: the names of the Go stack (`bsp_`), and what it lacks.
 
-use crate::pipeline::DropReason;
-use crate::runtime::stream::{CloseReason, StreamTally};
+use crate::drops::DropReason;
+use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{GroupTally, KINDS, TRAIN_BUCKETS, Tally};
 use frame::GroupIndex;
 use service::metrics::{Sink, Source};

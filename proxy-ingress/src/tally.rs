@@ -1,6 +1,6 @@
 //! What one worker counts. Plain cells with one writer; folded when somebody asks.
 
-use crate::pipeline::DropReason;
+use crate::drops::DropReason;
 use frame::{GroupIndex, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
 use std::sync::Arc;

@@ -425,7 +425,8 @@ impl Config {
     }
 
     pub(crate) fn policy(&self) -> Policy {
-        let paths = RepairPaths { multicast: self.beacon_flags_multicast, unicast: self.beacon_flags_unicast };
+        let paths =
+            RepairPaths { multicast: self.beacon_flags_multicast, unicast: self.beacon_flags_unicast };
         Policy { paths, dedup_window: self.repair_dedup_window }
     }
 

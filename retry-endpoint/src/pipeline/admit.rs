@@ -60,9 +60,9 @@ impl Admitted<'_> {
     /// Group of a frame that did not come from one (wire 2).
     pub fn group(&self, bits: ShardBits) -> GroupIndex {
         let route = match Kind::of(self.bytes) {
-            Ok(Kind::Fragment) => Fragment::decode(self.bytes)
-                .ok()
-                .and_then(|fragment| Route::of_fragment(&fragment, bits, bits).map(|route| route.destination)),
+            Ok(Kind::Fragment) => Fragment::decode(self.bytes).ok().and_then(|fragment| {
+                Route::of_fragment(&fragment, bits, bits).map(|route| route.destination)
+            }),
             _ => DataFrame::decode(self.bytes)
                 .ok()
                 .and_then(|data| Route::of(&data, bits, bits).map(|route| route.destination)),

@@ -15,7 +15,7 @@ use super::admit::{Admitted, admit};
 use super::advertise::{ANNOUNCE_EVERY, DIGESTS_AT_ONCE, FLOWS_OF_A_DIGEST};
 use super::answer::{Answer, AnswerPlan, Outcome, Policy, Repair, Request};
 use super::counts::RoundCounts;
-use super::emit::{EmitConfig, Emission};
+use super::emit::{Emission, EmitConfig};
 use super::limit::RepairLimits;
 use super::round::{Message, Next, QueueResult, RoundIo};
 use super::store::{Coverage, Lifetimes, Put, Stats, Store, StoreLimits};
@@ -285,8 +285,7 @@ impl Endpoint {
         }
         self.count_plan(&request);
         let missing = self.plan.outcome.missing;
-        let waits =
-            may_look_up && !missing.is_empty() && self.is_queued(io.look_up(&request, missing));
+        let waits = may_look_up && !missing.is_empty() && self.is_queued(io.look_up(&request, missing));
         self.plan.presume_multicast_sent(&mut self.store, now);
         self.round.repairs.extend_from_slice(&self.plan.multicast);
         if waits {

@@ -77,7 +77,8 @@ struct ControlSockets {
 
 impl Starter {
     pub(super) fn new(config: Arc<Config>, sockets: Sockets, lifecycle: &Lifecycle) -> Starter {
-        let cells = |index: usize| Arc::new(WorkerCells { name: index.to_string(), ..WorkerCells::default() });
+        let cells =
+            |index: usize| Arc::new(WorkerCells { name: index.to_string(), ..WorkerCells::default() });
         let nack_server: Arc<DoorCells> = Arc::default();
         let stop = Stop {
             lifecycle: lifecycle.clone(),
@@ -250,12 +251,7 @@ impl Starter {
         Ok(Beacon::new(config, links, silent, Arc::clone(&self.control)))
     }
 
-    fn shared(
-        &self,
-        backend: Arc<dyn Backend>,
-        lifetimes: Lifetimes,
-        workers: &WorkerMailboxes,
-    ) -> Shared {
+    fn shared(&self, backend: Arc<dyn Backend>, lifetimes: Lifetimes, workers: &WorkerMailboxes) -> Shared {
         Shared {
             backend,
             lifetimes,

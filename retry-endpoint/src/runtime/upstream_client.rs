@@ -133,7 +133,8 @@ impl UpstreamClient {
             self.cells.proxy_recovered.add(1);
             let worker = owner(frame.group(self.shard_bits), self.workers.workers());
             // A full mailbox loses the frame as the network may: the listener asks again.
-            let _ = self.workers.send(worker, Message::FetchDone { frame: Bytes::copy_from_slice(frame.bytes) });
+            let _ =
+                self.workers.send(worker, Message::FetchDone { frame: Bytes::copy_from_slice(frame.bytes) });
         }
     }
 

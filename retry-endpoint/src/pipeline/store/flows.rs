@@ -117,7 +117,14 @@ impl Flows {
     }
 
     /// Counts a stored frame.
-    pub(super) fn stored(&mut self, index: u32, frame: &Admitted<'_>, group: GroupIndex, now: u64, page: u32) {
+    pub(super) fn stored(
+        &mut self,
+        index: u32,
+        frame: &Admitted<'_>,
+        group: GroupIndex,
+        now: u64,
+        page: u32,
+    ) {
         let flow = &mut self.flows[index as usize];
         flow.group = group;
         flow.lowest = flow.lowest.min(frame.seq.0);

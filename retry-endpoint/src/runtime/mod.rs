@@ -14,7 +14,7 @@ mod shared;
 mod upstream;
 mod worker;
 
-pub use counters::{Counters, METRICS};
+pub use counters::{Counters, metrics};
 
 use crate::config::Config;
 use crate::pipeline::advertise::Offer;
@@ -133,7 +133,7 @@ pub async fn start_with(
             lifetimes,
             seed: seed.wrapping_add(index as u64),
         };
-        deps.registry.add(cells.clone());
+        deps.registry.add_labelled("worker", cells.name.clone(), cells.clone());
         worker_cells.push(cells);
         let (stop, started) = (stop(&deps.lifecycle, config.drain_timeout, &door_cells), started.clone());
         let main = move || async move {

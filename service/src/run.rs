@@ -5,10 +5,11 @@
 
 use crate::admin::{Admin, Pages};
 use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
-use crate::lifecycle::{self, EXIT_PANIC, Lifecycle};
+use crate::lifecycle::Lifecycle;
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Registry};
 use crate::process::Process;
+use crate::worker::thread::{EXIT_PANIC, panic_text};
 use crate::{limit, notify};
 use cache_backend::Memory;
 use std::process::ExitCode;
@@ -252,7 +253,7 @@ fn panics_end_the_process() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = lifecycle::panic_text(panic.payload());
+        let text = panic_text(panic.payload());
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(thread, place, %backtrace, "panic, ending the process: {text}");
         logs::flush();

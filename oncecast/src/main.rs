@@ -112,7 +112,7 @@ fn run(command: Command, role: Option<config::RoleLoaded>) -> anyhow::Result<Exi
 
 /// The whole command line as people see it.
 fn command_line() -> clap::Command {
-    config::layers::decorate(Cli::command(), roles::ROLES)
+    config::command::decorate(Cli::command(), roles::ROLES)
 }
 
 fn complain(line: &str) {

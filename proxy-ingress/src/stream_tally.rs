@@ -26,16 +26,15 @@ service::reasons! {
     }
 }
 
-/// What the connections of one worker count.
-#[derive(Debug, Default)]
-pub struct StreamTally {
-    /// Connections accepted.
-    pub accepted: Counter,
-    /// Connections open.
-    pub open: Gauge,
-    /// Bytes read.
-    pub bytes: Counter,
-    closed: [Counter; CloseReason::ALL.len()],
+service::counters! {
+    /// What the connections of one worker count.
+    #[derive(Debug, Default)]
+    pub struct StreamTally {
+        pub accepted: Counter => counter("bsp_tcp_connections_total", ["worker"], "TCP connections accepted.");
+        pub open: Gauge => gauge("bsp_tcp_connections_open", ["worker"], "TCP connections open now.");
+        pub bytes: Counter => counter("bsp_tcp_bytes_received_total", ["worker"], "Bytes taken from TCP streams.");
+        closed: [Counter; CloseReason::ALL] => counter("bsp_tcp_closed_total", ["worker", "reason"], "TCP connections closed by the proxy, and why.");
+    }
 }
 
 impl StreamTally {

@@ -95,25 +95,16 @@ impl Drop for Marker {
     }
 }
 
-service::metric_table! {
-    /// The metrics of marks.
-    pub(super) static METRICS;
-
-    SET = counter("bsl_ingress_mark_set_total", [], "Courtesy marks written: their ids were not claimed in the proxies' store");
-    EXISTED = counter("bsl_ingress_mark_existed_total", [], "Courtesy marks that changed nothing: the id was claimed or marked");
-    ERRORS = counter("bsl_ingress_mark_errors_total", [], "Courtesy marks without an answer from the store; never tried again");
-    DROPPED = counter("bsl_ingress_mark_dropped_total", ["reason"], "Courtesy marks that were not sent: full (the queue was), late (their time was over), paused (the prefix is another fabric's)");
-}
-
-/// What became of marks. `full` has many writers, the others one.
-#[derive(Default)]
-struct MarkCells {
-    set: Counter,
-    existed: Counter,
-    errors: Counter,
-    full: AtomicUsize,
-    late: Counter,
-    paused: Counter,
+service::counters! {
+    /// What became of marks. `full` has many writers, the others one.
+    #[derive(Default)]
+    pub(super) struct MarkCells {
+        set: Counter => counter("bsl_ingress_mark_set_total", [], "Courtesy marks written: their ids were not claimed in the proxies' store");
+        existed: Counter => counter("bsl_ingress_mark_existed_total", [], "Courtesy marks that changed nothing: the id was claimed or marked");
+        errors: Counter => counter("bsl_ingress_mark_errors_total", [], "Courtesy marks without an answer from the store; never tried again");
+        late: Counter = "late", paused: Counter = "paused", full: AtomicUsize = "full"
+            => counter("bsl_ingress_mark_dropped_total", ["reason"], "Courtesy marks that were not sent: full (the queue was), late (their time was over), paused (the prefix is another fabric's)");
+    }
 }
 
 impl MarkCells {
@@ -124,13 +115,7 @@ impl MarkCells {
 
 impl Source for Queue {
     fn collect(&self, sink: &mut Sink<'_>) {
-        let cells = &self.cells;
-        sink.counter(&SET, &[], cells.set.get());
-        sink.counter(&EXISTED, &[], cells.existed.get());
-        sink.counter(&ERRORS, &[], cells.errors.get());
-        sink.counter(&DROPPED, &["full"], cells.full());
-        sink.counter(&DROPPED, &["late"], cells.late.get());
-        sink.counter(&DROPPED, &["paused"], cells.paused.get());
+        self.cells.collect(sink);
     }
 }
 

@@ -83,7 +83,7 @@ fn total(workers: &[Arc<Cells>], control: &ControlCells) -> Counters {
 
 /// The metrics of the role, for the documentation and its check.
 pub fn metrics() -> impl Iterator<Item = &'static Metric> {
-    cells::metrics().chain([control::metric()]).chain(marks::METRICS.iter().copied())
+    cells::metrics().chain(ControlCells::TABLE.metrics()).chain(marks::MarkCells::TABLE.metrics())
 }
 
 /// Joins the groups and begins to deliver; everything that cannot work is an error here.

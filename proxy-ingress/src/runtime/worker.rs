@@ -142,7 +142,7 @@ impl Worker {
         Ok(Worker {
             ingress: Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally)),
             driver,
-            burst: Burst::new(SLOTS, HEAP).at_once(),
+            burst: Burst::new(SLOTS, HEAP).touched(),
             receiver: Some(Ready::new(receiver)?),
             senders,
             messages,

@@ -4,25 +4,25 @@
 //! 4 KiB, unless it asks for huge pages. This crate asks.
 //!
 //! * [`prefer_huge`] asks for a buffer that the caller owns.
-//! * [`Table::row`] makes many small tables side by side in one large allocation, so that they share huge pages.
+//! * [`HugeTable::row`] makes many small tables side by side in one large allocation, so that they share huge pages.
 //! * [`prefetch`] starts loading one cache line.
 //!
 //! What it promises: the bytes of a buffer never change. Where the kernel has no huge pages nothing changes at all.
 //!
-//! Limits: Linux only. A refusal is not reported. A [`Table`] is never resized, and its entries need no drop.
+//! Limits: Linux only. A refusal is not reported. A [`HugeTable`] is never resized, and its entries need no drop.
 //!
 //! Cost: one system call a buffer. A prefetch is one instruction on x86-64 and aarch64, and nothing elsewhere.
 //!
 //! `unsafe` of the workspace lives in two crates: in this one for memory, in `multicast-io` for system calls on sockets.
 //!
 //! ```
-//! use huge_pages::{Table, prefer_huge, prefetch};
+//! use huge_pages::{HugeTable, prefer_huge, prefetch};
 //! use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 //!
 //! let mut log = vec![0_u8; 4 << 20];
 //! prefer_huge(&mut log);
 //!
-//! let tables = Table::<AtomicU64>::row(8, 100_000);
+//! let tables = HugeTable::<AtomicU64>::row(8, 100_000);
 //! prefetch(&tables[3][70_000]);
 //! tables[3][70_000].store(1, Relaxed);
 //! assert_eq!(tables[4][70_000].load(Relaxed), 0);
@@ -40,8 +40,8 @@ use std::sync::Arc;
 /// The huge page of x86-64, and of aarch64 with small pages of 4 KiB.
 const HUGE: usize = 2 << 20;
 
-/// Part of a [`Table::row`]: a slice that is never resized.
-pub struct Table<T> {
+/// Part of a [`HugeTable::row`]: a slice that is never resized.
+pub struct HugeTable<T> {
     first: NonNull<T>,
     len: usize,
     /// What the slice lies in; the last part frees it.
@@ -59,21 +59,21 @@ unsafe impl Send for Memory {}
 // SAFETY: nothing can be done with a shared one.
 unsafe impl Sync for Memory {}
 // SAFETY: a table gives access to its `T`s as a `Box<[T]>` would, and no other table reaches them.
-unsafe impl<T: Send> Send for Table<T> {}
+unsafe impl<T: Send> Send for HugeTable<T> {}
 // SAFETY: as above; shared access is a shared slice.
-unsafe impl<T: Sync> Sync for Table<T> {}
+unsafe impl<T: Sync> Sync for HugeTable<T> {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Table::row` with this layout, and no table is left.
+        // SAFETY: allocated in `HugeTable::row` with this layout, and no table is left.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
-impl<T: Default> Table<T> {
+impl<T: Default> HugeTable<T> {
     /// `tables` tables of `each` entries, all `T::default()`, side by side in one allocation: so that many tables that are
     /// each shorter than a huge page share some. Large ones begin at the start of a huge page. `T` needs no drop.
-    pub fn row(tables: usize, each: usize) -> Vec<Table<T>> {
+    pub fn row(tables: usize, each: usize) -> Vec<HugeTable<T>> {
         const { assert!(!std::mem::needs_drop::<T>()) };
         let len = tables.saturating_mul(each);
         let bytes = len.saturating_mul(size_of::<T>());
@@ -97,13 +97,13 @@ impl<T: Default> Table<T> {
         let part = |table| {
             // SAFETY: `table < tables`, so the part lies within the allocation.
             let first = unsafe { first.add(table * each) };
-            Table { first, len: each, _memory: Arc::clone(&memory) }
+            HugeTable { first, len: each, _memory: Arc::clone(&memory) }
         };
         (0..tables).map(part).collect()
     }
 }
 
-impl<T> Deref for Table<T> {
+impl<T> Deref for HugeTable<T> {
     type Target = [T];
     #[inline]
     fn deref(&self) -> &[T] {
@@ -153,7 +153,7 @@ mod tests {
     fn tables_of_a_row_share_nothing_but_their_memory() {
         use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
         for each in [0, 1, 1000, 100_000] {
-            let mut row = super::Table::<AtomicU64>::row(3, each);
+            let mut row = super::HugeTable::<AtomicU64>::row(3, each);
             for (number, table) in (1..).zip(&row) {
                 assert_eq!(table.len(), each);
                 table.iter().for_each(|entry| assert_eq!(entry.swap(number, Relaxed), 0));

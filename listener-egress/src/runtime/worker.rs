@@ -181,7 +181,7 @@ impl Worker {
             pipeline: start.pipeline,
             inlets,
             interfaces: start.interfaces,
-            burst: Burst::new(BATCH, 0).at_once(),
+            burst: Burst::new(BATCH, 0).touched(),
             loss: start.loss,
             consumer: start.consumer,
             marker: start.marker,

@@ -75,7 +75,7 @@ struct Count {
 async fn forward(args: &Args) -> anyhow::Result<serde_json::Value> {
     let mut receiver = Ready::new(open_receiver(args)?)?;
     let mut floor = Floor::open(args)?;
-    let mut burst = Burst::new(SLOTS, 0).at_once();
+    let mut burst = Burst::new(SLOTS, 0).touched();
     let mut end = End::new(&args.ending);
     let (mut began, mut first) = (thread_time()?, None);
     eprintln!("ready");

@@ -148,7 +148,7 @@ impl Worker {
         Ok(Worker {
             ingress: Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally)),
             outside: Outside { driver, senders, pumped_at: now },
-            burst: Burst::new(SLOTS, HEAP).at_once(),
+            burst: Burst::new(SLOTS, HEAP).touched(),
             intake,
             messages,
             tally: start.tally,

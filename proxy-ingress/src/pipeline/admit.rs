@@ -6,7 +6,7 @@
 //! Cost: one walk over the transaction and one double SHA-256 of the payload; nothing is copied. Only the check of a
 //! subtree root takes memory, bounded by the length of the payload.
 
-use super::drops::DropReason;
+use crate::drops::DropReason;
 use frame::data::DataFrame;
 use frame::fragment::Plan;
 use frame::hash::LONGEST_TOGETHER;

@@ -1,6 +1,6 @@
-//! One worker: a thread that receives, judges, claims and sends in rounds, and nothing else.
+//! One worker: a thread that receives and runs rounds, and nothing else.
 //!
-//! A round: receive until the queue is empty or the burst is full; run the pipeline; hand the trains to the kernel. All
+//! A round: receive until the queue is empty or the burst is full, then [`Ingress::commit`] until it is done. All other
 //! waiting is between rounds, for whatever comes first: a datagram, a message, an answer of the store, a timer.
 //!
 //! Where it stops reading: UDP when every interface has a backlog (the kernel's queue keeps what comes, and counts what

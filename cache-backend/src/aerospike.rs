@@ -1,12 +1,12 @@
 //! `aerospike`: the official client, one record a key, the value in bin `v`.
 //!
-//! A claim is a write with CREATE_ONLY; where the record exists its value is read. A write is never retried: an own write
+//! A claim is a write with CREATE_ONLY. Where the record exists its value is read. A write is never retried: an own write
 //! whose answer got lost would look like that of another. For the same reason an "exists" that the client marks as in
 //! doubt is no answer.
 //!
 //! Limits: the server keeps time in whole seconds, so a TTL is rounded up, to one second at least.
 //!
-//! Here: how it is opened and seen to work. How batches are asked and answered: `session.rs`.
+//! This file opens the store and sees that it works. `session.rs` asks and answers batches.
 
 mod session;
 

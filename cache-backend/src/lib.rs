@@ -31,6 +31,11 @@ use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Answer to one create-only write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {

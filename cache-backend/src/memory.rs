@@ -2,16 +2,16 @@
 //!
 //! Why: roles of one process, tests and single-node set-ups need the contract of a shared backend without a server.
 //!
-//! Promises: never more than its capacity in bytes, index included; a value is copied in and copied out; an expired
-//! record is never answered; when room is needed the oldest generation of a stripe leaves first, as a whole.
+//! Promises: It never holds more than its capacity in bytes, index included. A value is copied in and copied out. An
+//! expired record is never answered. When room is needed, the oldest generation of a stripe leaves first, as a whole.
 //!
-//! How: each stripe is a ring of *generations* (append-only byte logs of one size, allocated on first use and then
-//! reused) and a fixed index of 8-way buckets with two choices per key. An index entry names the generation it points
-//! into, so a generation leaves by moving a counter: its entries are dead from then on and their places are taken by later
-//! inserts. Nothing is ever swept.
+//! How: each stripe is a ring of *generations* and a fixed index. A generation is an append-only byte log; all have one
+//! size, are allocated on first use and then reused. The index has 8-way buckets with two choices for each key. An index entry
+//! names the generation it points into, so a generation leaves by moving a counter: its entries are dead from then on, and
+//! later inserts take their places. Nothing is ever swept.
 //!
 //! Limits: a record (16 bytes + key + value) must fit into one generation, else it is refused and counted. Records
-//! shorter than `INDEX_GRAIN` may lose old entries early because the index is full before the logs are.
+//! shorter than `INDEX_GRAIN` may lose old entries early, because the index is full before the logs are.
 //!
 //! Cost: one lock of one stripe and about two cache misses a key; no allocation on claim and set, one on get.
 
@@ -37,6 +37,25 @@ const HEADER: usize = 16;
 const NEVER: u64 = u64::MAX;
 
 /// See the module text. Clones share the store.
+///
+/// ```
+/// use cache_backend::{Claimed, KeyValues, Memory};
+/// use std::time::{Duration, Instant};
+///
+/// let store = Memory::new(64 << 20);
+/// let (ttl, now) = (Duration::from_secs(600), Instant::now());
+/// let mut batch = KeyValues::new();
+/// batch.push(b"bsp:tx:one", b"mine");
+/// batch.push(b"bsp:tx:one", b"yours");
+///
+/// let mut answers = Vec::new();
+/// store.claim(&batch, ttl, now, &mut answers);
+/// assert_eq!(answers, [Claimed::Created, Claimed::Exists(b"mine"[..].into())]);
+///
+/// // Once its time is over the key is free again.
+/// store.claim(&batch, ttl, now + ttl, &mut answers);
+/// assert_eq!(answers[2], Claimed::Created);
+/// ```
 #[derive(Clone)]
 pub struct Memory {
     shared: Arc<Shared>,

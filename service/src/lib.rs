@@ -13,10 +13,12 @@ mod reasons;
 pub mod recent;
 pub mod run;
 pub mod store;
+pub mod worker;
 
-pub use lifecycle::{Condition, Lifecycle, Worker, spawn_worker, worker_count};
+pub use lifecycle::{Condition, Lifecycle};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Kind, Metric, Registry, Sink, Source};
 pub use recent::Recent;
 pub use run::Deps;
 #[doc(hidden)]
 pub use tracing;
+pub use worker::{Worker, spawn_worker, worker_count};

@@ -1,5 +1,5 @@
-//! Novel ids come faster than the store answers: what waits stays bounded, TCP is read no faster than the store decides,
-//! UDP sends what finds no room undecided and says so, and nothing is lost.
+//! Novel ids come faster than the store answers. What waits stays bounded. TCP is read no faster than the store decides.
+//! UDP sends what finds no room, undecided, and says so. Nothing is lost.
 
 use tests::process::Process;
 use tests::redis::Redis;

@@ -1,19 +1,21 @@
 //! A worker's session: batches become few requests.
 //!
-//! Where one node has everything, `MANY` keys or more are one request. In a cluster each key is a request of its own: a node
-//! answers a batch as a whole, so all of it would wait where one record waits for a replica that has just died, and the
-//! server heeds `CommitMaster`, which does not wait for replicas, only for single writes. A claim that dies with its
-//! master before it was copied lets a duplicate in.
+//! *One node has everything*: `MANY` keys or more are one request.
 //!
-//! A dead node of a cluster must not take the turns of the others. The client refuses at once what goes to a node with
-//! many errors since its last look at the cluster; so what is late is left to it to end and count, and what waited for a
-//! connection until its end, which it does not count, is counted here.
+//! *Cluster*: each key is a request of its own. A node answers a batch as a whole, so all of it would wait where one record
+//! waits for a replica that has just died. And the server heeds `CommitMaster`, which does not wait for replicas, only for
+//! single writes. A claim that dies with its master before it was copied lets a duplicate in.
+//!
+//! *Dead nodes*: a dead node of a cluster must not take the turns of the others. The client refuses at once what goes to a
+//! node with many errors since its last look at the cluster. So the client ends and counts what is late. It does not count
+//! what waited for a connection until its end; that is counted here.
 //!
 //! What a claim finds existing is read at once, while the rest of its batch is still under way. At most `concurrency`
-//! requests of a session are under way, the others wait their turn within the deadline. Keys that were answered before
-//! the deadline keep their answer; of the others only those are in doubt that were asked.
+//! requests of a session are under way; the others wait their turn within the deadline. Keys that were answered before
+//! the deadline keep their answer. Of the others only those are in doubt that were asked.
 //!
-//! Every session has a client of its own on its worker's runtime (connections, and a short info request to each node twice a second).
+//! Every session has a client of its own on its worker's runtime: connections, and a short info request to each node twice
+//! a second.
 //!
 //! Cost, measured on loopback (`docs/performance.md`): about 2 µs of the worker's processor time for a claim in a request of
 //! 256, about 15 µs for one alone.

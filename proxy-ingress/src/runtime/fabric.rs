@@ -39,7 +39,7 @@ pub(super) async fn watch(
     }
     drop(session);
     let backend = Arc::clone(backend);
-    let worker = service::lifecycle::spawn_worker("proxy-fabric".to_owned(), move || async move {
+    let worker = service::spawn_worker("proxy-fabric".to_owned(), move || async move {
         look_again(&*backend, &word, &condition, draining).await;
     })?;
     Ok(Some(worker))

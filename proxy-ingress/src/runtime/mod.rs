@@ -73,7 +73,7 @@ pub struct Running {
     /// TCP port that was bound.
     pub tcp: Option<SocketAddr>,
     cells: Vec<WorkerCells>,
-    workers: Vec<service::lifecycle::Worker>,
+    workers: Vec<service::Worker>,
     lifecycle: Lifecycle,
     drain_timeout: Duration,
     backend: Option<Arc<dyn Backend>>,
@@ -207,7 +207,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
             busy_poll: config.busy_poll,
             drain_timeout: config.common.drain_timeout,
         };
-        let worker = service::lifecycle::spawn_worker(format!("proxy-{index}"), move || worker::run(start));
+        let worker = service::spawn_worker(format!("proxy-{index}"), move || worker::run(start));
         workers.push(worker.context("starting a worker thread")?);
     }
     let draining = Arc::new(draining);

@@ -365,6 +365,7 @@ fn transpose(simd: V4, rows: &[__m512i; 16]) -> [__m512i; 16] {
 }
 
 /// One block of each lane (FIPS 180-4, section 6.2.2). The eight variables are renamed instead of moved.
+// Long because its macros must see its variables: in functions vectors would go through memory.
 #[inline(always)]
 fn compress(simd: V4, state: &mut [__m512i; 8], mut words: [__m512i; 16]) {
     const XOR: i32 = 0x96;

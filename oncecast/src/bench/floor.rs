@@ -3,7 +3,7 @@
 //! The same sockets, batches and trains as a proxy with one worker, and no work on the frames: nothing is decoded beyond
 //! group and length, nothing verified, claimed or numbered. A proxy can approach it and never pass it.
 
-use super::{End, Ending, Groups};
+use super::shared::{End, Ending, Groups};
 use anyhow::Context;
 use frame::data::HEADER;
 use frame::{GroupIndex, ShardBits};
@@ -99,7 +99,7 @@ async fn forward(args: &Args) -> anyhow::Result<serde_json::Value> {
         "part": "floor", "frames": count.frames, "trains": count.trains, "rounds": count.rounds,
         "bytes": count.bytes, "padding": count.padding, "lost": count.lost,
         "seconds": first.map_or(0.0, |first| first.elapsed().as_secs_f64()),
-        "kernel_drops": receiver.get_ref().kernel_drops(), "cpu": super::cpu(began)?,
+        "kernel_drops": receiver.get_ref().kernel_drops(), "cpu": super::shared::cpu(began)?,
     }))
 }
 

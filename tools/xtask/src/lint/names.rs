@@ -68,6 +68,10 @@ impl Names {
             if let Some(name) = module.path.last() {
                 scopes[module.parent].children.insert(name.clone(), index);
             }
+            for name in exported_macros(module) {
+                let path = [&["crate".to_owned()], &module.path[..], std::slice::from_ref(&name)].concat();
+                scopes[0].imports.entry(name).or_default().push(path);
+            }
         }
         Names { scopes, parents: target.modules.iter().map(|module| module.parent).collect() }
     }
@@ -162,6 +166,16 @@ fn scope(module: &Module) -> Scope {
         }
     }
     scope
+}
+
+/// `#[macro_export]` puts a macro into the root, wherever it is defined.
+fn exported_macros(module: &Module) -> impl Iterator<Item = String> {
+    module.items.iter().filter_map(|item| match item {
+        Item::Macro(item) if item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export")) => {
+            item.ident.as_ref().map(ToString::to_string)
+        }
+        _ => None,
+    })
 }
 
 fn kind_of(fields: &Fields) -> Kind {
@@ -335,6 +349,16 @@ mod tests {
         assert_eq!(of("c", "Way::Here"), "Vocabulary of b");
         assert_eq!(of("a", "crate::SIZE"), "Vocabulary of the root");
         assert_eq!(of("a", "self::thing"), "Working of a");
+    }
+
+    #[test]
+    fn an_exported_macro_belongs_to_the_module_that_defines_it() {
+        let files = [
+            ("src/lib.rs", "mod a; mod b;"),
+            ("src/a.rs", "#[macro_export] macro_rules! limited { () => {} }"),
+            ("src/b.rs", ""),
+        ];
+        assert_eq!(meaning(&files, "b", "crate::limited").unwrap(), "Vocabulary of a");
     }
 
     #[test]

@@ -116,8 +116,9 @@ fn counts(ty: &Type) -> bool {
         Type::Array(array) => counts(&array.elem),
         Type::Path(path) => path.path.segments.last().is_some_and(|last| {
             let name = last.ident.to_string();
-            let ends =
-                ["Counter", "Counters", "Gauge", "Histogram", "Cell"].iter().any(|end| name.ends_with(end));
+            let ends = ["Count", "Counter", "Counters", "Gauge", "Histogram", "Latency", "Cell"]
+                .iter()
+                .any(|end| name.ends_with(end));
             ends || ["u64", "AtomicU64"].contains(&name.as_str())
         }),
         _ => false,

@@ -5,7 +5,6 @@
 
 use crate::stream_tally::StreamTally;
 use crate::tally::{GroupTally, Tally};
-use frame::GroupIndex;
 use service::metrics::{Metric, Sink, Source};
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The way between a worker and the store: what its requests and their answers go through, and the calls under way.
+//! Calls to the store: those of each worker that are under way, and what goes wrong between a process and the store.
 
 use crate::MS;
 use crate::fault::{Fault, Kind};
@@ -7,14 +7,14 @@ use crate::store::claimed_ids;
 use cache_backend::{Claimed, OpError};
 use txidset::{Answer, Ask, RequestId};
 
-/// Deadline of every call; of every call but claims where frames have their patience.
+/// Deadline of every call; of every call but claims where frames wait for [`ANSWER_TIMEOUT`].
 pub(crate) const DEADLINE: u64 = 37 * MS;
 /// So long a frame waits for the store (`--cache-op-timeout`).
-pub(crate) const PATIENCE: u64 = 50 * MS;
+pub(crate) const ANSWER_TIMEOUT: u64 = 50 * MS;
 
 /// What is wrong between a process and the store.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Trouble {
+pub(crate) struct StoreLink {
     partitioned_until: u64,
     requests_land: bool,
     /// Until when, and by how much.
@@ -24,7 +24,7 @@ pub(crate) struct Trouble {
 }
 
 /// What becomes of a request.
-pub(crate) enum Sent {
+pub(crate) enum RequestFate {
     /// The breaker is open.
     Refused,
     Lost,
@@ -32,8 +32,8 @@ pub(crate) enum Sent {
     Lands(u64),
 }
 
-impl Trouble {
-    pub(crate) fn strike(&mut self, fault: &Fault) {
+impl StoreLink {
+    pub(crate) fn inject(&mut self, fault: &Fault) {
         match fault.kind {
             Kind::Partition { requests_land } => {
                 (self.partitioned_until, self.requests_land) = (fault.end, requests_land);
@@ -45,15 +45,15 @@ impl Trouble {
         }
     }
 
-    pub(crate) fn request(&self, now: u64, random: &mut Random) -> Sent {
+    pub(crate) fn request(&self, now: u64, random: &mut Random) -> RequestFate {
         if self.breaker_until > now {
-            return Sent::Refused;
+            return RequestFate::Refused;
         }
         if self.partitioned_until > now && !self.requests_land {
-            return Sent::Lost;
+            return RequestFate::Lost;
         }
         let late = if self.late_landing.0 > now { self.late_landing.1 } else { 0 };
-        Sent::Lands(latency(random) + late)
+        RequestFate::Lands(latency(random) + late)
     }
 
     /// How long the answer takes; `None`: it is lost.

@@ -1,4 +1,5 @@
-//! What is known of one id on one way out: the fabric, or one consumer. And what explains that it passed more than once.
+//! What is known of one id at one gate: that of the proxies, or that of one consumer. And what explains that it passed more
+//! than once.
 //!
 //! Bounds of an explanation: a fault explains one more passage of an id if the node that it struck had claimed or handed
 //! over that id within a lease (and what a record takes) before it, or until two leases after it. A fault of the store
@@ -9,7 +10,7 @@
 use crate::MS;
 use crate::fault::{Fault, Kind};
 
-/// A frame that left by a way.
+/// A frame that passed a gate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passage {
     pub(super) node: usize,
@@ -25,7 +26,7 @@ struct Touch {
 
 /// See the module text.
 #[derive(Debug, Default)]
-pub(super) struct Trail {
+pub(super) struct IdHistory {
     pub(super) passages: Vec<Passage>,
     touches: Vec<Touch>,
     /// A failover undid a release of its claim.
@@ -34,16 +35,16 @@ pub(super) struct Trail {
 
 /// How far around a fault its consequences reach.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reach {
+pub(super) struct FaultReach {
     before: u64,
     after: u64,
 }
 
-impl Reach {
+impl FaultReach {
     /// For claims of a lease: what was claimed within it, an epoch and two calls earlier may not be recorded yet; what
     /// follows ends with a takeover of a takeover.
-    pub(super) fn of_lease(lease: u64) -> Reach {
-        Reach { before: lease + 150 * MS, after: 2 * lease + 300 * MS }
+    pub(super) fn of_lease(lease: u64) -> FaultReach {
+        FaultReach { before: lease + 150 * MS, after: 2 * lease + 300 * MS }
     }
 
     fn holds(self, fault: &Fault, at: u64) -> bool {
@@ -53,7 +54,7 @@ impl Reach {
     }
 }
 
-impl Trail {
+impl IdHistory {
     pub(super) fn touch(&mut self, node: usize, at: u64) {
         self.touches.push(Touch { node, at });
     }
@@ -63,11 +64,11 @@ impl Trail {
         self.passages.push(Passage { node, at });
     }
 
-    /// Passages beyond the first that no fault explains. `ours`: nodes of this way. `horizon`: of their tier 1.
+    /// Passages beyond the first that no fault explains. `ours`: nodes of this gate. `horizon`: of their tier 1.
     pub(super) fn unexplained(
         &self,
         faults: &[Fault],
-        reach: Reach,
+        reach: FaultReach,
         horizon: u64,
         ours: impl Fn(usize) -> bool,
     ) -> usize {
@@ -78,7 +79,13 @@ impl Trail {
         extra.saturating_sub(faults.iter().map(|fault| self.explained(fault, reach, horizon, &ours)).sum())
     }
 
-    fn explained(&self, fault: &Fault, reach: Reach, horizon: u64, ours: &impl Fn(usize) -> bool) -> usize {
+    fn explained(
+        &self,
+        fault: &Fault,
+        reach: FaultReach,
+        horizon: u64,
+        ours: &impl Fn(usize) -> bool,
+    ) -> usize {
         let near = |touch: &&Touch| reach.holds(fault, touch.at);
         if fault.forgets() {
             let before = self.touches.iter().any(|touch| touch.at <= fault.start);
@@ -104,7 +111,7 @@ impl Trail {
     }
 
     /// Whether `fault` may have touched the id: what the lease around it covers.
-    pub(super) fn is_covered(&self, fault: &Fault, reach: Reach) -> bool {
+    pub(super) fn is_covered(&self, fault: &Fault, reach: FaultReach) -> bool {
         self.touches.iter().any(|touch| touch.node == fault.node && reach.holds(fault, touch.at))
     }
 }

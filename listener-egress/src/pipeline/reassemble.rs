@@ -12,7 +12,7 @@
 //! Limits: bytes over all slots (`budget`; the slot without progress for the longest makes room), slots, longest object.
 //! Everything is checked before memory is taken.
 
-use super::counts::{Counts, DropReason};
+use super::counts::{Counts, DropReason, Loss};
 use frame::fragment::opens_slot;
 use frame::{Fragment, HashKey, Id, Kind, SeqNum};
 use hashbrown::HashMap;
@@ -57,7 +57,7 @@ struct Key {
     total: u16,
 }
 
-struct Slot {
+struct Assembly {
     /// Header of the frame to be, then its payload.
     buffer: Vec<u8>,
     /// Bytes of every fragment but the last.
@@ -100,7 +100,7 @@ pub struct Parts {
 /// See the module text.
 pub struct Reassembler {
     limits: ReassemblyLimits,
-    slots: HashMap<Key, Slot>,
+    slots: HashMap<Key, Assembly>,
     bytes: usize,
     ended: LruCache<Key, Ended>,
 }
@@ -183,7 +183,7 @@ impl Reassembler {
 
     /// Flow and lowest number of every object that is not complete.
     pub fn incomplete(&self) -> impl Iterator<Item = (HashKey, SeqNum)> {
-        let lowest = |slot: &Slot| {
+        let lowest = |slot: &Assembly| {
             let numbers = slot.numbers.iter().zip(&slot.present);
             numbers.filter(|(seq, present)| **present && seq.0 > 0).map(|(seq, _)| *seq).min()
         };
@@ -223,7 +223,7 @@ impl Reassembler {
         let parts = usize::from(key.total);
         self.slots.insert(
             key,
-            Slot {
+            Assembly {
                 buffer: vec![0; frame::data::HEADER + key.original_len as usize],
                 grid,
                 numbers: vec![SeqNum(0); parts],
@@ -259,7 +259,7 @@ impl Reassembler {
         if self.slots.remove(&key).is_some() {
             self.bytes -= cost(key.original_len, key.total);
             counts.reassembly_abandoned += 1;
-            counts.lose(super::counts::Loss::Reassembly, 1);
+            counts.lose(Loss::Reassembly, 1);
         }
     }
 }
@@ -282,7 +282,7 @@ fn grid(fragment: &Fragment<'_>) -> Option<usize> {
     (grid > 0 && last >= 1 && last <= grid).then_some(grid)
 }
 
-impl Slot {
+impl Assembly {
     fn write(&mut self, now: Instant, fragment: &Fragment<'_>) -> Result<(), DropReason> {
         let index = usize::from(fragment.index);
         if grid(fragment) != Some(self.grid) {

@@ -1,5 +1,5 @@
 //! What the consumer's listeners left in the shared store before this process: how far they were, and which of them have
-//! ended. Read once, before the first frame.
+//! ended. It is read once, before the first frame.
 
 use crate::config::Config;
 use crate::pipeline::Positions;
@@ -12,19 +12,19 @@ use txidset::{Mode, Names, Succession};
 
 /// See the module text.
 #[derive(Default)]
-pub(super) struct Before {
+pub(super) struct Predecessor {
     succession: Option<Succession>,
     /// `None`: the store did not say.
     positions: Option<Positions>,
 }
 
-impl Before {
+impl Predecessor {
     /// Nothing where no store outlives a process, or nothing is settled in it.
-    pub(super) async fn of(config: &Config, backend: Option<&dyn Backend>) -> anyhow::Result<Before> {
+    pub(super) async fn of(config: &Config, backend: Option<&dyn Backend>) -> anyhow::Result<Predecessor> {
         let claims = config.claims(true);
         let gate = config.egress_dedup_local_cap > 0 && claims.mode == Mode::Settled;
         let Some(backend) = backend.filter(|backend| gate && backend.immediate().is_none()) else {
-            return Ok(Before::default());
+            return Ok(Predecessor::default());
         };
         let names = Names::new(&claims.prefix, claims.keys);
         let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
@@ -50,7 +50,7 @@ impl Before {
                 "how far this consumer's listeners were is not known: --catch-up frames of each flow are asked for"
             ),
         }
-        Ok(Before { succession: Some(succession), positions })
+        Ok(Predecessor { succession: Some(succession), positions })
     }
 
     /// Whether a store keeps positions.

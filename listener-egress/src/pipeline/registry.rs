@@ -1,15 +1,16 @@
 //! Retry endpoints: who may be asked, and in which order.
 //!
-//! Endpoints announce themselves by ADVERT (wire 1.14, 7) or are given by `--retry-endpoints`. Order: tier ascending,
-//! preference descending, then rendezvous by flow, so that all listeners ask the same one of several equals for one
-//! flow and its repair is made once. Given endpoints are the last tier and never expire, whatever was announced. A
-//! draining one leaves at once; others three of their intervals after their last word.
+//! Endpoints announce themselves by ADVERT (wire 1.14, 7) or are given by `--retry-endpoints`. The order is: tier
+//! ascending, preference descending, then rendezvous by flow. So all listeners ask the same one of several equals for one
+//! flow, and its repair is made once. Given endpoints are the last tier and never expire, whatever was announced. A
+//! draining one leaves at once; others leave three of their intervals after their last word.
 //!
-//! Those that the consumer's listeners knew before this process are remembered (`position`): after a start requests need
+//! Those that the consumer's listeners knew before this process are remembered (`position`): after a start, requests need
 //! not wait for the first ADVERT.
 //!
-//! Keyed by (instance, address, port): two hosts under one name do not overwrite each other. Bounded at `MAX_ENDPOINTS`;
-//! a newcomer of a nearer tier takes the place of the farthest.
+//! The key is (instance, address, port): two hosts under one name do not overwrite each other.
+//!
+//! Limits: `MAX_ENDPOINTS`; a newcomer of a nearer tier takes the place of the farthest.
 
 use super::path::Path;
 use frame::{Advert, HashKey};

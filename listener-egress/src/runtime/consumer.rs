@@ -1,7 +1,7 @@
 //! The consumer's end: a UDP socket or a TCP connection behind the bounded queue of the pipeline.
 //!
-//! Nothing here waits on the path of a frame. What the consumer does not take stays in the queue; when that is full, the
-//! newest frame is refused. A TCP connection that breaks is made again with a growing pause, and what the peer had not
+//! Nothing here waits on the path of a frame. What the consumer does not take stays in the queue. When that is full, the
+//! newest frame is refused. A TCP connection that breaks is made again after a growing pause, and what the peer had not
 //! acknowledged is sent again. A consumer that ends its sending half is taken as gone: it must keep it open.
 
 use crate::pipeline::{DatagramQueue, DropReason, Fates, Full, Handed, Run, StreamQueue};

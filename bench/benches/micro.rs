@@ -9,7 +9,7 @@ use frame::data::{DataFrame, HEADER, HeaderFields, encode_header};
 use frame::flow::{Origin, hash_key};
 use frame::{GroupIndex, HashKey, Kind, SeqNum, tx};
 use retry_endpoint::pipeline::admit::admit;
-use retry_endpoint::pipeline::store::{Lifetimes, Limits, Store};
+use retry_endpoint::pipeline::store::{Lifetimes, Store, StoreLimits};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -232,7 +232,7 @@ mod store {
     use super::*;
 
     fn store() -> Store {
-        let limits = Limits { bytes: 256 << 20, flows: 1024 };
+        let limits = StoreLimits { bytes: 256 << 20, flows: 1024 };
         Store::new(limits, Lifetimes::default(), true, 1, Instant::now())
     }
 

@@ -6,7 +6,7 @@
 //! stack's `dedup-window` of a minute suppresses repairs that are still needed, so that name is not taken over), and
 //! `cache-bytes` instead of an unlimited number of keys.
 
-use crate::pipeline::answer::{Policy, Ways};
+use crate::pipeline::answer::{Policy, RepairPaths};
 use crate::pipeline::limit::{Network, Rate, RepairRates, RequestRates};
 use crate::pipeline::numbers::MAX_RANGE;
 use crate::pipeline::store::Lifetimes;
@@ -425,8 +425,9 @@ impl Config {
     }
 
     pub(crate) fn policy(&self) -> Policy {
-        let ways = Ways { multicast: self.beacon_flags_multicast, unicast: self.beacon_flags_unicast };
-        Policy { ways, dedup_window: self.repair_dedup_window }
+        let paths =
+            RepairPaths { multicast: self.beacon_flags_multicast, unicast: self.beacon_flags_unicast };
+        Policy { paths, dedup_window: self.repair_dedup_window }
     }
 
     pub(crate) fn request_rates(&self) -> RequestRates {

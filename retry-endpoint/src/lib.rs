@@ -6,7 +6,6 @@
 //! came from, and the door sends the reply.
 
 pub mod config;
-#[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "only the simulator plants faults"))]
 #[doc(hidden)]
 pub mod mutation;
 pub mod pipeline;

@@ -8,8 +8,9 @@
 //! suppressed because another had handed it over, was refused by a filter or a check, or was given up and counted as
 //! lost. So positions of any listener of the consumer hold for all of them, and the highest wins.
 //!
-//! How: a snapshot of the flows' first missing numbers is taken together with a mark in the claims; it is written when the
-//! mark is passed (`txidset::Mark`) and everything that passed without a claim has left. One snapshot at a time.
+//! How: a snapshot of the flows' first missing numbers is taken together with a watermark in the claims. It is written when
+//! the watermark is passed (`txidset::Watermark`) and everything that passed without a claim has left. One snapshot at a
+//! time.
 //!
 //! With the positions go the retry endpoints, so that nothing waits for the first ADVERT.
 //!
@@ -26,7 +27,7 @@ use gap_track::{FlowClass, Position};
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
-use txidset::{Claims, Mark};
+use txidset::{Claims, Watermark};
 
 /// Flows in one value.
 pub const MAX_FLOWS: usize = 4096;
@@ -152,7 +153,7 @@ pub(super) struct PositionKeeper {
 
 /// Positions that wait until what came before them has left.
 struct Snapshot {
-    mark: Mark,
+    watermark: Watermark,
     positions: Positions,
 }
 
@@ -190,7 +191,7 @@ impl PositionKeeper {
             return;
         }
         if let Some(snapshot) = &mut self.snapshot {
-            if unclaimed > 0 || !claims.is_passed(&mut snapshot.mark) {
+            if unclaimed > 0 || !claims.is_passed(&mut snapshot.watermark) {
                 return;
             }
             let value = snapshot.positions.encode();
@@ -208,7 +209,8 @@ impl PositionKeeper {
         counts.positions_left_out = sources.tracker.positions(MAX_FLOWS, &mut flows) as u64;
         hold_back(&mut flows, sources.reassembler);
         let endpoints = sources.registry.known().collect();
-        self.snapshot = Some(Snapshot { mark: claims.mark(), positions: Positions { endpoints, flows } });
+        self.snapshot =
+            Some(Snapshot { watermark: claims.watermark(), positions: Positions { endpoints, flows } });
         self.pause = sources.tracker.flows() / MAX_FLOWS;
     }
 }

@@ -9,9 +9,8 @@ use frame::digest::{Digest, Entry};
 use frame::{Advert, Datagram, Kind, SubtreeGroupAnnounce};
 use multicast_io::membership::REJOIN;
 use multicast_io::{Burst, Joined, Loss};
-use service::metrics::Kind as MetricKind;
 use service::worker::{Inlet, Intake, IntakeRules, Mailboxes, Weighed, owner};
-use service::{Counter, Lifecycle, Metric, Sink, Source};
+use service::{Counter, Lifecycle};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,36 +34,17 @@ impl Weighed for ControlMessage {
     }
 }
 
-/// Totals of the control thread.
-#[derive(Default)]
-pub(super) struct ControlCells {
-    pub(super) received: Counter,
-    pub(super) dropped_on_purpose: Counter,
-    decode_errors: Counter,
-    manifests: Counter,
-    unexpected: Counter,
-}
-
-static CONTROL: Metric = Metric {
-    name: "bsl_control_datagrams_total",
-    kind: MetricKind::Counter,
-    labels: &["outcome"],
-    help: "Datagrams of the beacon and announcement groups",
-};
-
-impl Source for ControlCells {
-    fn collect(&self, sink: &mut Sink<'_>) {
-        sink.counter(&CONTROL, &["received"], self.received.get());
-        sink.counter(&CONTROL, &["dropped_on_purpose"], self.dropped_on_purpose.get());
-        sink.counter(&CONTROL, &["decode_error"], self.decode_errors.get());
-        sink.counter(&CONTROL, &["manifest"], self.manifests.get());
-        sink.counter(&CONTROL, &["unexpected"], self.unexpected.get());
+service::counters! {
+    /// Totals of the control thread.
+    #[derive(Default)]
+    pub(super) struct ControlCells {
+        pub(super) received: Counter = "received",
+        pub(super) dropped_on_purpose: Counter = "dropped_on_purpose",
+        decode_errors: Counter = "decode_error",
+        manifests: Counter = "manifest",
+        unexpected: Counter = "unexpected"
+            => counter("bsl_control_datagrams_total", ["outcome"], "Datagrams of the beacon and announcement groups");
     }
-}
-
-/// The metric of the control thread, for the documentation and its check.
-pub(super) fn metric() -> &'static Metric {
-    &CONTROL
 }
 
 /// What the thread is born with: see the module text.

@@ -77,7 +77,7 @@ impl RoundIo for IoOfRound<'_> {
             return Err(Refused::TooLong);
         }
         self.io.consumer.push(record, handed).map_err(|_| Refused::NoRoom)?;
-        if let Some((id, key, seq)) = frame::data::stamped(frame) {
+        if let Some((id, key, seq)) = frame::datagram::stamped(frame) {
             let moment = self.io.moment(now);
             self.io.recent.note(moment, id, key.0, seq.0);
         }

@@ -39,7 +39,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use txidset::LocalSet;
-use txidset::node::Node;
+use txidset::node::ProcessPlace;
 use worker::Start;
 
 /// Control messages that wait for a worker, and their bytes.
@@ -52,7 +52,7 @@ pub struct Running {
     control: Arc<ControlCells>,
     threads: Threads,
     /// Held until every thread has ended.
-    node: Option<Node>,
+    node: Option<ProcessPlace>,
 }
 
 impl Running {
@@ -86,7 +86,7 @@ fn total(workers: &[Arc<Cells>], control: &ControlCells) -> Counters {
 
 /// The metrics of the role, for the documentation and its check.
 pub fn metrics() -> impl Iterator<Item = &'static Metric> {
-    cells::metrics().chain([control::metric()]).chain(marks::METRICS.iter().copied())
+    cells::metrics().chain(ControlCells::TABLE.metrics()).chain(marks::MarkCells::TABLE.metrics())
 }
 
 /// Joins the groups and begins to deliver; everything that cannot work is an error here.

@@ -7,13 +7,13 @@ use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
 use bytes::Bytes;
 use cache_backend::Backend;
-use txidset::node::Node;
-use txidset::{Mode, Names, Succession};
+use txidset::node::ProcessPlace;
+use txidset::{Mode, Names, Predecessors};
 
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Predecessor {
-    succession: Option<Succession>,
+    predecessors: Option<Predecessors>,
     /// `None`: the store did not say.
     positions: Option<Positions>,
 }
@@ -28,7 +28,8 @@ impl Predecessor {
         };
         let names = Names::new(&claims.prefix, claims.keys);
         let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
-        let succession = Succession::begin(backend, names.clone(), ttl).await.context("--cache-backend")?;
+        let predecessors =
+            Predecessors::begin(backend, names.clone(), ttl).await.context("--cache-backend")?;
         let key = |index| {
             let mut key = Vec::new();
             names.positions(index, &mut key);
@@ -36,9 +37,9 @@ impl Predecessor {
         };
         let keys: Vec<_> = (0..MAX_WORKERS).map(key).collect();
         let decode = |bytes: &Bytes| Positions::decode(bytes);
-        let found = succession.read(&keys).await;
+        let found = predecessors.read(&keys).await;
         let positions = found.map(|found| Positions::join(found.iter().flatten().filter_map(decode)));
-        let ended = succession.ended().len();
+        let ended = predecessors.ended().len();
         match &positions {
             Some(Positions { endpoints, flows }) => tracing::info!(
                 flows = flows.len(),
@@ -50,12 +51,12 @@ impl Predecessor {
                 "how far this consumer's listeners were is not known: --catch-up frames of each flow are asked for"
             ),
         }
-        Ok(Predecessor { succession: Some(succession), positions })
+        Ok(Predecessor { predecessors: Some(predecessors), positions })
     }
 
     /// Whether a store keeps positions.
     pub(super) fn keeps_positions(&self) -> bool {
-        self.succession.is_some()
+        self.predecessors.is_some()
     }
 
     /// Where the listeners were; `None`: not known.
@@ -65,11 +66,11 @@ impl Predecessor {
 
     /// Owners whose process has ended.
     pub(super) fn ended(&self) -> &[u64] {
-        self.succession.as_ref().map_or(&[], Succession::ended)
+        self.predecessors.as_ref().map_or(&[], Predecessors::ended)
     }
 
     /// From now on this process is responsible, under these owners.
-    pub(super) async fn end(&mut self, owners: &[u64]) -> Option<Node> {
-        self.succession.take()?.list(owners).await
+    pub(super) async fn end(&mut self, owners: &[u64]) -> Option<ProcessPlace> {
+        self.predecessors.take()?.list(owners).await
     }
 }

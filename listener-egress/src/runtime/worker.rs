@@ -71,7 +71,7 @@ pub(super) async fn open(start: Start) -> anyhow::Result<impl Future<Output = ()
     let worker = Worker {
         pipeline: start.pipeline,
         intake: intake.with_loss(start.loss),
-        burst: Burst::new(BATCH, 0).at_once(),
+        burst: Burst::new(BATCH, 0).touched(),
         driver: driver.with_op_timeout(start.op_timeout),
         io: start.io,
         report: start.report,

@@ -53,12 +53,12 @@ impl Schedule {
 
 /// What an endpoint says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct AdvertContent {
     /// The ADVERT without its state.
     pub advert: Advert,
 }
 
-impl Offer {
+impl AdvertContent {
     /// The ADVERT to send now.
     pub fn advert(&self, draining: bool) -> Advert {
         let mut advert = self.advert;

@@ -7,7 +7,7 @@
 //!
 //! Cost: one seeded hash and four compares a check. Nothing allocates after `new`.
 
-use super::seeded;
+use super::seeded::seeded;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Ways a set.
+    /// RepairPaths a set.
     const WAYS: usize = 4;
 
     /// Room for `entries` keys (rounded up to a power of two).

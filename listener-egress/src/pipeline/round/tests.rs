@@ -942,7 +942,7 @@ fn repairs_of_old_numbers_for_others_are_no_restart() {
 }
 
 fn fragments(payload: &[u8], first_seq: u64) -> Vec<Vec<u8>> {
-    let plan = frame::fragment::Plan::new(payload.len(), 600).unwrap();
+    let plan = frame::fragment::FragmentPlan::new(payload.len(), 600).unwrap();
     let id = frame::tx::sha256d(payload);
     (0..plan.total)
         .map(|index| {

@@ -80,7 +80,7 @@ async fn claim(args: &Args) -> anyhow::Result<Value> {
         }
     }
     let (seconds, cpu) = (began.elapsed().as_secs_f64(), multicast_io::thread_time()?.total() - cpu.total());
-    let by = txidset::claims::Why::ALL.map(|why| (why.label().to_owned(), json!(stats.by(why).value())));
+    let by = txidset::Why::ALL.map(|why| (why.label().to_owned(), json!(stats.by(why).value())));
     Ok(json!({
         "seconds": seconds, "cpu": cpu.as_secs_f64(), "requests": stats.claim_requests.value(),
         "decided": by.into_iter().collect::<serde_json::Map<_, _>>(),

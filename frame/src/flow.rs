@@ -143,13 +143,3 @@ impl StampPolicy {
         }
     }
 }
-
-impl SeqNum {
-    /// The number after this one. 0 means "unset" on the wire and is skipped when the counter wraps.
-    pub const fn next(self) -> SeqNum {
-        match self.0.wrapping_add(1) {
-            0 => SeqNum(1),
-            next => SeqNum(next),
-        }
-    }
-}

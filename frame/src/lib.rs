@@ -9,9 +9,11 @@
 extern crate std;
 
 pub mod block;
+mod boundary;
 pub mod bundle;
 pub mod control;
 pub mod data;
+pub mod datagram;
 pub mod digest;
 pub mod error;
 mod field;
@@ -20,8 +22,7 @@ pub mod fragment;
 pub mod group;
 pub mod hash;
 pub mod id;
-#[cfg(target_arch = "x86_64")]
-mod lanes;
+mod kind;
 pub mod manifest;
 pub mod object;
 pub mod stream;
@@ -30,11 +31,13 @@ pub mod tee;
 pub mod tx;
 
 pub use control::{Ack, Advert, Nack, Response, SubtreeGroupAnnounce};
-pub use data::{DataFrame, Datagram, Kind};
+pub use data::DataFrame;
+pub use datagram::Datagram;
 pub use error::DecodeError;
 pub use fragment::Fragment;
 pub use group::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
 pub use id::{HashKey, Id, NO_ID, SeqNum, SubtreeId, TxId, cache_key};
+pub use kind::Kind;
 
 /// First four bytes of every datagram (wire 1.0).
 pub const MAGIC: [u8; 4] = [0xE3, 0xE1, 0xF3, 0xE8];

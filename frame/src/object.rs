@@ -1,6 +1,6 @@
 //! V9 objects: ids, submission and delivery records (wire 1.9).
 
-use crate::{DecodeError, Id, field, field::Writer, hash, stream::Boundary};
+use crate::{DecodeError, Id, boundary::Boundary, field, field::Writer, hash};
 
 /// First two bytes of a submission record.
 pub const RECORD_MARK: [u8; 2] = [0xBE, 0xEF];

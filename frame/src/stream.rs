@@ -7,14 +7,7 @@
 
 use crate::{DecodeError, Kind, MAGIC, control::SubtreeGroupAnnounce, data, field, object, tx};
 
-/// What can be said about the message at the front of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Boundary {
-    /// The message has at least this many bytes, and they are not all here: ask again when they are.
-    Need(usize),
-    /// The message has exactly this many bytes; they need not all be here.
-    Message(usize),
-}
+pub use crate::boundary::Boundary;
 
 /// How the messages of a connection are delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! reader. A transaction without inputs is malformed, because `00` in the place of the input count announces the
 //! Extended Format; and a CompactSize must be minimal, because two encodings of one transaction would be two TxIDs.
 
-use crate::{DecodeError, TxId, hash, stream::Boundary};
+use crate::{DecodeError, TxId, boundary::Boundary, hash};
 
 pub use crate::hash::sha256d;
 

@@ -18,7 +18,7 @@ use service::config::{
 };
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
-use txidset::{ClaimsConfig, FabricWord, KeyStyle, Mode};
+use txidset::{ClaimsConfig, FabricLabel, KeyStyle, Mode};
 
 /// `--catch-up` of a listener with a shared store: several leases of 1,000 frames/s in one flow, for flows of which no
 /// position was kept.
@@ -275,7 +275,7 @@ pub(crate) struct MarkPlan {
     pub(crate) settings: cache_backend::Settings,
     pub(crate) names: txidset::Names,
     /// What the proxies of this fabric say under their prefix.
-    pub(crate) word: FabricWord,
+    pub(crate) word: FabricLabel,
     pub(crate) prefix: String,
     pub(crate) ttl: Duration,
     /// How long after its frame came a mark may be on its way.
@@ -386,7 +386,7 @@ impl Config {
         let words = self.fabric.named(self.fabric_name.as_deref(), self.listen_port);
         Ok(Some(MarkPlan {
             settings: store.settings(kind, Purpose::Marks)?,
-            word: FabricWord::new(&names, &words, ttl),
+            word: FabricLabel::new(&names, &words, ttl),
             names,
             prefix,
             ttl,
@@ -495,7 +495,7 @@ impl Config {
             prefix: format!("{}{deployment}:", self.egress_dedup_prefix).into_bytes(),
             tier2,
             marks: false,
-            patience: self.backend.op_timeout(Purpose::Claims),
+            answer_timeout: self.backend.op_timeout(Purpose::Claims),
             ..ClaimsConfig::default()
         }
     }

@@ -1,13 +1,16 @@
 //! The memory of one burst: receive slots that the kernel fills, and a heap for frames that were copied or made.
 //!
-//! One contiguous, reusable area per worker. Frames are named by `Span`s into it, so that the same bytes go from the
-//! receive call to the send call without a copy. `clear` forgets everything; spans from before must not be used after
-//! (they stay in bounds: the worst outcome is wrong bytes, never a fault).
+//! A worker has one area, contiguous and used again. Frames are named by `Span`s into it, so the same bytes go from the
+//! receive call to the send call without a copy. `clear` forgets everything. Spans from before must not be used after it. They
+//! stay in bounds: the worst outcome is wrong bytes, never a fault.
 //!
-//! A slot is as long as the longest train (64 KiB), but only pages that were written cost memory. Slots begin a page further
-//! than one behind the other: trains are much shorter, and fronts of 64 KiB apart would share a fifth of the cache's sets.
+//! Limits: 4 GiB a burst. A slot is as long as the longest train (64 KiB), but only pages that were written cost memory.
+//! Slots begin 64 KiB and a page apart. Trains are much shorter than a slot, and with 64 KiB their fronts would share a fifth
+//! of the cache's sets.
+//!
+//! Cost: no allocation after `new`; a copy only for `push` and `arrive`.
 
-use crate::pages::prefer_huge;
+use huge_pages::prefer_huge;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
@@ -98,7 +101,7 @@ impl Burst {
 
     /// Takes the memory of the slots now, on huge pages where the kernel has them, so that no datagram waits for a page and a
     /// round of frames from all over the slots meets few of them. For workers that are to be fast: 64 KiB a slot.
-    pub fn at_once(mut self) -> Burst {
+    pub fn touched(mut self) -> Burst {
         let slots = &mut self.memory[..self.heap_start];
         prefer_huge(slots);
         slots.iter_mut().step_by(PAGE).for_each(|byte| *byte = black_box(0));
@@ -178,7 +181,7 @@ impl Burst {
         self.heap_next = self.heap_start;
     }
 
-    /// Keeps only the arrivals from index `from` on for which `keep` is true (fault injection, filters at the door).
+    /// Keeps only the arrivals from index `from` on for which `keep` is true (fault injection, filters on arrival).
     pub fn retain_arrivals(&mut self, from: usize, mut keep: impl FnMut(&Arrival, &[u8]) -> bool) {
         let from = from.min(self.arrivals.len());
         let mut kept = from;

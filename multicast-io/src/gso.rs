@@ -1,8 +1,9 @@
 //! `UDP_SEGMENT`: one call, one trip through the stack, many datagrams.
 //!
-//! A train has one destination; its datagrams are equally long, the last may be shorter. Limits: [`MAX_BYTES`] a train,
-//! 64 segments (128 from Linux 6.9 on, probed), and a segment must fit the MTU of the path. A kernel or driver may
-//! refuse at run time what the probe allowed.
+//! A train has one destination. Its datagrams are equally long; the last may be shorter.
+//!
+//! Limits: [`MAX_BYTES`] a train, 64 segments (128 from Linux 6.9 on, probed), and a segment must fit the MTU of the path. A
+//! kernel or driver may refuse at run time what the probe allowed.
 
 use crate::cmsg::{Control, space};
 use crate::sockopt;

@@ -1,12 +1,12 @@
 //! Group membership: any-source and source-specific (RFC 4607), IPv4 and IPv6, on a named interface.
 //!
 //! Limits, and what they look like: IPv6 joins of one socket stop when its option memory is full (ENOMEM,
-//! `net.core.optmem_max`), IPv4 ones at `net.ipv4.igmp_max_memberships` (ENOBUFS), source lists at `igmp_max_msf` and
+//! `net.core.optmem_max`). IPv4 joins stop at `net.ipv4.igmp_max_memberships` (ENOBUFS), source lists at `igmp_max_msf` and
 //! `mld_max_msf` (ENOBUFS). Groups beyond that go to further sockets. Each error names the group, the interface and the
 //! setting with its present value.
 //!
-//! Linux looks at the interface of a membership only for IPv4. An IPv6 socket that joined a group on one interface also takes
-//! it from another interface on which some other socket of the host joined it, unless `SocketOptions::only_interface` is set.
+//! Linux looks at the interface of a membership only for IPv4. An IPv6 socket that joined a group on one interface may also
+//! take it from another one: from any where another socket of the host joined it. `SocketOptions::only_interface` stops that.
 
 use crate::address::storage;
 use crate::{Interface, SocketError, sockopt, sysctl};

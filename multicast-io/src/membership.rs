@@ -1,7 +1,7 @@
 //! Receivers of many groups: as many sockets as their joins need, and joins that can be made again.
 //!
-//! Why: a socket stays on one interface, and the kernel bounds what it may join (`joins`). Memberships also lapse after changes
-//! of routes and interfaces, in silence: whoever holds a receiver for long asserts its joins now and then.
+//! Why: a socket stays on one interface, and the kernel bounds what it may join (`joins`). Memberships also lapse in silence
+//! when routes and interfaces change. So whoever holds a receiver for long asserts its joins now and then.
 //!
 //! Limits: 20 IPv4 joins a socket (the default of `net.ipv4.igmp_max_memberships`), for IPv6 what `net.core.optmem_max` pays
 //! for, at most 2,000. Cost: one system call a join.

@@ -1,6 +1,6 @@
 //! Readiness of a socket on the tokio runtime of its worker.
 //!
-//! `tokio`'s `AsyncFd` is unsafe to register, because a type could hand out another descriptor than the one that was
+//! To register with `tokio`'s `AsyncFd` is unsafe, because a type could hand out another descriptor than the one that was
 //! registered. The sockets of this crate own one descriptor for all their life, so for them it is sound.
 
 use crate::{Receiver, Sender};

@@ -1,9 +1,12 @@
 //! Batch receive: `recvmmsg`, `UDP_GRO`, `SO_RXQ_OVFL`, joins.
 //!
-//! One call takes up to [`BATCH`] messages, each of which may be a train of up to 128 datagrams, into the free slots of a
-//! `Burst`. Header, address and control memory is allocated once, at open; a call allocates nothing and copies nothing.
-//! Nothing is lost in silence: what the kernel dropped before the call ([`Receiver::kernel_drops`]) and what did not fit a
-//! slot ([`Receiver::truncated`]) is counted.
+//! One call takes up to [`BATCH`] messages into the free slots of a `Burst`. Each message may be a train of up to 128
+//! datagrams.
+//!
+//! Promise: nothing is lost in silence. What the kernel dropped before the call ([`Receiver::kernel_drops`]) and what did not
+//! fit a slot ([`Receiver::truncated`]) is counted.
+//!
+//! Cost: header, address and control memory is allocated once, at open. A call allocates nothing and copies nothing.
 
 use crate::address::RawAddress;
 use crate::buffers::{self, Direction};
@@ -27,7 +30,7 @@ const CONTROL: usize = gro::SPACE + space(size_of::<u32>()) + pktinfo::SPACE;
 /// A non-blocking UDP socket that receives in batches. Wrap it in `tokio::io::unix::AsyncFd` for readiness.
 pub struct Receiver {
     socket: socket2::Socket,
-    inbox: Inbox,
+    batch: ReceiveHeaders,
     kernel_drops: KernelDrops,
     truncated: u64,
     queued_errors: AtomicU64,
@@ -36,7 +39,7 @@ pub struct Receiver {
 }
 
 /// What `recvmmsg` reads and writes, except the bytes.
-struct Inbox {
+struct ReceiveHeaders {
     headers: Box<[libc::mmsghdr; BATCH]>,
     iovecs: Box<[libc::iovec; BATCH]>,
     names: Box<[RawAddress; BATCH]>,
@@ -44,15 +47,15 @@ struct Inbox {
 }
 
 // SAFETY: the pointers in headers and iovecs are written before each system call and not used after it.
-unsafe impl Send for Inbox {}
+unsafe impl Send for ReceiveHeaders {}
 // SAFETY: as above; shared references give no access to them.
-unsafe impl Sync for Inbox {}
+unsafe impl Sync for ReceiveHeaders {}
 
-impl Inbox {
-    fn new() -> Inbox {
+impl ReceiveHeaders {
+    fn new() -> ReceiveHeaders {
         // SAFETY: integers and pointers only; zeros and nulls are values.
         let (header, iovec) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        Inbox {
+        ReceiveHeaders {
             headers: Box::new([header; BATCH]),
             iovecs: Box::new([iovec; BATCH]),
             names: Box::new([RawAddress::unset(); BATCH]),
@@ -112,7 +115,7 @@ impl Receiver {
             buffers::granted(fd, Direction::Receive).map_err(about("read buffer size of"))?;
         Ok(Receiver {
             socket: opened.socket,
-            inbox: Inbox::new(),
+            batch: ReceiveHeaders::new(),
             kernel_drops: KernelDrops::default(),
             truncated: 0,
             queued_errors: AtomicU64::new(0),
@@ -169,7 +172,7 @@ impl Receiver {
     fn fill(&mut self, burst: &mut Burst, count: usize) -> io::Result<usize> {
         let mut retries = RETRIES;
         loop {
-            match self.inbox.fill(self.socket.as_fd(), burst, count) {
+            match self.batch.fill(self.socket.as_fd(), burst, count) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock && retries > 0 => {
                     retries -= 1;
@@ -187,13 +190,13 @@ impl Receiver {
     fn deliver(&mut self, burst: &mut Burst, filled: usize) -> usize {
         let mut arrivals = 0;
         for at in 0..filled {
-            let message = &self.inbox.headers[at];
+            let message = &self.batch.headers[at];
             let len = (message.msg_len as usize).min(burst.free_slot(at).len());
             let mut segment = None;
             let mut destination = None;
             #[allow(clippy::unnecessary_cast, reason = "size_t with glibc, socklen_t with musl")]
             let control_length = message.msg_hdr.msg_controllen as usize;
-            for control in self.inbox.controls[at].messages(control_length) {
+            for control in self.batch.controls[at].messages(control_length) {
                 segment = segment.or_else(|| gro::segment(&control));
                 destination = destination.or_else(|| pktinfo::destination(&control));
                 if (control.level, control.kind) == (libc::SOL_SOCKET, libc::SO_RXQ_OVFL)
@@ -203,7 +206,7 @@ impl Receiver {
                 }
             }
             let cut = message.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-            match self.inbox.names[at].get() {
+            match self.batch.names[at].get() {
                 // Without its control messages a train cannot be split.
                 Some(source) if !cut => {
                     arrivals += burst.append(at, len, segment.unwrap_or(len), source, destination);

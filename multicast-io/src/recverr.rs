@@ -1,8 +1,8 @@
 //! `IP(V6)_RECVERR`: errors that the kernel learned of after a send, and queue drops as errors of the send itself.
 //!
-//! Without the option a datagram that a queue refused counts as sent. With it the send says ENOBUFS. The price is that an
-//! ICMP error about an earlier datagram makes some later call fail; such an error is taken from the queue, counted, and the
-//! call is made again.
+//! Without the option a datagram that a queue refused counts as sent. With it the send says ENOBUFS. The price: an ICMP error
+//! about an earlier datagram makes some later call fail. Such an error is taken from the queue and counted, and the call is
+//! made again.
 
 use crate::sockopt;
 use std::io;

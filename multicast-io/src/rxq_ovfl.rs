@@ -1,8 +1,8 @@
 //! `SO_RXQ_OVFL`: how many datagrams the kernel dropped because the socket's queue was full.
 //!
-//! The count travels with the next datagram that is queued after the drop, so it costs nothing, but the loss at the end of
-//! a burst would stay unseen; `SO_MEMINFO` reads the same counter at any time for one system call. Both are 32 bits wide in
-//! the kernel and are carried on to 64 here.
+//! The count travels with the next datagram that is queued after the drop. That costs nothing, but the loss at the end of a
+//! burst would stay unseen. `SO_MEMINFO` reads the same counter at any time for one system call. Both are 32 bits wide in the
+//! kernel and are carried on to 64 here.
 
 use crate::sockopt;
 use std::io;

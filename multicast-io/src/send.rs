@@ -1,12 +1,12 @@
 //! Train send: `UDP_SEGMENT` through `sendmmsg`, with fallback per socket and errors from the error queue.
 //!
-//! A train is a run of frames to one destination; all but the last are padded with zeros to the segment size (no
-//! byte is copied: padding is an iovec of a shared zero page). Without GSO the frames leave one a datagram, unpadded.
+//! A train is a run of frames to one destination. All but the last are padded with zeros to the segment size. No byte is
+//! copied for that: padding is an iovec of a shared zero page. Without GSO the frames leave one a datagram, unpadded.
 //!
-//! Promise: `Progress::frames` is exact. A frame counts when the kernel took it, and a frame behind it that was not taken
-//! is never skipped. A message that a queue refused (ENOBUFS) left nothing behind, so it can be sent again. Trains beyond
-//! the kernel's limits are split here; a train that the kernel refuses is sent again frame by frame. What the kernel took and
-//! lost later (a shaper that cuts trains, a network card) is beyond this promise; `docs/tuning.md` names the cases.
+//! Promise: `Progress::frames` is exact. A frame counts when the kernel took it, and no frame before it is skipped. A message
+//! that a queue refused (ENOBUFS) left nothing behind, so it can be sent again. Trains beyond the kernel's limits are split
+//! here. A train that the kernel refuses is sent again frame by frame. What the kernel took and lost later (a shaper that cuts
+//! trains, a network card) is beyond this promise; `docs/tuning.md` names the cases.
 //!
 //! Cost: header memory is allocated at open. With trains of 16 a frame costs 0.3-0.5 µs of kernel time, alone 4-6 µs.
 
@@ -59,8 +59,8 @@ pub struct Progress {
 /// A sending socket on one interface, with IP(V6)_RECVERR set.
 pub struct Sender {
     socket: socket2::Socket,
-    outbox: Outbox,
-    limits: Limits,
+    batch: SendHeaders,
+    limits: KernelLimits,
     gso_refused: bool,
     queued_errors: AtomicU64,
     send_buffer: usize,
@@ -69,23 +69,23 @@ pub struct Sender {
 
 /// What the kernel takes as a train on this socket.
 #[derive(Clone, Copy)]
-struct Limits {
+struct KernelLimits {
     /// Frames; 1 where GSO is off.
     frames: usize,
     /// Longest segment; shrinks when the kernel finds one too long for the path.
     segment: u16,
 }
 
-/// A place in the list of trains.
+/// How far a send is in the list of trains.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Place {
+struct SendCursor {
     train: usize,
     /// Frames of that train already behind us.
     frame: usize,
 }
 
 /// What `sendmmsg` reads, except the bytes, and what each message stands for.
-struct Outbox {
+struct SendHeaders {
     headers: Box<[libc::mmsghdr; MESSAGES]>,
     names: Box<[RawAddress; MESSAGES]>,
     controls: Box<[Control<{ gso::SPACE }>; MESSAGES]>,
@@ -93,18 +93,18 @@ struct Outbox {
     messages: Box<[Message; MESSAGES]>,
 }
 
-/// One message: `frames` frames from `place` on, a train if there are several.
+/// One message: `frames` frames from `cursor` on, a train if there are several.
 #[derive(Clone, Copy, Default)]
 struct Message {
-    place: Place,
+    cursor: SendCursor,
     frames: usize,
     segment: u16,
 }
 
 // SAFETY: the pointers in headers and pieces are written before each system call and not used after it.
-unsafe impl Send for Outbox {}
+unsafe impl Send for SendHeaders {}
 // SAFETY: as above; shared references give no access to them.
-unsafe impl Sync for Outbox {}
+unsafe impl Sync for SendHeaders {}
 
 impl Sender {
     /// Opens and binds; a unicast bind address is the source of all that is sent.
@@ -115,9 +115,9 @@ impl Sender {
         let send_buffer = buffers::granted(fd, Direction::Send).map_err(about("read buffer size of"))?;
         let frames = if options.gso { gso::max_segments(fd) } else { 1 };
         Ok(Sender {
-            limits: Limits { frames, segment: u16::MAX },
+            limits: KernelLimits { frames, segment: u16::MAX },
             socket: opened.socket,
-            outbox: Outbox::new(),
+            batch: SendHeaders::new(),
             gso_refused: false,
             queued_errors: AtomicU64::new(0),
             send_buffer,
@@ -164,32 +164,32 @@ impl Sender {
     /// Hands trains to the kernel in order. Partial sends are continued; returns when all is taken or one cannot be.
     /// Spans are those of `memory`; frames are counted through the trains, not through the frame list.
     pub fn send(&mut self, memory: &[u8], trains: &[Train], frames: &[Span]) -> Progress {
-        let cargo = Cargo { memory, trains, frames };
+        let list = SendList { memory, trains, frames };
         let mut taken = 0;
-        let mut place = Place::default();
+        let mut cursor = SendCursor::default();
         let mut retries = RETRIES;
         // A refused train: its frames go one by one, and the first that is taken proves that the train was at fault.
         let mut singly = 0;
         let mut suspicion = None;
         loop {
-            let (count, flaw) = self.outbox.load(&cargo, place, self.limits, singly);
+            let (count, flaw) = self.batch.load(&list, cursor, self.limits, singly);
             if count == 0 {
                 return Progress { frames: taken, error: flaw };
             }
-            match self.outbox.hand_over(self.socket.as_fd(), count) {
+            match self.batch.hand_over(self.socket.as_fd(), count) {
                 Ok(sent) => {
-                    for message in &self.outbox.messages[..sent.min(count)] {
-                        place = message.place.after(message.frames);
+                    for message in &self.batch.messages[..sent.min(count)] {
+                        cursor = message.cursor.after(message.frames);
                         taken += message.frames;
                         singly = singly.saturating_sub(message.frames);
                     }
                     if sent > 0 {
                         retries = RETRIES;
-                        self.settle(suspicion.take());
+                        self.conclude(suspicion.take());
                     }
                 }
                 Err(error) => {
-                    let first = self.outbox.messages[0];
+                    let first = self.batch.messages[0];
                     let refusal = Refusal::of(&error, first.segment).filter(|_| first.frames > 1);
                     if refusal.is_some() {
                         // EMSGSIZE may also sit in the error queue.
@@ -206,7 +206,7 @@ impl Sender {
     }
 
     /// Draws the consequence once a frame of a refused train left alone.
-    fn settle(&mut self, suspicion: Option<Refusal>) {
+    fn conclude(&mut self, suspicion: Option<Refusal>) {
         match suspicion {
             Some(Refusal::Gso) => {
                 self.limits.frames = 1;
@@ -229,28 +229,28 @@ impl Sender {
     }
 }
 
-impl Place {
-    fn after(self, frames: usize) -> Place {
-        Place { frame: self.frame + frames, ..self }
+impl SendCursor {
+    fn after(self, frames: usize) -> SendCursor {
+        SendCursor { frame: self.frame + frames, ..self }
     }
 }
 
 /// The arguments of one `send`.
-struct Cargo<'a> {
+struct SendList<'a> {
     memory: &'a [u8],
     trains: &'a [Train],
     frames: &'a [Span],
 }
 
-impl<'a> Cargo<'a> {
-    /// The place itself, or the start of the next train with frames where this one is done.
-    fn next(&self, mut place: Place) -> Option<(Place, &'a Train)> {
+impl<'a> SendList<'a> {
+    /// The cursor itself, or the start of the next train with frames where this one is done.
+    fn next(&self, mut cursor: SendCursor) -> Option<(SendCursor, &'a Train)> {
         loop {
-            let train = self.trains.get(place.train)?;
-            if place.frame < train.count as usize {
-                return Some((place, train));
+            let train = self.trains.get(cursor.train)?;
+            if cursor.frame < train.count as usize {
+                return Some((cursor, train));
             }
-            place = Place { train: place.train + 1, frame: 0 };
+            cursor = SendCursor { train: cursor.train + 1, frame: 0 };
         }
     }
 
@@ -261,11 +261,11 @@ impl<'a> Cargo<'a> {
     }
 }
 
-impl Outbox {
-    fn new() -> Outbox {
+impl SendHeaders {
+    fn new() -> SendHeaders {
         // SAFETY: integers and pointers only; zeros and nulls are values.
         let (header, piece) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        Outbox {
+        SendHeaders {
             headers: Box::new([header; MESSAGES]),
             names: Box::new([RawAddress::unset(); MESSAGES]),
             controls: Box::new([Control::empty(); MESSAGES]),
@@ -274,20 +274,20 @@ impl Outbox {
         }
     }
 
-    /// Writes the messages from `place` on, until a limit of one call; the first `singly` frames are not put into trains.
+    /// Writes the messages from `cursor` on, until a limit of one call; the first `singly` frames are not put into trains.
     /// Returns how many messages, and why there is none where a frame is not to be had.
     fn load(
         &mut self,
-        cargo: &Cargo<'_>,
-        mut place: Place,
-        limits: Limits,
+        list: &SendList<'_>,
+        mut cursor: SendCursor,
+        limits: KernelLimits,
         mut singly: usize,
     ) -> (usize, Option<io::Error>) {
         let mut used = 0;
         for at in 0..MESSAGES {
-            let Some((next, train)) = cargo.next(place) else { return (at, None) };
-            let limits = if singly > 0 { Limits { frames: 1, ..limits } } else { limits };
-            let Some((frames, pieces)) = self.couple(cargo, train, next.frame, limits, used) else {
+            let Some((next, train)) = list.next(cursor) else { return (at, None) };
+            let limits = if singly > 0 { KernelLimits { frames: 1, ..limits } } else { limits };
+            let Some((frames, pieces)) = self.form_message(list, train, next.frame, limits, used) else {
                 return (at, Some(outside(next, train)));
             };
             // No room for the whole message: it opens the next call.
@@ -295,9 +295,9 @@ impl Outbox {
                 return (at, None);
             }
             self.write_header(at, train, frames, used, pieces);
-            self.messages[at] = Message { place: next, frames, segment: train.segment };
+            self.messages[at] = Message { cursor: next, frames, segment: train.segment };
             used += pieces;
-            place = next.after(frames);
+            cursor = next.after(frames);
             singly = singly.saturating_sub(frames);
         }
         (MESSAGES, None)
@@ -305,15 +305,15 @@ impl Outbox {
 
     /// Writes the pieces of one message from frame `first` of `train` on, at `self.pieces[used..]`. Returns frames and
     /// pieces; no frames where there is no room; `None` where the first frame is not to be had.
-    fn couple(
+    fn form_message(
         &mut self,
-        cargo: &Cargo<'_>,
+        list: &SendList<'_>,
         train: &Train,
         first: usize,
-        limits: Limits,
+        limits: KernelLimits,
         used: usize,
     ) -> Option<(usize, usize)> {
-        let bytes = cargo.frame(train, first)?;
+        let bytes = list.frame(train, first)?;
         let segment = usize::from(train.segment);
         let room = &mut self.pieces[used..];
         let most = limits.frames.min(train.count as usize - first).min(gso::MAX_BYTES / segment.max(1));
@@ -328,8 +328,7 @@ impl Outbox {
         while frames < most && last <= segment {
             // What the frame before lacks; a flaw here is found when this frame opens a message.
             let Some(padding) = ZEROS.get(..segment - last) else { break };
-            let Some(bytes) = cargo.frame(train, first + frames).filter(|bytes| bytes.len() <= segment)
-            else {
+            let Some(bytes) = list.frame(train, first + frames).filter(|bytes| bytes.len() <= segment) else {
                 break;
             };
             // The kernel ends a train at an empty segment: an empty frame travels alone.
@@ -380,10 +379,10 @@ fn piece(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-fn outside(place: Place, train: &Train) -> io::Error {
+fn outside(cursor: SendCursor, train: &Train) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
-        format!("frame {} of train {} (first {}) lies outside", place.frame, place.train, train.first),
+        format!("frame {} of train {} (first {}) lies outside", cursor.frame, cursor.train, train.first),
     )
 }
 

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use txidset::{KeyStyle, Mode};
+use txidset::{ClaimsConfig, KeyStyle, Mode};
 
 /// Largest frame taken from a stream: payload and header.
 pub const MAX_STREAM_FRAME: u64 = (64 << 20) + 92;
@@ -313,7 +313,7 @@ impl Config {
         self.check_source(&fabric)?;
         self.check_sizes()?;
         self.backend_settings()?;
-        let claims = crate::runtime::claims_config(self, self.backend_kind()? != BackendKind::None);
+        let claims = self.claims_config(self.backend_kind()? != BackendKind::None);
         claims.check().map_err(|problem| Invalid::new("claim-lease", problem))?;
         if self.fabric.iface.0.is_empty() {
             return Err(Invalid::new(
@@ -388,6 +388,23 @@ impl Config {
     /// Whether ids are claimed at all.
     pub fn claims(&self) -> bool {
         self.ingress_dedup && (self.txid_dedup_local_cap > 0 || self.dedup_memory.is_some())
+    }
+
+    /// The claim protocol, with or without a shared store behind tier 1.
+    pub fn claims_config(&self, tier2: bool) -> ClaimsConfig {
+        ClaimsConfig {
+            mode: self.claim_mode,
+            epoch: self.claim_epoch,
+            lease: self.claim_lease,
+            ttl: self.txid_dedup_ttl,
+            park_bytes: self.claim_park_bytes.as_usize(),
+            max_batch: 256,
+            prefix: self.txid_dedup_prefix.clone().into_bytes(),
+            keys: self.claim_keys,
+            tier2,
+            marks: true,
+            answer_timeout: self.backend.op_timeout(Purpose::Claims),
+        }
     }
 
     /// Address plan of the groups.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const BLOCK: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/block413567.raw"));
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn transactions() -> Vec<&'static [u8]> {
     Block::decode(BLOCK).unwrap().transactions().map(Result::unwrap).collect()
@@ -92,7 +92,7 @@ impl World {
 
     /// Takes what has come until `enough`.
     async fn listen_until(&mut self, what: &str, mut enough: impl FnMut(&[Heard]) -> bool) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !enough(&self.heard) {
             let counters = self.running.counters();
             assert!(Instant::now() < end, "{what}: {} heard, {counters:?}", self.heard.len());
@@ -121,7 +121,7 @@ impl World {
     async fn stop(self) -> proxy_ingress::Counters {
         self.lifecycle.begin_drain();
         let counters = self.running.counters_handle();
-        tokio::time::timeout(PATIENCE, self.running.wait()).await.unwrap();
+        tokio::time::timeout(TIMEOUT, self.running.wait()).await.unwrap();
         counters()
     }
 }
@@ -294,7 +294,7 @@ async fn a_stream_that_breaks_its_grammar_is_closed_after_its_good_messages() {
 
 /// Ends when the proxy has closed the connection.
 async fn closed(mut stream: TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let read =
         tokio::task::spawn_blocking(move || std::io::Read::read(&mut stream, &mut [0; 1])).await.unwrap();
     let timed_out =

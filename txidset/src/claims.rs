@@ -1,421 +1,121 @@
-//! The claim protocol of one worker (design section 4), as a pure state machine.
+//! The claim protocol of one worker, as a pure state machine: no socket, no clock, no task.
 //!
-//! Why it exists: between "this id is new here" and "this frame has left" a process can die, wake up late, lose an
-//! answer or be refused by the kernel. The protocol decides in each case who sends.
+//! Why it exists: between "this id is new here" and "this frame has left" a process can die, wake up late, lose an answer or
+//! be refused by the kernel. The protocol decides in each case who sends.
 //!
-//! What it promises: a frame that a living sibling also received is sent by someone, whatever happens to the owner of
-//! the claim at whatever moment; while nobody is slower than half a lease it is sent once. In doubt a frame is sent.
+//! What it promises: a frame that a living sibling also received is sent by someone, whatever happens to the owner of the
+//! claim at whatever moment. While nobody is slower than half a lease it is sent once. In doubt a frame is sent.
 //!
-//! Path of a frame: `claim` (tier 1, then the queue of the unclaimed) → `poll_request` (`ask`: one batch of keys) →
-//! `on_answer` (`judge`: ours, another's, or in doubt) → perhaps parked (`park`: until the other owner's record covers
-//! it or its lease is over) → `next_decision` → `sent` or `failed` → the epoch in `ledger`.
+//! [`Claims`] is the coordinator: the calls of the worker, and what an answer of the store means. The parts own the state:
 //!
-//! Limits: frames that wait for an answer are bounded in number and bytes; when full the oldest that was not asked about
-//! is sent (`Bypassed`). While the store is given up, nothing waits but a few probes (`bypass`). Parked copies are bounded in bytes; when full the oldest is sent (`ParkingFull`).
+//! | Part | Owns |
+//! |---|---|
+//! | `local_tickets` | claims that tier 1 alone decided |
+//! | `frames` | frames that tier 2 is asked about (`entries`), their `queue`, epochs (`ledger`), `cohorts`, `answer_timeout` |
+//! | `requests` | what is asked, and what of it is under way |
+//! | `parking` | copies that wait for the record of another owner |
+//! | `bypass` | whether the store is given up |
+//! | `failed_sends` | ids whose courtesy marks are not believed |
 //!
-//! Cost: where tier 1 alone decides, the key of each frame in flight (`alone`) and no allocation; with tier 2, an entry a
-//! frame and buffers that are reused.
+//! Path of a frame: `claim` (tier 1, then the queue) → `poll_request` (one batch of keys) → `on_answer` (ours, another's, or
+//! in doubt) → perhaps parked (until the other owner's record covers it or its lease is over) → `next_decision` → `sent` or
+//! `failed` → the epoch in the ledger.
+//!
+//! Limits: frames that wait for an answer are bounded in number and bytes; when full the oldest that was not asked about is
+//! sent (`Bypassed`). While the store is given up, nothing waits but a few probes. Parked copies are bounded in bytes; when
+//! full the oldest is sent (`ParkingFull`).
+//!
+//! Cost: where tier 1 alone decides, the key of each frame in flight and no allocation; with tier 2, an entry a frame and
+//! buffers that are used again.
 
-mod alone;
-mod ask;
+mod answer_timeout;
+mod backlog;
 mod bypass;
-mod judge;
-mod mark;
-mod park;
-mod patience;
-mod refused;
+mod entries;
+mod failed_sends;
+mod frames;
+mod local_tickets;
+mod parking;
+mod queue;
+mod requests;
+mod watermark;
 
-pub use ask::{Answer, Ask, Request, RequestId};
-pub use judge::Trust;
-pub use mark::Mark;
+pub use requests::{Answer, Ask, Request, RequestId};
+pub use watermark::Watermark;
 
-use crate::ledger::{Ledger, Place};
+use crate::config::{ClaimsConfig, Mode};
+use crate::decision::{Claimant, Decision, Ticket, Token, Verdict, Why};
+use crate::key::ClaimKey;
+use crate::local::LocalSet;
+#[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
-use crate::name::{Holder, KeyStyle, Names};
+use crate::name::Names;
 use crate::random::split_mix;
 use crate::stats::ClaimStats;
-use crate::value::ClaimValue;
-use crate::{ClaimKey, LocalSet};
-use alone::Alone;
-use ask::InFlight;
+use crate::value::{ClaimValue, CourtesyMark, Found};
+use backlog::Backlog;
 use bypass::Bypass;
-use cache_backend::KeyValues;
-use mark::Cohorts;
-use park::Parked;
-use patience::Patience;
-use refused::Refused;
-use std::collections::VecDeque;
+use bytes::Bytes;
+use cache_backend::{Claimed, KeyValues, OpError, OpErrorKind};
+use entries::{EntryHandle, EntryId, State};
+use failed_sends::FailedSends;
+use frames::Frames;
+use local_tickets::{LocalTickets, is_local};
+use parking::{Parking, Slipped};
+use requests::{Requests, Subject};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// The caller's name for a frame that waits: opaque here.
-pub type Token = u64;
-
-/// A claim that was won (or failed open) and must be answered with `sent` or `failed`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket(pub u64);
-
-/// A frame that asks: what it claims, and what it costs to keep it while it waits (parking is bounded in bytes).
-pub trait Claimant {
-    /// Its claim.
-    fn key(&self) -> &ClaimKey;
-    /// Its bytes.
-    fn bytes(&self) -> u32;
-}
-
-/// What tier 1 says at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Seen before: suppress.
-    Seen,
-    /// Ours without asking (no tier 2, or it is bypassed): send.
-    Won(Ticket),
-    /// Tier 2 is being asked: keep the frame under its token until a `Decision` names it.
-    Wait,
-}
-
-/// Why a frame is let through or held back; labels of the counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
-    /// The claim is ours.
-    Won,
-    /// Another owner had it and did not settle it within its lease.
-    TakenOver,
-    /// No answer in time, error, or an answer that cannot be believed.
-    InDoubt,
-    /// The backend's breaker is open: tier 1 alone decides.
-    BreakerOpen,
-    /// Too many frames wait for an answer.
-    Bypassed,
-    /// Too many bytes are parked: the oldest copy is sent.
-    ParkingFull,
-    /// The worker is stopping: what waits is sent.
-    Draining,
-    /// Suppressed: another owner has it and it is settled.
-    Settled,
-    /// Suppressed: a plain value (Go node, or simple mode).
-    Exists,
-    /// Suppressed: a listener saw the frame on the fabric.
-    Marked,
-}
-
-impl Why {
-    /// All reasons, by `index`.
-    pub const ALL: [Why; 10] = [
-        Why::Won,
-        Why::TakenOver,
-        Why::InDoubt,
-        Why::BreakerOpen,
-        Why::Bypassed,
-        Why::ParkingFull,
-        Why::Draining,
-        Why::Settled,
-        Why::Exists,
-        Why::Marked,
-    ];
-    /// Position in tables by reason.
-    pub fn index(self) -> usize {
-        self as usize
-    }
-    /// Label of the counters.
-    pub fn label(self) -> &'static str {
-        const LABELS: [&str; Why::ALL.len()] = [
-            "won",
-            "taken_over",
-            "in_doubt",
-            "breaker_open",
-            "bypassed",
-            "parking_full",
-            "draining",
-            "settled",
-            "exists",
-            "marked",
-        ];
-        LABELS[self.index()]
-    }
-    /// Whether the frame is let through.
-    pub fn sends(self) -> bool {
-        !matches!(self, Why::Settled | Why::Exists | Why::Marked)
-    }
-}
-
-/// Fate of a frame that waited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Send it, then answer the ticket.
-    Send {
-        /// The frame.
-        token: Token,
-        /// To be answered with `sent` or `failed`.
-        ticket: Ticket,
-        /// Label of the counter.
-        why: Why,
-    },
-    /// Another node has sent it.
-    Suppress {
-        /// The frame.
-        token: Token,
-        /// Label of the counter.
-        why: Why,
-    },
-}
-
-/// `--claim-mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
-pub enum Mode {
-    /// A node that is killed between claim and send loses no frame that a sibling also received.
-    Settled,
-    /// The Go behaviour: one create-only write, not released by a crash.
-    Simple,
-}
-
-/// Settings of the protocol.
-#[derive(Clone, Debug)]
-pub struct ClaimsConfig {
-    /// `--claim-mode`.
-    pub mode: Mode,
-    /// `--claim-epoch`: how often claims are closed into an epoch.
-    pub epoch: Duration,
-    /// `--claim-lease`: how long a copy waits for another owner to settle.
-    pub lease: Duration,
-    /// How long a claim is remembered in tier 2; zero for ever.
-    pub ttl: Duration,
-    /// `--claim-park-bytes`: most bytes of parked copies.
-    pub park_bytes: usize,
-    /// Most keys of one request.
-    pub max_batch: usize,
-    /// Prefix of the keys (`Names`).
-    pub prefix: Vec<u8>,
-    /// `--claim-keys`: how ids appear in them.
-    pub keys: KeyStyle,
-    /// Whether there is a tier 2.
-    pub tier2: bool,
-    /// Whether a listener's courtesy mark suppresses: it speaks about the fabric, so at the ingress gate alone.
-    pub marks: bool,
-    /// `--cache-op-timeout`: how long a frame waits for an answer about its claim, the wait for a place in a request
-    /// included. The wait of a parked copy for its owner is not part of it.
-    pub patience: Duration,
-}
-
-impl Default for ClaimsConfig {
-    fn default() -> ClaimsConfig {
-        ClaimsConfig {
-            mode: Mode::Settled,
-            epoch: Duration::from_millis(50),
-            lease: Duration::from_millis(250),
-            ttl: Duration::from_secs(600),
-            park_bytes: 16 << 20,
-            max_batch: 256,
-            prefix: b"bsp:tx:".to_vec(),
-            keys: KeyStyle::Hex,
-            tier2: false,
-            marks: true,
-            patience: Duration::MAX,
-        }
-    }
-}
-
-impl ClaimsConfig {
-    /// Longest deadline of a call under which siblings never take over from a healthy owner: an epoch, a send after
-    /// half a lease and two calls (the record being written, and the one that covers the claim) fit into one lease.
-    pub fn longest_deadline(&self) -> Duration {
-        (self.lease / 2).saturating_sub(self.epoch) / 2
-    }
-
-    /// What is wrong with the settings, for a person.
-    pub fn check(&self) -> Result<(), String> {
-        let millis = |duration: Duration| duration.as_millis();
-        if self.mode == Mode::Settled && self.tier2 && self.longest_deadline() < Duration::from_millis(5) {
-            return Err(format!(
-                "--claim-lease {} ms with --claim-epoch {} ms: half a lease must hold an epoch and two backend calls of \
-                 5 ms; use a lease of at least {} ms",
-                millis(self.lease),
-                millis(self.epoch),
-                2 * millis(self.epoch) + 20,
-            ));
-        }
-        if self.epoch.is_zero() {
-            return Err("--claim-epoch 0: must be at least 1 ms".into());
-        }
-        Ok(())
-    }
-}
+use std::time::Instant;
 
 /// Frames that may wait for an answer unless `limit_waiting` says otherwise.
 const WAIT_FRAMES: usize = 1 << 16;
-/// Longest chain of takeovers; beyond it the frame is sent in doubt.
-const MAX_CHAIN: usize = 8;
+
+/// Whether the connection that brought an answer can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Trust {
+    /// Yes.
+    Kept,
+    /// An answer belonged to another question: drop the connection and fail what waits on it.
+    Lost,
+}
 
 /// One worker's claims.
 pub struct Claims {
     config: ClaimsConfig,
-    local: Arc<LocalSet>,
     stats: Arc<ClaimStats>,
-    names: Names,
-    random: u64,
-    ledger: Ledger,
-    /// Frames that tier 1 alone decided about.
-    alone: Alone,
-    /// Frames that tier 2 was, is or will be asked about.
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    /// Entries to be claimed with the next request, oldest first.
-    unclaimed: VecDeque<Handle>,
-    /// The same, of those that were asked about before: they go first.
-    again: VecDeque<Handle>,
-    patience: Patience,
-    waiting: Load,
-    wait_limit: Load,
-    parked: Parked,
-    to_release: VecDeque<Handle>,
-    refused: Refused,
-    in_flight: Vec<InFlight>,
-    flights: Flights,
-    cohorts: Cohorts,
-    /// What the caller wants to be written.
-    to_keep: Option<KeyValues>,
-    decisions: VecDeque<Decision>,
-    /// Tier 1 alone decides about new ids.
-    bypass: Option<Bypass>,
-    /// Answers in a row that said that the breaker is open.
-    refusals: u32,
-    draining: bool,
-    spare: Vec<KeyValues>,
-    mutation: Option<Mutation>,
+    local: Arc<LocalSet>,
+    tickets: LocalTickets,
+    frames: Frames,
+    requests: Requests,
+    parking: Parking,
+    bypass: Bypass,
+    failed_sends: FailedSends,
 }
 
-/// Frames and their bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    frames: usize,
-    bytes: usize,
-}
-
-impl Load {
-    fn add(&mut self, bytes: u32) {
-        self.frames += 1;
-        self.bytes += bytes as usize;
-    }
-    fn remove(&mut self, bytes: u32) {
-        self.frames = self.frames.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes as usize);
-    }
-    fn would_exceed(&self, limit: &Load, bytes: u32) -> bool {
-        self.frames >= limit.frames || self.bytes + bytes as usize > limit.bytes
-    }
-}
-
-/// Requests of each kind that are under way, and what is due.
-#[derive(Debug, Default)]
-struct Flights {
-    claims: usize,
-    next_id: u64,
-    writing: bool,
-    write_after: Option<Instant>,
-    reading: bool,
-    keeping: bool,
-}
-
-/// An entry as it was when the handle was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Handle {
-    index: u32,
-    generation: u32,
-}
-
-/// A frame on its way through the protocol.
-struct Entry {
-    generation: u32,
-    state: State,
-    key: ClaimKey,
-    token: Token,
-    bytes: u32,
-    /// Between which marks it came.
-    cohort: u64,
-    /// Since when it waits for an answer.
-    since: Instant,
-    nonce: u64,
-    /// When the request of its latest claim was built.
-    built: Instant,
-    /// The claim that is being asked for.
-    asked: Option<Place>,
-    /// Claims that are ours, or may be.
-    held: Vec<Link>,
-    /// Claims taken over (or fenced) so far: the tail of the key.
-    chain: Vec<Holder>,
-    /// Whose value was found last.
-    holder: Option<ClaimValue>,
-    /// The holder released something in that epoch: asked once more.
-    asked_again: bool,
-    taking_over: bool,
-    parked_at: Instant,
-    reads: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Free,
-    /// Waits for the next request.
-    Unclaimed,
-    /// Its claim is under way.
-    Asked,
-    /// Another owner has it.
-    Parked,
-    /// The caller sends it.
-    Ours,
-    /// Its claims are being deleted.
-    Releasing,
-}
-
-/// A claim that is ours, or may be.
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    place: Place,
-    /// The store said so.
-    certain: bool,
-    /// Length of the chain in its key.
-    depth: usize,
-}
-
+/// Set-up.
 impl Claims {
     /// `seed`: random per worker and start; the owner id and the nonces come from it.
     pub fn new(config: ClaimsConfig, local: Arc<LocalSet>, seed: u64) -> Claims {
-        let mut random = seed;
+        let mut nonces = seed;
+        let owners = split_mix(&mut nonces);
+        let stats: Arc<ClaimStats> = Arc::default();
+        let limit = Backlog { frames: WAIT_FRAMES, bytes: config.park_bytes };
         Claims {
-            names: Names::new(&config.prefix, config.keys),
-            ledger: Ledger::new(config.epoch, split_mix(&mut random)),
-            wait_limit: Load { frames: WAIT_FRAMES, bytes: config.park_bytes },
-            parked: Parked::default(),
+            tickets: LocalTickets::default(),
+            frames: Frames::new(&config, limit, owners, stats.clone()),
+            requests: Requests::new(Names::new(&config.prefix, config.keys), nonces, stats.clone()),
+            parking: Parking::default(),
+            bypass: Bypass::new(stats.clone()),
+            failed_sends: FailedSends::default(),
             config,
+            stats,
             local,
-            stats: Arc::default(),
-            random,
-            alone: Alone::default(),
-            entries: Vec::new(),
-            free: Vec::new(),
-            unclaimed: VecDeque::new(),
-            again: VecDeque::new(),
-            patience: Patience::default(),
-            waiting: Load::default(),
-            to_release: VecDeque::new(),
-            refused: Refused::default(),
-            in_flight: Vec::new(),
-            flights: Flights::default(),
-            cohorts: Cohorts::default(),
-            to_keep: None,
-            decisions: VecDeque::new(),
-            bypass: None,
-            refusals: 0,
-            draining: false,
-            spare: Vec::new(),
-            mutation: None,
         }
     }
 
     /// Most frames and bytes that wait for an answer; beyond it the oldest not yet asked about are sent.
     pub fn limit_waiting(mut self, frames: usize, bytes: usize) -> Claims {
-        self.wait_limit = Load { frames, bytes };
+        self.frames.limit_waiting(Backlog { frames, bytes });
         self
     }
 
@@ -423,8 +123,7 @@ impl Claims {
     #[cfg(feature = "mutants")]
     #[doc(hidden)]
     pub fn mutate(&mut self, mutation: Mutation) {
-        self.mutation = Some(mutation);
-        self.ledger.mutation = Some(mutation);
+        self.frames.mutate(mutation);
     }
 
     /// Counters, to be kept and exported.
@@ -439,17 +138,19 @@ impl Claims {
 
     /// Owner id under which claims are built now; changes when a release cannot be trusted.
     pub fn owner(&self) -> u64 {
-        self.ledger.owner()
+        self.frames.ledger().owner()
     }
+}
 
+/// Frames in, decisions out.
+impl Claims {
     /// First sight or not, in one batch: key, token and bytes of each frame. One verdict a frame is appended to `out`.
     pub fn claim(&mut self, now: Instant, batch: &[(ClaimKey, Token, u32)], out: &mut Vec<Verdict>) {
         self.claim_each(now, batch, |at| Some(batch[at].1), |_, verdict| out.push(verdict));
     }
 
-    /// First sight or not, in one batch. `token` is asked for a name of those frames only that will wait, by place in the
-    /// batch; where the caller has none the frame is let through undecided. `told` gets each frame's place and verdict, in
-    /// order.
+    /// First sight or not, in one batch. `token` names those frames only that will wait, by place in the batch. Where it has
+    /// no name the frame is let through undecided. `told` gets each frame's place and verdict, in order.
     pub fn claim_each<T: Claimant>(
         &mut self,
         now: Instant,
@@ -457,124 +158,119 @@ impl Claims {
         mut token: impl FnMut(usize) -> Option<Token>,
         mut told: impl FnMut(usize, Verdict),
     ) {
-        let local = Arc::clone(&self.local);
-        let bypass = self.bypasses(now);
-        self.patience.clock(now);
+        let Claims { config, stats, local, tickets, frames, bypass, .. } = self;
+        let tier1_alone = match (config.tier2, bypass.stands_at(now)) {
+            (false, _) => Some(Why::Won),
+            (true, true) => Some(Why::BreakerOpen),
+            (true, false) => None,
+        };
+        frames.tell(now);
         let (mut seen, mut at_once) = (0, 0);
         local.insert_each(batch, T::key, now, |at, is_new| {
-            let verdict = match bypass {
-                _ if !is_new => {
-                    seen += 1;
-                    Verdict::Seen
-                }
-                Some(_) if !self.is_probe() => {
-                    at_once += 1;
-                    Verdict::Won(self.alone.win(batch[at].key(), self.cohorts.enter()))
-                }
-                _ => self.queue(now, &batch[at], || token(at)),
+            let frame = &batch[at];
+            let verdict = if !is_new {
+                seen += 1;
+                Verdict::Seen
+            } else if tier1_alone.is_some() && !bypass.takes_probe() {
+                at_once += 1;
+                Verdict::Won(tickets.win(frame.key(), frames.enter_cohort()))
+            } else if frames.enqueue(now, frame, || token(at)) {
+                Verdict::Wait
+            } else {
+                // No room to wait: let through undecided.
+                stats.by(Why::Bypassed).add(1);
+                Verdict::Won(tickets.win(frame.key(), frames.enter_cohort()))
             };
             told(at, verdict);
         });
-        if let Some(why) = bypass {
-            self.stats.by(why).add(at_once);
+        if let Some(why) = tier1_alone {
+            stats.by(why).add(at_once);
         }
-        self.stats.seen.add(seen);
-        self.stats.novel.add(batch.len() as u64 - seen);
-        self.show_load();
+        stats.seen.add(seen);
+        stats.novel.add(batch.len() as u64 - seen);
+        frames.show_load();
     }
 
     /// Before a frame leaves that its caller held for long: `true` to send it now. `false` when it is later than half a
-    /// lease after its claim: a sibling may have taken over, so the frame waits again under the `token` that is then asked
-    /// for (its ticket is void) and a decision follows.
+    /// lease after its claim, as a sibling may have taken over. Its ticket is then void, the frame waits again under the
+    /// `token` that is asked for, and a decision follows.
     pub fn may_send(&mut self, now: Instant, ticket: Ticket, token: impl FnOnce() -> Token) -> bool {
-        if alone::is_alone(ticket) {
+        if is_local(ticket) {
             return true;
         }
-        let Some(handle) = self.ticketed(ticket) else { return true };
-        let entry = &self.entries[handle.index as usize];
-        if entry.held.is_empty() || !self.config.tier2 || self.bypass.is_some() {
+        let Some(id) = self.frames.ticketed(ticket) else { return true };
+        let claimed = !self.frames.entry(id).history.held.is_empty();
+        if !claimed || !self.config.tier2 || self.bypass.stands() {
             return true;
         }
-        self.patience.clock(now);
-        if !self.fence(now, handle.index) {
+        self.frames.tell(now);
+        if !self.frames.fence(&self.config, now, id) {
             return true;
         }
-        self.entries[handle.index as usize].token = token();
-        self.show_load();
+        self.frames.rename(id, token());
+        self.frames.show_load();
         false
     }
 
     /// The caller has no room to keep the frame of `token` until it hears of its decision: it leaves now, under the ticket
     /// returned. `None` where it is parked or suppressed already. Cost: looks through the frames that wait, newest first.
     pub fn let_through(&mut self, token: Token) -> Option<Ticket> {
-        let decided =
-            |decision: &Decision| matches!(decision, Decision::Send { token: of, .. } if *of == token);
-        if let Some(at) = self.decisions.iter().rposition(decided) {
-            return match self.decisions.remove(at) {
-                Some(Decision::Send { ticket, .. }) => Some(ticket),
-                _ => None,
-            };
+        if let Some(ticket) = self.frames.take_decided(token) {
+            return Some(ticket);
         }
-        let asked = self.in_flight.iter().rev().flat_map(|flight| flight.claims().iter().rev());
-        let mut waiting = self.unclaimed.iter().rev().chain(asked);
-        let is_waiting = |handle: &Handle| {
-            self.entries[handle.index as usize].token == token
-                && (self.is(*handle, State::Unclaimed) || self.is(*handle, State::Asked))
-        };
-        let index = waiting.find(|handle| is_waiting(handle))?.index;
-        let ticket = self.make_ours(index, Why::Bypassed);
-        self.show_load();
+        let id = self.frames.waiting_under(token, self.requests.asked_newest_first())?;
+        let ticket = self.frames.make_ours(id, Why::Bypassed);
+        self.frames.show_load();
         Some(ticket)
     }
 
     /// The frame of `ticket` was handed over (taken by the kernel on every emit interface).
     pub fn sent(&mut self, _now: Instant, ticket: Ticket) {
-        if alone::is_alone(ticket) {
-            self.end_alone(ticket);
-            return;
+        if is_local(ticket) {
+            self.end_local(ticket);
+        } else if let Some(id) = self.frames.ticketed(ticket) {
+            self.frames.settle(id);
         }
-        let Some(handle) = self.ticketed(ticket) else { return };
-        self.resolve_held(handle.index);
-        self.forget_entry(handle.index);
     }
 
     /// The frame of `ticket` cannot be sent: releases the claim in both tiers.
     pub fn failed(&mut self, _now: Instant, ticket: Ticket) {
-        if alone::is_alone(ticket) {
-            let Some(key) = self.end_alone(ticket) else { return };
-            self.stats.failed.add(1);
-            self.note_refused(key);
-            if self.mutation != Some(Mutation::Tier1KeptAfterRelease) {
-                self.local.remove(&key);
+        if is_local(ticket) {
+            if let Some(key) = self.end_local(ticket) {
+                self.note_failed(key);
             }
             return;
         }
-        let Some(Handle { index, .. }) = self.ticketed(ticket) else { return };
-        self.stats.failed.add(1);
-        self.note_refused(self.entries[index as usize].key);
-        let entry = &mut self.entries[index as usize];
-        if self.mutation != Some(Mutation::Tier1KeptAfterRelease) {
-            self.local.remove(&entry.key);
-        }
-        let certain = entry.held.iter().all(|link| link.certain)
+        let Some(id) = self.frames.ticketed(ticket) else { return };
+        self.note_failed(self.frames.entry(id).key);
+        let history = &self.frames.entry(id).history;
+        let certain = history.is_certain()
             || self.config.mode == Mode::Simple
-            || self.mutation == Some(Mutation::DoubtfulReleaseDeleted);
-        if entry.held.is_empty() {
-            self.forget_entry(index);
+            || planted!(self.frames, DoubtfulReleaseDeleted);
+        if history.held.is_empty() {
+            self.frames.forget(id);
         } else if certain {
-            entry.state = State::Releasing;
-            let generation = entry.generation;
-            self.to_release.push_back(Handle { index, generation });
+            self.requests.release(self.frames.begin_release(id));
         } else {
             // A claim that may still land cannot be deleted for certain: siblings must wait for its lease instead.
-            self.abandon(index);
+            self.frames.abandon(id);
         }
     }
 
-    fn note_refused(&mut self, key: ClaimKey) {
+    fn note_failed(&mut self, key: ClaimKey) {
+        self.stats.failed.add(1);
         if self.config.marks && self.config.tier2 {
-            self.refused.note(key);
+            self.failed_sends.note(key);
         }
+        if !planted!(self.frames, Tier1KeptAfterRelease) {
+            self.local.remove(&key);
+        }
+    }
+
+    fn end_local(&mut self, ticket: Ticket) -> Option<ClaimKey> {
+        let (key, cohort) = self.tickets.end(ticket)?;
+        self.frames.leave_cohort(cohort);
+        Some(key)
     }
 
     /// A frame was dropped after `claim` said that it is new, for a reason of the caller's own and without a ticket: the
@@ -585,275 +281,330 @@ impl Claims {
 
     /// Next decision about a waiting frame.
     pub fn next_decision(&mut self) -> Option<Decision> {
-        self.decisions.pop_front()
+        self.frames.next_decision()
     }
 
     /// Frames that wait for a decision, those that `next_decision` would give now included.
     pub fn waiting(&self) -> usize {
-        self.waiting.frames + self.parked.load.frames + self.decisions.len()
+        self.frames.undecided()
+    }
+
+    /// Frames wait for room in a request for longer than a quarter of the answer timeout: sources that can be told to wait
+    /// should be.
+    pub fn is_behind(&self) -> bool {
+        self.frames.is_behind()
     }
 
     /// Nothing waits, nothing was left unanswered, and the store knows what was settled: the moment to stop at.
     pub fn is_idle(&self) -> bool {
+        let ledger = self.frames.ledger();
         self.waiting() == 0
-            && self.to_release.is_empty()
-            && self.in_flight.is_empty()
+            && self.requests.is_idle()
             && (self.config.mode == Mode::Simple
-                || !self.ledger.outstanding() && self.ledger.news().is_none())
-    }
-
-    /// When `on_timeout` wants to be called next.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        let write = self.flights.write_after.filter(|_| !self.flights.writing);
-        let read = self.parked.next_read.filter(|_| !self.flights.reading);
-        [self.ledger.closes_at(), write, read, self.out_of_patience_at()].into_iter().flatten().min()
-    }
-
-    /// Time has passed: closes the epoch, and makes reads and writes due. `poll_request` afterwards.
-    pub fn on_timeout(&mut self, now: Instant) {
-        self.ledger.close(now, false);
-        if self.flights.write_after.is_some_and(|at| at <= now) {
-            self.flights.write_after = None;
-        }
-        self.expire_queues(now);
+                || !ledger.outstanding() && ledger.unwritten_record().is_none())
     }
 
     /// From now on nothing is parked: what waits is sent, at once. Claims under way are sent without their answer, so
     /// a caller with time first waits for `waiting` to come down.
     pub fn drain(&mut self, now: Instant) {
-        self.draining = true;
-        self.patience.clock(now);
-        self.ledger.close(now, true);
-        self.send_all_parked(now);
-        for index in 0..self.entries.len() {
-            #[allow(clippy::cast_possible_truncation, reason = "entries are numbered by u32")]
-            let index = index as u32;
-            if matches!(self.entries[index as usize].state, State::Unclaimed | State::Asked) {
-                self.decide_send(index, Why::Draining);
-            }
+        self.frames.tell(now);
+        self.frames.close_epoch(now, true);
+        self.parking.close(&mut self.frames, now);
+        self.frames.decide_all_waiting(Why::Draining);
+        self.frames.show_load();
+    }
+}
+
+/// What outlives a process.
+impl Claims {
+    /// Divides what came so far from what comes.
+    pub fn watermark(&mut self) -> Watermark {
+        self.frames.watermark()
+    }
+
+    /// Whether everything before the watermark has its end, and the store knows. Never in simple mode, which settles nothing.
+    pub fn is_passed(&self, watermark: &mut Watermark) -> bool {
+        self.config.mode != Mode::Simple && self.frames.is_passed(watermark)
+    }
+
+    /// Writes the positions of the consumer's workers with this index. The latest value wins. An unanswered write is not
+    /// repeated.
+    pub fn keep_positions(&mut self, index: u16, value: &[u8]) {
+        self.requests.keep_positions(index, value);
+    }
+
+    /// The process of `owner` has ended, as its successor knows: its unsettled claims are taken over without a lease.
+    pub fn has_ended(&mut self, now: Instant, owner: u64) {
+        self.parking.has_ended(now, owner);
+    }
+}
+
+/// Time, and requests out.
+impl Claims {
+    /// When `on_timeout` wants to be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let epoch = self.frames.ledger().closes_at();
+        let requests = self.requests.next_timeout(&self.parking);
+        [epoch, requests, self.frames.queue_expires_at()].into_iter().flatten().min()
+    }
+
+    /// Time has passed: closes the epoch, and makes reads and writes due. `poll_request` afterwards.
+    pub fn on_timeout(&mut self, now: Instant) {
+        self.frames.close_epoch(now, false);
+        self.requests.on_timeout(now);
+        self.frames.expire_queue(now);
+    }
+
+    /// Every answer that had come by `now` was given to `on_answer`: what waits for one too long is in doubt.
+    pub fn give_up(&mut self, now: Instant) {
+        self.frames.expire_queue(now);
+        while let Some(handles) = self.requests.next_overdue(now) {
+            self.claims_in_doubt(now, &handles, OpErrorKind::Timeout);
         }
-        self.show_load();
+        self.frames.gave_up(now);
+        self.frames.show_load();
     }
 
-    fn end_alone(&mut self, ticket: Ticket) -> Option<ClaimKey> {
-        let (key, cohort) = self.alone.end(ticket)?;
-        self.cohorts.leave(cohort);
-        Some(key)
+    /// The next request to carry out; each must be answered with `on_answer` or `on_failure`.
+    pub fn poll_request(&mut self, now: Instant) -> Option<Request> {
+        if !self.config.tier2 {
+            return None;
+        }
+        self.frames.close_epoch(now, false);
+        let request = self.requests.poll(&mut self.frames, &mut self.parking, &self.config, now);
+        self.frames.show_load();
+        request
     }
 
-    fn queue(
+    /// Gives back the buffer of a request that was carried out, for the next one.
+    pub fn recycle(&mut self, buffer: KeyValues) {
+        self.requests.recycle(buffer);
+    }
+}
+
+/// Answers in: what each of them means for the frames that waited for it.
+impl Claims {
+    /// A request was answered.
+    pub fn on_answer(&mut self, now: Instant, id: RequestId, answer: Answer) -> Trust {
+        self.frames.tell(now);
+        let trust = match (self.requests.take_in_flight(id), answer) {
+            (Some(Subject::Claim(handles)), Answer::Claimed(answers)) => self.claimed(now, &handles, answers),
+            (Some(Subject::Read(read)), Answer::Read(answers)) => {
+                match self.parking.end_read(&mut self.frames, &self.config, now, &read, answers) {
+                    Ok(()) => Trust::Kept,
+                    Err(Slipped) => Trust::Lost,
+                }
+            }
+            (Some(Subject::Keep), Answer::Written(_)) => Trust::Kept,
+            (Some(Subject::Write(record)), Answer::Written(answers)) => {
+                if answers.first().is_some_and(Result::is_ok) {
+                    self.frames.record_written(record);
+                } else {
+                    self.write_later(now);
+                }
+                Trust::Kept
+            }
+            (Some(Subject::Release(entries)), Answer::Released(answers)) => {
+                self.released(&entries, &answers);
+                Trust::Kept
+            }
+            (Some(subject), _) => {
+                self.unanswered(now, subject, OpErrorKind::Garbled);
+                Trust::Lost
+            }
+            (None, _) => Trust::Kept,
+        };
+        if trust == Trust::Lost {
+            self.stats.slipped.add(1);
+        }
+        self.frames.show_load();
+        trust
+    }
+
+    /// A request has no answer: every key of it failed in this way.
+    pub fn on_failure(&mut self, now: Instant, id: RequestId, kind: OpErrorKind) {
+        self.frames.tell(now);
+        if let Some(subject) = self.requests.take_in_flight(id) {
+            self.unanswered(now, subject, kind);
+        }
+        self.frames.show_load();
+    }
+
+    fn unanswered(&mut self, now: Instant, subject: Subject, kind: OpErrorKind) {
+        match subject {
+            Subject::Claim(handles) => self.claims_in_doubt(now, &handles, kind),
+            Subject::Read(read) => {
+                for &owner in &read.owners {
+                    self.parking.read_failed(&mut self.frames, &self.config, now, owner, kind);
+                }
+            }
+            Subject::Write(_) => self.write_later(now),
+            // The next one says more.
+            Subject::Keep => {}
+            Subject::Release(entries) => self.released(&entries, &[]),
+        }
+    }
+
+    fn write_later(&mut self, now: Instant) {
+        self.requests.write_later(now + self.config.epoch);
+    }
+
+    fn claimed(
         &mut self,
         now: Instant,
-        frame: &impl Claimant,
-        token: impl FnOnce() -> Option<Token>,
-    ) -> Verdict {
-        let (key, bytes) = (frame.key(), frame.bytes());
-        while self.waiting.would_exceed(&self.wait_limit, bytes) {
-            if !self.bypass_oldest() {
-                return self.pass(key);
+        handles: &[EntryHandle],
+        answers: Vec<Result<Claimed, OpError>>,
+    ) -> Trust {
+        let mut answers = answers.into_iter();
+        for (i, &handle) in handles.iter().enumerate() {
+            let answer = answers.next();
+            if !self.frames.is_asked(handle) {
+                continue;
+            }
+            let judged = match answer {
+                Some(Ok(Claimed::Created)) => {
+                    self.ours(now, handle.id);
+                    Ok(())
+                }
+                Some(Ok(Claimed::Exists(value))) => self.exists(now, handle.id, &value),
+                Some(Err(error)) => {
+                    self.claim_in_doubt(now, handle.id, error.kind);
+                    Ok(())
+                }
+                None => {
+                    self.claim_in_doubt(now, handle.id, OpErrorKind::Garbled);
+                    Ok(())
+                }
+            };
+            if let Err(Slipped) = judged {
+                self.claims_in_doubt(now, &handles[i..], OpErrorKind::Garbled);
+                return Trust::Lost;
             }
         }
-        let Some(token) = token() else { return self.pass(key) };
-        let index = self.admit(now, *key, token, bytes, State::Unclaimed);
-        self.waiting.add(bytes);
-        let handle = self.handle(index);
-        self.unclaimed.push_back(handle);
-        Verdict::Wait
+        Trust::Kept
     }
 
-    /// No room to wait: let through undecided.
-    fn pass(&mut self, key: &ClaimKey) -> Verdict {
-        self.stats.by(Why::Bypassed).add(1);
-        Verdict::Won(self.alone.win(key, self.cohorts.enter()))
-    }
-
-    /// Sends the oldest frame that was not asked about; `false` where there is none.
-    fn bypass_oldest(&mut self) -> bool {
-        while let Some(handle) = self.unclaimed.pop_front().or_else(|| self.again.pop_front()) {
-            if self.is(handle, State::Unclaimed) {
-                self.decide_send(handle.index, Why::Bypassed);
-                return true;
+    fn claims_in_doubt(&mut self, now: Instant, handles: &[EntryHandle], kind: OpErrorKind) {
+        for &handle in handles {
+            if self.frames.is_asked(handle) {
+                self.claim_in_doubt(now, handle.id, kind);
             }
         }
-        false
     }
 
-    /// Claims the entry's own takeover key first, if it is later than half a lease after its claim.
-    fn fence(&mut self, now: Instant, index: u32) -> bool {
-        let entry = &mut self.entries[index as usize];
-        let Some(link) = entry.held.last() else { return false };
-        let late = now.saturating_duration_since(entry.built) > self.config.lease / 2;
-        if !late
-            || self.config.mode == Mode::Simple
-            || entry.chain.len() >= MAX_CHAIN
-            || self.mutation == Some(Mutation::FenceLeftOut)
+    /// The store holds our value.
+    fn ours(&mut self, now: Instant, id: EntryId) {
+        self.bypass.answered(self.frames.entry(id).history.built);
+        self.frames.hold(id, true);
+        let why = if self.frames.entry(id).history.taking_over { Why::TakenOver } else { Why::Won };
+        if !self.frames.fence(&self.config, now, id) {
+            self.frames.decide_send(id, why);
+        }
+    }
+
+    /// No answer: the claim may be ours, and the frame is sent.
+    fn claim_in_doubt(&mut self, now: Instant, id: EntryId, kind: OpErrorKind) {
+        self.frames.hold(id, false);
+        if planted!(self.frames, DoubtSuppresses) {
+            self.frames.decide_suppress(id, Why::InDoubt);
+        } else if kind == OpErrorKind::BreakerOpen {
+            self.bypass.refused(now);
+            self.frames.decide_send(id, Why::BreakerOpen);
+        } else if !self.frames.fence(&self.config, now, id) {
+            self.frames.decide_send(id, Why::InDoubt);
+        }
+    }
+
+    /// The key is there, with this value.
+    fn exists(&mut self, now: Instant, id: EntryId, value: &Bytes) -> Result<(), Slipped> {
+        self.bypass.answered(self.frames.entry(id).history.built);
+        if self.config.mode == Mode::Simple {
+            self.suppress(id, Why::Exists);
+            return Ok(());
+        }
+        match Found::parse(value) {
+            Found::Claim(value) => return self.taken(now, id, value),
+            Found::Marked(mark) => return self.marked(id, mark),
+            Found::Plain if planted!(self.frames, PlainValueParks) => {
+                let id_bytes = self.frames.entry(id).id_bytes();
+                let never_settles = ClaimValue { owner: 0, epoch: 1, nonce: 0, id: id_bytes };
+                return self.taken(now, id, never_settles);
+            }
+            Found::Plain => self.suppress(id, Why::Exists),
+            Found::Unknown => self.claim_in_doubt(now, id, OpErrorKind::Garbled),
+        }
+        Ok(())
+    }
+
+    /// A listener saw a frame of this id on the fabric.
+    fn marked(&mut self, id: EntryId, mark: CourtesyMark) -> Result<(), Slipped> {
+        self.check_id(id, mark.id)?;
+        let entry = self.frames.entry(id);
+        let key = entry.key;
+        // Asked again because claims of that epoch were released: the mark may be of the very frame that its owner took
+        // back, since it did not leave by every interface.
+        let taken_back = entry.history.second_ask.is_some() || self.failed_sends.has(&key);
+        if self.config.marks && !taken_back {
+            // The next copy asks again: a wrong mark does no harm beyond its own life, or once it was deleted.
+            self.local.remove(&key);
+            self.suppress(id, Why::Marked);
+        } else {
+            self.frames.lose(id);
+            self.frames.decide_send(id, Why::InDoubt);
+        }
+        Ok(())
+    }
+
+    /// Somebody's claim stands under the key.
+    fn taken(&mut self, now: Instant, id: EntryId, value: ClaimValue) -> Result<(), Slipped> {
+        self.check_id(id, value.id)?;
+        let entry = self.frames.entry(id);
+        if let State::Asked { nonce, place, .. } = entry.state
+            && (nonce == value.nonce || planted!(self.frames, NonceIgnored) && place.owner == value.owner)
         {
-            return false;
+            self.ours(now, id);
+            return Ok(());
         }
-        entry.chain.truncate(link.depth);
-        entry.chain.push(Holder { owner: link.place.owner, epoch: link.place.epoch });
-        self.stats.fenced.add(1);
-        self.ask_first(index);
-        true
-    }
-
-    /// Puts the entry (back) into the queue, ahead of new frames.
-    fn ask_first(&mut self, index: u32) {
-        let entry = &mut self.entries[index as usize];
-        if !matches!(entry.state, State::Unclaimed | State::Asked) {
-            self.waiting.add(entry.bytes);
+        if entry.history.second_ask == Some(value) {
+            // The release in that epoch was of another claim: this one was sent.
+            self.suppress(id, Why::Settled);
+        } else {
+            self.frames.lose(id);
+            self.parking.park(&mut self.frames, &self.config, now, id, value);
         }
-        // Tickets and handles of before are void.
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.state = State::Unclaimed;
-        entry.since = self.patience.now(entry.since);
-        let handle = self.handle(index);
-        self.again.push_back(handle);
+        Ok(())
     }
 
-    /// The caller is told to send.
-    fn decide_send(&mut self, index: u32, why: Why) {
-        let token = self.entries[index as usize].token;
-        let ticket = self.make_ours(index, why);
-        self.decisions.push_back(Decision::Send { token, ticket, why });
-    }
-
-    /// The caller sends the entry's frame.
-    fn make_ours(&mut self, index: u32, why: Why) -> Ticket {
-        self.leave(index);
-        let entry = &mut self.entries[index as usize];
-        if let Some(place) = entry.asked.take() {
-            // The answer is not waited for: the claim may be ours.
-            entry.held.push(Link { place, certain: false, depth: entry.chain.len() });
-        }
-        entry.state = State::Ours;
-        self.stats.by(why).add(1);
-        self.ticket(index)
-    }
-
-    /// The caller is told that another node has sent the frame.
-    fn decide_suppress(&mut self, index: u32, why: Why) {
-        self.leave(index);
-        self.stats.by(why).add(1);
-        self.resolve_held(index);
-        let token = self.entries[index as usize].token;
-        self.decisions.push_back(Decision::Suppress { token, why });
-        self.forget_entry(index);
-    }
-
-    /// Takes the entry out of what waits.
-    fn leave(&mut self, index: u32) {
-        self.observe_wait(index);
-        let entry = &mut self.entries[index as usize];
-        match entry.state {
-            State::Unclaimed | State::Asked => self.waiting.remove(entry.bytes),
-            State::Parked => self.parked.load.remove(entry.bytes),
-            State::Free | State::Ours | State::Releasing => {}
-        }
-        // Handles in queues and lists no longer mean this entry.
-        entry.generation = entry.generation.wrapping_add(1);
-    }
-
-    fn resolve_held(&mut self, index: u32) {
-        for link in self.entries[index as usize].held.drain(..) {
-            self.ledger.resolve(link.place);
+    /// A value whose id bytes are not those asked for belongs to another question.
+    fn check_id(&self, id: EntryId, found: [u8; 8]) -> Result<(), Slipped> {
+        if self.frames.entry(id).id_bytes() == found || planted!(self.frames, IdBytesNotChecked) {
+            Ok(())
+        } else {
+            Err(Slipped)
         }
     }
 
-    /// The entry's claims can be neither settled nor released.
-    fn abandon(&mut self, index: u32) {
-        self.stats.renewed.add(1);
-        for link in self.entries[index as usize].held.drain(..) {
-            self.ledger.abandon(link.place);
-        }
-        self.forget_entry(index);
+    /// The claim is another's, and that node has sent the frame.
+    fn suppress(&mut self, id: EntryId, why: Why) {
+        self.frames.lose(id);
+        self.frames.decide_suppress(id, why);
     }
 
-    fn admit(&mut self, now: Instant, key: ClaimKey, token: Token, bytes: u32, state: State) -> u32 {
-        let index = self.free.pop().unwrap_or_else(|| {
-            #[allow(clippy::cast_possible_truncation, reason = "frames in flight are bounded far below 2^32")]
-            let index = self.entries.len() as u32;
-            self.entries.push(Entry::empty(now, key));
-            index
-        });
-        let entry = &mut self.entries[index as usize];
-        (entry.state, entry.key, entry.token, entry.bytes, entry.built) = (state, key, token, bytes, now);
-        entry.cohort = self.cohorts.enter();
-        entry.since = now;
-        index
-    }
-
-    fn forget_entry(&mut self, index: u32) {
-        let entry = &mut self.entries[index as usize];
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.state = State::Free;
-        entry.asked = None;
-        entry.held.clear();
-        entry.chain.clear();
-        entry.holder = None;
-        entry.asked_again = false;
-        entry.taking_over = false;
-        self.cohorts.leave(entry.cohort);
-        self.free.push(index);
-    }
-
-    fn handle(&self, index: u32) -> Handle {
-        Handle { index, generation: self.entries[index as usize].generation }
-    }
-
-    fn is(&self, handle: Handle, state: State) -> bool {
-        let entry = &self.entries[handle.index as usize];
-        entry.generation == handle.generation && entry.state == state
-    }
-
-    fn ticket(&self, index: u32) -> Ticket {
-        let generation = self.entries[index as usize].generation;
-        Ticket(u64::from(generation) << 32 | u64::from(index))
-    }
-
-    fn ticketed(&self, ticket: Ticket) -> Option<Handle> {
-        #[allow(clippy::cast_possible_truncation, reason = "the two halves")]
-        let handle = Handle { index: ticket.0 as u32, generation: (ticket.0 >> 32) as u32 };
-        ((handle.index as usize) < self.entries.len() && self.is(handle, State::Ours)).then_some(handle)
-    }
-
-    fn show_load(&self) {
-        self.stats.waiting.set(self.waiting.frames as u64);
-        self.stats.waiting_bytes.set(self.waiting.bytes as u64);
-        self.stats.parked.set(self.parked.load.frames as u64);
-        self.stats.parked_bytes.set(self.parked.load.bytes as u64);
-    }
-}
-
-impl Claimant for (ClaimKey, Token, u32) {
-    fn key(&self) -> &ClaimKey {
-        &self.0
-    }
-    fn bytes(&self) -> u32 {
-        self.2
-    }
-}
-
-impl Entry {
-    fn empty(now: Instant, key: ClaimKey) -> Entry {
-        Entry {
-            generation: 0,
-            state: State::Free,
-            key,
-            token: 0,
-            bytes: 0,
-            cohort: 0,
-            since: now,
-            nonce: 0,
-            built: now,
-            asked: None,
-            held: Vec::new(),
-            chain: Vec::new(),
-            holder: None,
-            asked_again: false,
-            taking_over: false,
-            parked_at: now,
-            reads: 0,
+    /// Deletes were answered: each frame is released if all its keys were, else its claims stay unsettled for ever.
+    fn released(&mut self, entries: &[(EntryHandle, usize)], answers: &[Result<bool, OpError>]) {
+        let mut answers = answers.iter();
+        for &(handle, keys) in entries {
+            let acknowledged = answers.by_ref().take(keys).filter(|answer| answer.is_ok()).count() == keys;
+            if !self.frames.is_releasing(handle) {
+                continue;
+            }
+            if acknowledged || self.config.mode == Mode::Simple {
+                self.frames.end_release(handle.id);
+            } else if planted!(self.frames, UnackedReleaseForgotten) {
+                self.frames.settle(handle.id);
+            } else {
+                self.frames.abandon(handle.id);
+            }
         }
     }
 }

@@ -355,8 +355,11 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_is_there_counts_although_the_worker_comes_late() {
         let mut driver = Driver::open(Some(Arc::new(remote(false)))).await.unwrap();
-        let config =
-            ClaimsConfig { tier2: true, patience: Duration::from_millis(20), ..ClaimsConfig::default() };
+        let config = ClaimsConfig {
+            tier2: true,
+            answer_timeout: Duration::from_millis(20),
+            ..ClaimsConfig::default()
+        };
         let local = Arc::new(LocalSet::new(4096, Duration::from_secs(60), 1));
         let mut claims = Claims::new(config, local, 1);
         claim(&mut claims, 1);

@@ -1,6 +1,6 @@
 //! What is claimed: a class and a 32-byte id.
 
-/// Class of a claim (design section 4): each has its own budget in tier 1 and its own keys in tier 2.
+/// Class of a claim (`docs/claims.md`): each has its own budget in tier 1 and its own keys in tier 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
     /// A transaction frame (V2), raw or Extended Format.

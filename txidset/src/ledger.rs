@@ -1,10 +1,14 @@
 //! Epochs of one worker: which of its claims are accounted for, and what its record may say.
 //!
-//! A claim belongs to the epoch that was open when its request was built. An epoch closes when its time is up, and is
-//! settled when it is closed, every epoch before it is settled and none of its claims is outstanding. A claim whose
-//! release was not acknowledged stays outstanding for ever; the worker goes on under a new owner id, and what the old
-//! owner had settled before stays recorded.
+//! A claim belongs to the epoch that was open when its request was built. An epoch closes when its time is up. It is settled
+//! when it is closed, every epoch before it is settled, and none of its claims is outstanding. A claim whose release was
+//! not acknowledged stays outstanding for ever. The worker then goes on under a new owner id, and what the old owner had
+//! settled before stays recorded.
+//!
+//! Limits: the last [`MAX_OWNERS`] owner ids. Cost: one search among them for each claim that is accounted for; almost
+//! always there is one.
 
+#[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use crate::random::split_mix;
 use crate::value::Record;
@@ -14,9 +18,9 @@ use std::time::{Duration, Instant};
 /// Old owners whose records may still have news; more are forgotten, oldest first (their siblings take over).
 const MAX_OWNERS: usize = 8;
 
-/// A claim's place: under which owner, in which epoch.
+/// Where a claim belongs: under which owner, in which epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct EpochPlace {
     serial: u32,
     pub(crate) owner: u64,
     pub(crate) epoch: u32,
@@ -26,6 +30,7 @@ pub(crate) struct Ledger {
     owners: VecDeque<Owner>,
     epoch_length: Duration,
     random: u64,
+    #[cfg(feature = "mutants")]
     pub(crate) mutation: Option<Mutation>,
 }
 
@@ -50,7 +55,13 @@ struct Epoch {
 
 impl Ledger {
     pub(crate) fn new(epoch_length: Duration, seed: u64) -> Ledger {
-        let mut ledger = Ledger { owners: VecDeque::new(), epoch_length, random: seed, mutation: None };
+        let mut ledger = Ledger {
+            owners: VecDeque::new(),
+            epoch_length,
+            random: seed,
+            #[cfg(feature = "mutants")]
+            mutation: None,
+        };
         ledger.renew();
         ledger
     }
@@ -61,12 +72,12 @@ impl Ledger {
     }
 
     /// Accounts for one claim built now.
-    pub(crate) fn open_claim(&mut self, now: Instant) -> Place {
+    pub(crate) fn open_claim(&mut self, now: Instant) -> EpochPlace {
         if self.owners.back().is_some_and(|owner| owner.last() >= u32::MAX - 1) {
             self.renew();
         }
-        let reuse = self.mutation == Some(Mutation::ClosedEpochReused);
-        let Some(owner) = self.owners.back_mut() else { return Place { serial: 0, owner: 0, epoch: 0 } };
+        let reuse = planted!(self, ClosedEpochReused);
+        let Some(owner) = self.owners.back_mut() else { return EpochPlace { serial: 0, owner: 0, epoch: 0 } };
         let open = owner.epochs.back().is_some_and(|epoch| !epoch.closed || reuse);
         let reused = reuse && owner.last() > 0;
         if !open && !reused {
@@ -75,28 +86,28 @@ impl Ledger {
         if let Some(epoch) = owner.epochs.back_mut() {
             epoch.outstanding += 1;
         }
-        Place { serial: owner.serial, owner: owner.id, epoch: owner.last() }
+        EpochPlace { serial: owner.serial, owner: owner.id, epoch: owner.last() }
     }
 
     /// The claim was handed over, lost, or is of no consequence any more.
-    pub(crate) fn resolve(&mut self, place: Place) {
+    pub(crate) fn resolve(&mut self, place: EpochPlace) {
         self.account(place, false);
     }
 
     /// The claim was deleted and the store said so.
-    pub(crate) fn release(&mut self, place: Place) {
+    pub(crate) fn release(&mut self, place: EpochPlace) {
         self.account(place, true);
     }
 
     /// The claim may still be in the store although its frame was not sent: it stays outstanding for ever.
-    pub(crate) fn abandon(&mut self, place: Place) {
+    pub(crate) fn abandon(&mut self, place: EpochPlace) {
         if self.owners.back().is_some_and(|owner| owner.serial == place.serial) {
             self.renew();
         }
     }
 
-    fn account(&mut self, place: Place, released: bool) {
-        let out_of_order = self.mutation == Some(Mutation::SettledOutOfOrder);
+    fn account(&mut self, place: EpochPlace, released: bool) {
+        let out_of_order = planted!(self, SettledOutOfOrder);
         let Some(owner) = self.owners.iter_mut().find(|owner| owner.serial == place.serial) else { return };
         let Some(index) = place.epoch.checked_sub(owner.first) else { return };
         let Some(epoch) = owner.epochs.get_mut(index as usize) else { return };
@@ -116,9 +127,9 @@ impl Ledger {
         if self.closes_at().is_some_and(|at| at <= now || at_once)
             && let Some(owner) = self.owners.back_mut()
         {
-            let out_of_order = self.mutation == Some(Mutation::SettledOutOfOrder);
+            let out_of_order = planted!(self, SettledOutOfOrder);
             owner.close();
-            if self.mutation == Some(Mutation::SettledTooEarly)
+            if planted!(self, SettledTooEarly)
                 && let Some(epoch) = owner.epochs.back_mut()
             {
                 epoch.outstanding = 0;
@@ -128,9 +139,9 @@ impl Ledger {
     }
 
     /// A record that says more than the store was known to hold.
-    pub(crate) fn news(&self) -> Option<Record> {
+    pub(crate) fn unwritten_record(&self) -> Option<Record> {
         let owner = self.owners.iter().find(|owner| owner.has_news())?;
-        let released = if self.mutation == Some(Mutation::RecordCoversRelease) { 0 } else { owner.released };
+        let released = if planted!(self, RecordCoversRelease) { 0 } else { owner.released };
         Some(Record { owner: owner.id, settled: owner.settled, released })
     }
 
@@ -151,13 +162,13 @@ impl Ledger {
     }
 
     /// The newest epoch of the current owner; `None` before its first.
-    pub(crate) fn newest(&self) -> Option<Place> {
+    pub(crate) fn newest(&self) -> Option<EpochPlace> {
         let owner = self.owners.back().filter(|owner| owner.last() > 0)?;
-        Some(Place { serial: owner.serial, owner: owner.id, epoch: owner.last() })
+        Some(EpochPlace { serial: owner.serial, owner: owner.id, epoch: owner.last() })
     }
 
     /// The store knows that `place` is settled. What a former owner left unsettled will not be: siblings take it over.
-    pub(crate) fn covers(&self, place: Place) -> bool {
+    pub(crate) fn covers(&self, place: EpochPlace) -> bool {
         let current = self.owners.back().filter(|owner| owner.serial == place.serial);
         current.is_none_or(|owner| owner.written.0 >= place.epoch)
     }

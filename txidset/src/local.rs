@@ -22,7 +22,7 @@
 mod hash;
 mod shard;
 
-use crate::{ClaimKey, Class};
+use crate::key::{ClaimKey, Class};
 use hash::Hasher;
 use shard::{Clock, Order, Probe, Shard, kind_byte, words};
 use std::time::{Duration, Instant};

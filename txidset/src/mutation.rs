@@ -1,5 +1,5 @@
-//! Faults that can be planted into the protocol, to show that the simulator finds them. Never set in production: the
-//! switch exists only with the feature `mutants`.
+//! Faults that can be planted into the protocol, to show that the simulator finds them. This module, the fields that hold a
+//! fault and the compares with it exist only with the feature `mutants`.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Names of claims and records in tier 2.
 
-use crate::{ClaimKey, Class};
+use crate::key::{ClaimKey, Class};
 
 /// `--claim-keys`: how ids appear in keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Names {
     }
 
     /// Appends the key that says that an owner's process has ended.
-    pub fn ended(&self, owner: u64, out: &mut Vec<u8>) {
+    pub fn end_notice(&self, owner: u64, out: &mut Vec<u8>) {
         self.tagged(0xFE, "end:", &owner.to_be_bytes(), out);
     }
 

@@ -1,23 +1,23 @@
 //! Which process made a claim, and whether it has ended.
 //!
-//! Why: a copy whose owner died waits for the whole lease, and whoever parks it may die in that time too. Who is started
-//! again where the dead process ran knows at once that it is dead, and tells the siblings.
+//! Why: a copy whose owner died waits for the whole lease, and whoever parks it may die in that time too. A process that is
+//! started where the dead one ran knows at once that it is dead, and tells the siblings.
 //!
-//! How: a process takes a *place* before its first claim: an abstract Unix socket, which the kernel gives to one process
-//! of a network namespace and takes back when that process ends, however it ends. The place's name is the boot of the
-//! kernel, the namespace and the socket. Under it the process lists its owner ids in the store. Whoever takes the place
-//! next finds the list and knows that those owners have no process any more: it writes `Names::ended` for each of them,
-//! and siblings that wait for one of them take over at their next read (`claims/park.rs`).
+//! How: a process takes a *place* before its first claim. A place is an abstract Unix socket: the kernel gives it to one
+//! process of a network namespace, and takes it back when that process ends, however it ends. Its name is the boot of the
+//! kernel, the namespace and the socket. Under that name the process lists its owner ids in the store. Whoever takes the
+//! place next finds the list, and knows that those owners have no process any more. It writes an end notice for each of them
+//! (`Names::end_notice`), and siblings that wait for one of them take over at their next read (`claims/parking.rs`).
 //!
-//! Promise: an owner is called ended only when the process that listed it cannot send any more. No clock and no patience
-//! is involved. Where no place can be taken (no such sockets, all taken, a container that gets a new namespace), or the
-//! store does not answer, the lease decides as before.
+//! Promise: an owner is called ended only when the process that listed it cannot send any more. No clock and no timeout is
+//! involved. Where no place can be taken (no such sockets, all taken, a container that gets a new namespace), or the store
+//! does not answer, the lease decides as before.
 //!
-//! Limits: `PLACES` processes of one gate in one namespace; `MAX_OWNERS` owners a process. An owner id that a worker goes
-//! on under after a doubtful release is not listed: its claims wait for their lease.
+//! Limits: `PLACES` processes of one gate in one namespace; `MAX_OWNERS` owners a process. A worker may go on under a new
+//! owner id after a doubtful release; that id is not listed, and its claims wait for their lease.
 
-use crate::Names;
-use crate::value::{VERSION, encode_ended};
+use crate::name::Names;
+use crate::value::{VERSION, encode_end_notice};
 use bytes::Bytes;
 use cache_backend::{Backend, KeyValues, OpenError, Session};
 use std::os::linux::net::SocketAddrExt;
@@ -39,14 +39,14 @@ pub(crate) const PAUSES: [Duration; 4] = [
 
 /// A place that this process has for as long as it lives.
 #[derive(Debug)]
-pub struct Node {
-    place: Vec<u8>,
+pub struct ProcessPlace {
+    name: Vec<u8>,
     _held: UnixDatagram,
 }
 
-impl Node {
+impl ProcessPlace {
     /// Takes a free place among the processes that use the gate of `names`.
-    pub fn take(names: &Names) -> Option<Node> {
+    pub fn take(names: &Names) -> Option<ProcessPlace> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let namespace = std::fs::metadata("/proc/self/ns/net").ok()?.ino();
         let mut gate = Vec::new();
@@ -56,44 +56,48 @@ impl Node {
             let address = SocketAddr::from_abstract_name(format!("oncecast/{gate:016x}/{number}")).ok()?;
             let held = UnixDatagram::bind_addr(&address).ok()?;
             let boot = boot.trim().bytes().filter(|byte| *byte != b'-');
-            let place = boot.chain(namespace.to_be_bytes()).chain([number]).collect();
-            Some(Node { place, _held: held })
+            let name = boot.chain(namespace.to_be_bytes()).chain([number]).collect();
+            Some(ProcessPlace { name, _held: held })
         })
     }
 
     /// Key of the list of this place.
     fn key(&self, names: &Names) -> Vec<u8> {
         let mut key = Vec::new();
-        names.node(&self.place, &mut key);
+        names.node(&self.name, &mut key);
         key
     }
 }
 
-/// A process that begins where another may have ended: what it does with the store before its first claim.
-pub struct Succession {
+/// The processes that ran at the place of this one, and what this one does with the store before its first claim.
+pub struct Predecessors {
     names: Names,
     session: Box<dyn Session>,
     ttl: Duration,
-    node: Option<Node>,
+    place: Option<ProcessPlace>,
     ended: Vec<u64>,
 }
 
-impl Succession {
+impl Predecessors {
     /// Takes a place, finds out whose it was, and tells the siblings that those have ended. `ttl`: how long claims of the
     /// gate live at most; zero for ever. Must be called on a runtime that lives on until `list` has completed.
     ///
     /// # Errors
     /// The backend gives no session.
-    pub async fn begin(backend: &dyn Backend, names: Names, ttl: Duration) -> Result<Succession, OpenError> {
+    pub async fn begin(
+        backend: &dyn Backend,
+        names: Names,
+        ttl: Duration,
+    ) -> Result<Predecessors, OpenError> {
         let session = backend.session().await?;
-        let node = Node::take(&names);
-        let mut succession = Succession { names, session, ttl, node, ended: Vec::new() };
-        if let Some(key) = succession.node.as_ref().map(|node| node.key(&succession.names)) {
-            let list = succession.read(&[key]).await.and_then(|mut values| values.pop().flatten());
-            succession.ended = owners(&list.unwrap_or_default());
-            succession.tell_ended().await;
+        let place = ProcessPlace::take(&names);
+        let mut predecessors = Predecessors { names, session, ttl, place, ended: Vec::new() };
+        if let Some(key) = predecessors.place.as_ref().map(|place| place.key(&predecessors.names)) {
+            let list = predecessors.read(&[key]).await.and_then(|mut values| values.pop().flatten());
+            predecessors.ended = owners(&list.unwrap_or_default());
+            predecessors.tell_ended().await;
         }
-        Ok(succession)
+        Ok(predecessors)
     }
 
     /// Owners whose process has ended.
@@ -102,12 +106,12 @@ impl Succession {
     }
 
     /// Lists the owners of this process under its place, which it has from now on for as long as the value lives.
-    pub async fn list(self, owners: &[u64]) -> Option<Node> {
-        let node = self.node.as_ref()?;
+    pub async fn list(self, owners: &[u64]) -> Option<ProcessPlace> {
+        let place = self.place.as_ref()?;
         let mut batch = KeyValues::new();
-        batch.push(&node.key(&self.names), &encode(owners));
+        batch.push(&place.key(&self.names), &encode(owners));
         self.write(batch).await;
-        self.node
+        self.place
     }
 
     /// Values of keys; `None`: the store did not answer, after several tries.
@@ -130,8 +134,8 @@ impl Succession {
         let mut key = Vec::new();
         for &owner in &self.ended {
             key.clear();
-            self.names.ended(owner, &mut key);
-            batch.push(&key, &encode_ended(owner));
+            self.names.end_notice(owner, &mut key);
+            batch.push(&key, &encode_end_notice(owner));
         }
         if !batch.is_empty() {
             self.write(batch).await;
@@ -179,7 +183,7 @@ fn fnv(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::KeyStyle;
-    use crate::value::parse_ended;
+    use crate::value::parse_end_notice;
 
     /// Of a gate that no other process has.
     fn names(gate: &str) -> Names {
@@ -189,19 +193,19 @@ mod tests {
     #[test]
     fn a_place_belongs_to_one_process_and_is_free_when_it_has_ended() {
         let names = names("places");
-        let first = Node::take(&names).unwrap();
-        let second = Node::take(&names).unwrap();
+        let first = ProcessPlace::take(&names).unwrap();
+        let second = ProcessPlace::take(&names).unwrap();
         assert_ne!(first.key(&names), second.key(&names));
         let key = first.key(&names);
         drop(first);
-        assert_eq!(Node::take(&names).unwrap().key(&names), key);
+        assert_eq!(ProcessPlace::take(&names).unwrap().key(&names), key);
     }
 
     #[test]
     fn gates_of_other_consumers_have_places_of_their_own() {
         let (one, other) = (names("one"), names("other"));
-        let (a, b) = (Node::take(&one).unwrap(), Node::take(&other).unwrap());
-        assert_eq!(a.place, b.place);
+        let (a, b) = (ProcessPlace::take(&one).unwrap(), ProcessPlace::take(&other).unwrap());
+        assert_eq!(a.name, b.name);
         assert_ne!(a.key(&one), b.key(&other));
     }
 
@@ -212,6 +216,6 @@ mod tests {
         assert_eq!(owners(&list[..list.len() - 1]), []);
         assert_eq!(owners(&[2, 0, 0, 0, 0, 0, 0, 0, 1]), []);
         assert_eq!(owners(&[]), []);
-        assert_eq!(parse_ended(&encode_ended(7)), Some(7));
+        assert_eq!(parse_end_notice(&encode_end_notice(7)), Some(7));
     }
 }

@@ -1,6 +1,6 @@
 //! Counters of one worker's claims: written by that worker alone, read by whoever exports them.
 
-use crate::Why;
+use crate::decision::Why;
 use cache_backend::guard::Latency;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -130,19 +130,19 @@ impl Record {
     }
 }
 
-/// Bytes of the word that an owner's process has ended.
-pub const ENDED_LEN: usize = 9;
+/// Bytes of the notice that an owner's process has ended.
+pub const END_NOTICE_LEN: usize = 9;
 
-/// The 9 bytes under the key `Names::ended`: version, owner.
-pub fn encode_ended(owner: u64) -> [u8; ENDED_LEN] {
-    let mut bytes = [VERSION; ENDED_LEN];
+/// The 9 bytes under the key `Names::end_notice`: version, owner.
+pub fn encode_end_notice(owner: u64) -> [u8; END_NOTICE_LEN] {
+    let mut bytes = [VERSION; END_NOTICE_LEN];
     bytes[1..].copy_from_slice(&owner.to_be_bytes());
     bytes
 }
 
-/// Whose process has ended; `None`: not a word that this version can read.
-pub fn parse_ended(bytes: &[u8]) -> Option<u64> {
-    let bytes = <&[u8; ENDED_LEN]>::try_from(bytes).ok()?;
+/// Whose process has ended; `None`: not a notice that this version can read.
+pub fn parse_end_notice(bytes: &[u8]) -> Option<u64> {
+    let bytes = <&[u8; END_NOTICE_LEN]>::try_from(bytes).ok()?;
     (bytes[0] == VERSION).then(|| u64_at(bytes, 1))
 }
 

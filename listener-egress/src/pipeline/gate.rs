@@ -382,7 +382,7 @@ impl Gate {
 }
 
 fn sighted(id: &Id, frame: &[u8]) -> Sighted {
-    let (flow, number) = frame::data::stamped(frame).map_or((0, 0), |(_, flow, seq)| (flow.0, seq.0));
+    let (flow, number) = frame::datagram::stamped(frame).map_or((0, 0), |(_, flow, seq)| (flow.0, seq.0));
     Sighted { id: *id, flow, number }
 }
 

@@ -8,8 +8,8 @@
 //! suppressed because another had handed it over, was refused by a filter or a check, or was given up and counted as
 //! lost. So positions of any listener of the consumer hold for all of them, and the highest wins.
 //!
-//! How: a snapshot of the flows' first missing numbers is taken together with a mark in the claims; it is written when the
-//! mark is passed (`txidset::Mark`) and everything that passed without a claim has left. One snapshot at a time.
+//! How: a snapshot of the flows' first missing numbers is taken together with a watermark in the claims; it is written when the
+//! watermark is passed (`txidset::Watermark`) and everything that passed without a claim has left. One snapshot at a time.
 //!
 //! With the positions go the retry endpoints, so that nothing waits for the first ADVERT.
 //!
@@ -23,7 +23,7 @@ use frame::{GroupIndex, HashKey};
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
-use txidset::Mark;
+use txidset::Watermark;
 
 /// Flows in one value.
 pub const MAX_FLOWS: usize = 4096;
@@ -146,9 +146,9 @@ pub(super) struct Keeper {
     not_before: Option<Instant>,
 }
 
-/// Positions that wait for their mark.
+/// Positions that wait for their watermark.
 struct Snapshot {
-    mark: Mark,
+    watermark: Watermark,
     positions: Positions,
 }
 
@@ -176,7 +176,7 @@ impl Pipeline {
         }
         if let Some(snapshot) = &mut self.keeper.snapshot {
             let Some(claims) = self.gate.claims_mut() else { return };
-            if self.unclaimed > 0 || !claims.is_passed(&mut snapshot.mark) {
+            if self.unclaimed > 0 || !claims.is_passed(&mut snapshot.watermark) {
                 return;
             }
             let value = snapshot.positions.encode();
@@ -200,8 +200,8 @@ impl Pipeline {
         self.counts.positions_left_out = left_out as u64;
         hold_back(&mut flows, &self.reassembler);
         let endpoints = self.requester.registry.known().collect();
-        let mark = self.gate.claims_mut()?.mark();
-        Some(Snapshot { mark, positions: Positions { endpoints, flows } })
+        let watermark = self.gate.claims_mut()?.watermark();
+        Some(Snapshot { watermark, positions: Positions { endpoints, flows } })
     }
 }
 

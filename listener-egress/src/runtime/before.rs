@@ -7,13 +7,13 @@ use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
 use bytes::Bytes;
 use cache_backend::Backend;
-use txidset::node::Node;
-use txidset::{Mode, Names, Succession};
+use txidset::node::ProcessPlace;
+use txidset::{Mode, Names, Predecessors};
 
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Before {
-    succession: Option<Succession>,
+    succession: Option<Predecessors>,
     /// `None`: the store did not say.
     positions: Option<Positions>,
 }
@@ -28,7 +28,7 @@ impl Before {
         };
         let names = Names::new(&claims.prefix, claims.keys);
         let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
-        let succession = Succession::begin(backend, names.clone(), ttl).await.context("--cache-backend")?;
+        let succession = Predecessors::begin(backend, names.clone(), ttl).await.context("--cache-backend")?;
         let key = |index| {
             let mut key = Vec::new();
             names.positions(index, &mut key);
@@ -65,11 +65,11 @@ impl Before {
 
     /// Owners whose process has ended.
     pub(super) fn ended(&self) -> &[u64] {
-        self.succession.as_ref().map_or(&[], Succession::ended)
+        self.succession.as_ref().map_or(&[], Predecessors::ended)
     }
 
     /// From now on this process is responsible, under these owners.
-    pub(super) async fn end(&mut self, owners: &[u64]) -> Option<Node> {
+    pub(super) async fn end(&mut self, owners: &[u64]) -> Option<ProcessPlace> {
         self.succession.take()?.list(owners).await
     }
 }

@@ -10,8 +10,7 @@ use super::worker::News;
 use frame::{Datagram, Kind};
 use multicast_io::membership::REJOIN;
 use multicast_io::{Burst, Joined, Loss, Ready};
-use service::metrics::Kind as MetricKind;
-use service::{Counter, Lifecycle, Metric, Sink, Source};
+use service::{Counter, Lifecycle};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,36 +19,17 @@ use tokio::sync::mpsc;
 /// Datagrams of one receive call; control traffic is slow.
 const BATCH: usize = 16;
 
-/// Totals of the control thread.
-#[derive(Default)]
-pub(super) struct ControlCells {
-    pub(super) received: Counter,
-    pub(super) dropped_on_purpose: Counter,
-    decode_errors: Counter,
-    manifests: Counter,
-    unexpected: Counter,
-}
-
-static CONTROL: Metric = Metric {
-    name: "bsl_control_datagrams_total",
-    kind: MetricKind::Counter,
-    labels: &["outcome"],
-    help: "Datagrams of the beacon and announcement groups",
-};
-
-impl Source for ControlCells {
-    fn collect(&self, sink: &mut Sink<'_>) {
-        sink.counter(&CONTROL, &["received"], self.received.get());
-        sink.counter(&CONTROL, &["dropped_on_purpose"], self.dropped_on_purpose.get());
-        sink.counter(&CONTROL, &["decode_error"], self.decode_errors.get());
-        sink.counter(&CONTROL, &["manifest"], self.manifests.get());
-        sink.counter(&CONTROL, &["unexpected"], self.unexpected.get());
+service::counters! {
+    /// Totals of the control thread.
+    #[derive(Default)]
+    pub(super) struct ControlCells {
+        pub(super) received: Counter = "received",
+        pub(super) dropped_on_purpose: Counter = "dropped_on_purpose",
+        decode_errors: Counter = "decode_error",
+        manifests: Counter = "manifest",
+        unexpected: Counter = "unexpected"
+            => counter("bsl_control_datagrams_total", ["outcome"], "Datagrams of the beacon and announcement groups");
     }
-}
-
-/// The metric of the control thread, for the documentation and its check.
-pub(super) fn metric() -> &'static Metric {
-    &CONTROL
 }
 
 /// See the module text.

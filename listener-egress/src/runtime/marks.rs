@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use txidset::fabric::Standing;
-use txidset::{ClaimKey, Class, CourtesyMark, FabricWord};
+use txidset::{ClaimKey, Class, CourtesyMark, FabricLabel};
 
 /// Bytes of marks that wait for the thread, over all workers.
 const WAITING: usize = 2 << 20;
@@ -95,25 +95,16 @@ impl Drop for Marker {
     }
 }
 
-service::metric_table! {
-    /// The metrics of marks.
-    pub(super) static METRICS;
-
-    SET = counter("bsl_ingress_mark_set_total", [], "Courtesy marks written: their ids were not claimed in the proxies' store");
-    EXISTED = counter("bsl_ingress_mark_existed_total", [], "Courtesy marks that changed nothing: the id was claimed or marked");
-    ERRORS = counter("bsl_ingress_mark_errors_total", [], "Courtesy marks without an answer from the store; never tried again");
-    DROPPED = counter("bsl_ingress_mark_dropped_total", ["reason"], "Courtesy marks that were not sent: full (the queue was), late (their time was over), paused (the prefix is another fabric's)");
-}
-
-/// What became of marks. `full` has many writers, the others one.
-#[derive(Default)]
-struct MarkCells {
-    set: Counter,
-    existed: Counter,
-    errors: Counter,
-    full: AtomicUsize,
-    late: Counter,
-    paused: Counter,
+service::counters! {
+    /// What became of marks. `full` has many writers, the others one.
+    #[derive(Default)]
+    pub(super) struct MarkCells {
+        set: Counter => counter("bsl_ingress_mark_set_total", [], "Courtesy marks written: their ids were not claimed in the proxies' store");
+        existed: Counter => counter("bsl_ingress_mark_existed_total", [], "Courtesy marks that changed nothing: the id was claimed or marked");
+        errors: Counter => counter("bsl_ingress_mark_errors_total", [], "Courtesy marks without an answer from the store; never tried again");
+        late: Counter = "late", paused: Counter = "paused", full: AtomicUsize = "full"
+            => counter("bsl_ingress_mark_dropped_total", ["reason"], "Courtesy marks that were not sent: full (the queue was), late (their time was over), paused (the prefix is another fabric's)");
+    }
 }
 
 impl MarkCells {
@@ -124,13 +115,7 @@ impl MarkCells {
 
 impl Source for Queue {
     fn collect(&self, sink: &mut Sink<'_>) {
-        let cells = &self.cells;
-        sink.counter(&SET, &[], cells.set.get());
-        sink.counter(&EXISTED, &[], cells.existed.get());
-        sink.counter(&ERRORS, &[], cells.errors.get());
-        sink.counter(&DROPPED, &["full"], cells.full());
-        sink.counter(&DROPPED, &["late"], cells.late.get());
-        sink.counter(&DROPPED, &["paused"], cells.paused.get());
+        self.cells.collect(sink);
     }
 }
 
@@ -285,7 +270,7 @@ impl MarkPlan {
              transactions there that nobody there has. Want the store and prefix of this fabric's proxies \
              (--txid-dedup-prefix, --fabric-name there)",
             self.prefix,
-            self.word.words()
+            self.word.text()
         )
     }
 }
@@ -441,7 +426,7 @@ impl Writer<'_> {
     }
 
     /// Looks whose the prefix is. What the store does not answer is asked at the next look; its own condition says so.
-    async fn look(&mut self, word: &FabricWord) {
+    async fn look(&mut self, word: &FabricLabel) {
         if let Ok(standing) = word.read(self.session).await {
             self.standing.tell(self.keys.plan, standing);
         }

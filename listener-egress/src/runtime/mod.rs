@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use txidset::LocalSet;
-use txidset::node::Node;
+use txidset::node::ProcessPlace;
 use worker::Start;
 
 /// Messages that wait for a worker.
@@ -47,7 +47,7 @@ pub struct Running {
     control: Arc<ControlCells>,
     threads: Vec<service::Worker>,
     /// Held until every thread has ended.
-    node: Option<Node>,
+    node: Option<ProcessPlace>,
 }
 
 impl Running {
@@ -83,7 +83,7 @@ fn total(workers: &[Arc<Cells>], control: &ControlCells) -> Counters {
 
 /// The metrics of the role, for the documentation and its check.
 pub fn metrics() -> impl Iterator<Item = &'static Metric> {
-    cells::metrics().chain([control::metric()]).chain(marks::METRICS.iter().copied())
+    cells::metrics().chain(ControlCells::TABLE.metrics()).chain(marks::MarkCells::TABLE.metrics())
 }
 
 /// Joins the groups and begins to deliver; everything that cannot work is an error here.

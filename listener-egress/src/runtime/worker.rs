@@ -181,7 +181,7 @@ impl Worker {
             pipeline: start.pipeline,
             inlets,
             interfaces: start.interfaces,
-            burst: Burst::new(BATCH, 0).at_once(),
+            burst: Burst::new(BATCH, 0).touched(),
             loss: start.loss,
             consumer: start.consumer,
             marker: start.marker,
@@ -393,7 +393,7 @@ impl Worker {
         let frame = self.pipeline.bytes(delivery, &self.burst);
         let skip = if self.strip_header { usize::from(delivery.header_len) } else { 0 };
         let record = frame.get(skip..).unwrap_or(&[]);
-        let stamped = frame::data::stamped(frame);
+        let stamped = frame::datagram::stamped(frame);
         let handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
         if record.len() > self.consumer.longest() {
             service::limited!(

@@ -6,13 +6,14 @@
 
 use crate::config::{Config, FabricCheckArg};
 use cache_backend::{Backend, Session};
+use service::worker::Threads;
 use service::{Condition, Lifecycle};
 use std::sync::Arc;
 use tokio::sync::watch;
 use txidset::fabric::Standing;
-use txidset::{FabricWord, Names};
+use txidset::{FabricLabel, Names};
 
-/// Starts the look-out; `None` where no store is shared, or it was turned off.
+/// Starts the look-out, unless no store is shared or it was turned off.
 ///
 /// # Errors
 /// The prefix is another fabric's.
@@ -20,17 +21,17 @@ pub(super) async fn watch(
     config: &Config,
     backend: Option<&Arc<dyn Backend>>,
     lifecycle: &Lifecycle,
-    draining: watch::Receiver<bool>,
-) -> anyhow::Result<Option<service::Worker>> {
+    threads: &mut Threads,
+) -> anyhow::Result<()> {
     let check = config.fabric_check;
     let Some(backend) = backend.filter(|b| b.immediate().is_none() && check != FabricCheckArg::Off) else {
-        return Ok(None);
+        return Ok(());
     };
     let word = word(config);
     let session = backend.session().await?;
     let condition = lifecycle.condition("fabric");
     match word.look(session.as_ref(), check == FabricCheckArg::Replace).await {
-        Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.words())),
+        Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.text())),
         Ok(standing) => tell(&condition, &word, &standing),
         Err(error) => {
             tracing::warn!("whose the prefix {} is could not be asked: {error}", config.txid_dedup_prefix);
@@ -39,23 +40,23 @@ pub(super) async fn watch(
     }
     drop(session);
     let backend = Arc::clone(backend);
-    let worker = service::spawn_worker("proxy-fabric".to_owned(), move || async move {
-        look_again(&*backend, &word, &condition, draining).await;
-    })?;
-    Ok(Some(worker))
+    let draining = lifecycle.drain_signal();
+    threads.spawn("proxy-fabric".to_owned(), move || async move {
+        Ok(async move { look_again(&*backend, &word, &condition, draining).await })
+    })
 }
 
-fn word(config: &Config) -> FabricWord {
-    let claims = super::claims_config(config, true);
+fn word(config: &Config) -> FabricLabel {
+    let claims = config.claims_config(true);
     let names = Names::new(&claims.prefix, claims.keys);
     let words = config.fabric.named(config.fabric_name.as_deref(), config.egress_port);
     let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
-    FabricWord::new(&names, &words, ttl)
+    FabricLabel::new(&names, &words, ttl)
 }
 
 async fn look_again(
     backend: &dyn Backend,
-    word: &FabricWord,
+    word: &FabricLabel,
     condition: &Condition,
     mut draining: watch::Receiver<bool>,
 ) {
@@ -76,8 +77,8 @@ async fn look_again(
     }
 }
 
-fn tell(condition: &Condition, word: &FabricWord, standing: &Standing) {
-    let ours = word.words();
+fn tell(condition: &Condition, word: &FabricLabel, standing: &Standing) {
+    let ours = word.text();
     match standing {
         Standing::Ours => condition.met(ours),
         Standing::Replaced(theirs) => {

@@ -10,24 +10,24 @@ mod fabric;
 mod sockets;
 mod worker;
 
-use crate::config::{Config, FlowIdentityArg, TcpPort};
+use crate::config::{Config, FlowIdentityArg};
 use crate::metrics::{Proxy, WorkerCells};
 use crate::pipeline::emit::OutletLimits;
 use crate::pipeline::number::{Directory, FlowLimits, Identity};
 use crate::pipeline::{DropReason, IngressConfig, Policy};
+use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
-use anyhow::Context;
 use cache_backend::{Backend, Memory};
 use service::config::Purpose;
+use service::worker::Threads;
 use service::{Deps, Lifecycle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stream::{CloseReason, StreamLimits, StreamTally};
-use tokio::sync::{oneshot, watch};
-use txidset::{Claims, ClaimsConfig, LocalSet};
-use worker::Start;
+use stream::StreamLimits;
+use txidset::{Claims, LocalSet};
+use worker::{Start, Worker};
 
 /// How long after the drain timeout a worker may take to close its sockets.
 const GRACE: Duration = Duration::from_secs(1);
@@ -72,13 +72,10 @@ pub struct Running {
     /// TCP port that was bound.
     pub tcp: Option<SocketAddr>,
     cells: Vec<WorkerCells>,
-    workers: Vec<service::Worker>,
-    lifecycle: Lifecycle,
+    threads: Threads,
     drain_timeout: Duration,
     backend: Option<Arc<dyn Backend>>,
     saved: Option<(Arc<Directory>, state::StateFile)>,
-    /// Workers listen to it for as long as they run.
-    _draining: Arc<watch::Sender<bool>>,
 }
 
 impl Running {
@@ -103,13 +100,9 @@ impl Running {
 
     /// Ends when the role has drained: all workers are done, counters saved, the store closed.
     pub async fn wait(self) {
-        self.lifecycle.drain_began().await;
-        let limit = tokio::time::Instant::now() + self.drain_timeout + GRACE;
-        for worker in self.workers {
-            let left = limit.saturating_duration_since(tokio::time::Instant::now());
-            if !worker.ended_within(left).await {
-                tracing::error!("a worker did not stop within --drain-timeout and is left behind");
-            }
+        let left_behind = self.threads.ended_within(self.drain_timeout + GRACE).await;
+        if left_behind > 0 {
+            tracing::error!("{left_behind} threads did not stop within --drain-timeout and are left behind");
         }
         if let Some((directory, file)) = &self.saved
             && let Err(error) = file.save(&directory.snapshot())
@@ -160,8 +153,8 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
-    let (draining, watch_drain) = watch::channel(false);
-    let look_out = fabric::watch(&config, backend.as_ref(), &deps.lifecycle, watch_drain.clone()).await?;
+    let mut threads = Threads::of(&deps.lifecycle);
+    fabric::watch(&config, backend.as_ref(), &deps.lifecycle, &mut threads).await?;
     let local = local_set(&config);
     let limits = StreamLimits::new(
         config.tcp_read_timeout,
@@ -170,7 +163,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         config.tcp_buffer_bytes.as_usize(),
     );
     let saved = saved_counters(&config)?;
-    let (mut cells, mut workers, mut opening) = (Vec::new(), Vec::from_iter(look_out), Vec::new());
+    let mut cells = Vec::new();
     for (index, sockets) in opened.workers.into_iter().enumerate() {
         let identity = match &saved {
             Some((directory, _)) => Identity::Standard(Arc::clone(directory)),
@@ -180,15 +173,12 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         deps.registry.add_recent(index.to_string(), Arc::clone(&tally.recent));
         let streams = Arc::new(StreamTally::default());
-        let claims =
-            Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random());
+        let claims = Claims::new(config.claims_config(backend.is_some()), Arc::clone(&local), rand::random());
         cells.push(WorkerCells {
             tally: Arc::clone(&tally),
             streams: Arc::clone(&streams),
             claims: claims.stats(),
         });
-        let (opened, wait_open) = oneshot::channel();
-        opening.push(wait_open);
         let start = Start {
             index,
             sockets,
@@ -199,30 +189,17 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
             tally,
             streams,
             stream_limits: limits.clone(),
-            draining: watch_drain.clone(),
+            lifecycle: deps.lifecycle.clone(),
             ready: deps.lifecycle.condition("worker"),
-            opened: Some(opened),
             recv_batch: config.recv_batch,
             emit_delay: config.emit_delay,
             busy_poll: config.busy_poll,
             drain_timeout: config.common.drain_timeout,
         };
-        let worker = service::spawn_worker(format!("proxy-{index}"), move || worker::run(start));
-        workers.push(worker.context("starting a worker thread")?);
+        threads
+            .spawn(format!("proxy-{index}"), move || async move { Ok(Worker::open(start).await?.work()) })?;
     }
-    let draining = Arc::new(draining);
-    for opened in opening {
-        let outcome = opened.await.context("a worker ended before it was up");
-        if let Err(error) = outcome.and_then(|opened| opened) {
-            draining.send_replace(true);
-            return Err(error);
-        }
-    }
-    let (lifecycle, of_drain) = (deps.lifecycle.clone(), Arc::clone(&draining));
-    tokio::spawn(async move {
-        lifecycle.drain_began().await;
-        of_drain.send_replace(true);
-    });
+    threads.all_up().await?;
     let local = config.claims().then_some(local);
     if let Some(local) = &local {
         tokio::spawn(watch_tier1(Arc::clone(local), deps.lifecycle.clone()));
@@ -234,17 +211,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
-    Ok(Running {
-        udp,
-        tcp,
-        cells,
-        workers,
-        lifecycle: deps.lifecycle,
-        drain_timeout: config.common.drain_timeout,
-        backend,
-        saved,
-        _draining: draining,
-    })
+    Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, backend, saved })
 }
 
 /// Says that tier 1 forgets ids before their time, once each time that it begins to.
@@ -302,22 +269,6 @@ fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, sta
     Ok(Some((Arc::new(directory), file)))
 }
 
-pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
-    ClaimsConfig {
-        mode: config.claim_mode,
-        epoch: config.claim_epoch,
-        lease: config.claim_lease,
-        ttl: config.txid_dedup_ttl,
-        park_bytes: config.claim_park_bytes.as_usize(),
-        max_batch: 256,
-        prefix: config.txid_dedup_prefix.clone().into_bytes(),
-        keys: config.claim_keys,
-        tier2,
-        marks: true,
-        patience: config.backend.op_timeout(Purpose::Claims),
-    }
-}
-
 fn ingress_config(
     config: &Config,
     identity: Identity,
@@ -348,18 +299,10 @@ fn ingress_config(
         train_order: config.train_order.into(),
         outlets,
         outlet: OutletLimits { bytes: config.send_backlog_bytes.as_usize(), deadline: config.send_deadline },
+        full_timeout: IngressConfig::FULL_TIMEOUT,
         claims: config.claims(),
         slab_bytes,
         // A frame of the real mix takes about two blocks.
         slab_entries: (slab_bytes / 256).max(4_096),
     })
-}
-
-/// What TCP port to bind.
-fn tcp_port(config: &Config) -> Option<u16> {
-    match config.tcp_listen_port {
-        TcpPort::Off => None,
-        TcpPort::Auto => Some(0),
-        TcpPort::Fixed(port) => Some(port),
-    }
 }

@@ -1,7 +1,6 @@
 //! Every socket of the proxy, opened before a worker starts, so that what is wrong with one is an error at start.
 
-use super::tcp_port;
-use crate::config::Config;
+use crate::config::{Config, TcpPort};
 use crate::pipeline::admit::{IP_UDP, MAX_DATAGRAM};
 use anyhow::{Context, bail};
 use multicast_io::{Interface, Receiver, Sender, SocketOptions, wildcard};
@@ -51,6 +50,15 @@ pub(super) fn open(config: &Config, workers: usize) -> anyhow::Result<Opened> {
     let mtu = if config.frag_mtu == 0 { link } else { link.min(config.frag_mtu) };
     let most = u16::try_from(MAX_DATAGRAM).unwrap_or(u16::MAX);
     Ok(Opened { workers: opened, udp, tcp, max_segment: mtu.saturating_sub(IP_UDP).min(most) })
+}
+
+/// What TCP port to bind.
+fn tcp_port(config: &Config) -> Option<u16> {
+    match config.tcp_listen_port {
+        TcpPort::Off => None,
+        TcpPort::Auto => Some(0),
+        TcpPort::Fixed(port) => Some(port),
+    }
 }
 
 fn interfaces(config: &Config) -> anyhow::Result<Vec<Interface>> {

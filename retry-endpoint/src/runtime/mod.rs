@@ -19,7 +19,7 @@ mod stop;
 mod upstream_client;
 mod worker;
 
-pub use counters::{Counters, METRICS};
+pub use counters::{Counters, metrics};
 
 use crate::config::Config;
 use anyhow::Context;

@@ -2,7 +2,11 @@
 //!
 //! Headings are given per option: a heading of the group would go on to the options that follow it in the role.
 
-use super::values::{ByteSize, HostPorts, ListenAddr, LogLevel, Names, Unacceptable, duration, group_id};
+use super::invalid::Invalid;
+use super::parsers::{whole, within};
+use super::values::{
+    ByteSize, HostPort, HostPorts, ListenAddr, LogLevel, Names, Unacceptable, duration, group_id,
+};
 use cache_backend::redis;
 use clap::{Args, ValueEnum};
 use std::net::IpAddr;
@@ -86,16 +90,16 @@ pub struct FabricArgs {
     #[arg(long, value_name = "ID", default_value = "0x000B", value_parser = group_id, help_heading = "Fabric")]
     pub mc_group_id: u16,
     /// Second byte of IPv4 group addresses
-    #[arg(long, value_name = "0..255", default_value_t = 192, help_heading = "Fabric")]
+    #[arg(long, value_name = "0..255", default_value_t = 192, value_parser = whole::<u8>, help_heading = "Fabric")]
     pub mc_ipv4_net: u8,
     /// Leading TxID bits that choose the group, so 2^N groups; the same on every node of a fabric
-    #[arg(long, value_name = "0..15", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=15), help_heading = "Fabric")]
+    #[arg(long, value_name = "0..15", default_value_t = 2, value_parser = within(0..=15u8), help_heading = "Fabric")]
     pub shard_bits: u8,
     /// Address to send multicast from; an IPv6 literal of the interface, one of its own per replica under ssm
     #[arg(long, value_name = "ADDRESS", help_heading = "Fabric")]
     pub bind_source: Option<IpAddr>,
     /// Hop limit (TTL) of multicast that this node sends
-    #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=255), help_heading = "Fabric")]
+    #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = whole::<u8>, help_heading = "Fabric")]
     pub egress_hoplimit: u8,
     /// Hand multicast that this node sends to receivers on this same host too
     #[arg(long, env = "EGRESS_MULTICAST_LOOP", help_heading = "Fabric")]
@@ -171,7 +175,7 @@ pub struct BackendArgs {
     #[arg(long, value_name = "FILE", help_heading = "Shared store")]
     pub redis_password_file: Option<PathBuf>,
     /// Database number
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Shared store")]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<u32>, help_heading = "Shared store")]
     pub redis_db: u32,
     /// PEM file with the CA certificates to trust for rediss:// [default: the system's]
     #[arg(long, value_name = "FILE", help_heading = "Shared store")]
@@ -207,13 +211,13 @@ impl BackendArgs {
     ///
     /// # Errors
     /// A kind without its address.
-    pub fn kind_or(&self, default: BackendKind) -> Result<BackendKind, super::Invalid> {
+    pub fn kind_or(&self, default: BackendKind) -> Result<BackendKind, Invalid> {
         let redis = self.redis_addr.as_ref().is_some_and(|addrs| !addrs.0.is_empty());
         let aerospike = self.aerospike_hosts.as_ref().is_some_and(|hosts| !hosts.0.is_empty());
         let inferred = match (redis, aerospike) {
             (true, true) if self.cache_backend.is_none() => {
                 let problem = "--redis-addr and --aerospike-hosts are both given; want redis or aerospike";
-                return Err(super::Invalid::new("cache-backend", problem));
+                return Err(Invalid::new("cache-backend", problem));
             }
             (true, _) => BackendKind::Redis,
             (false, true) => BackendKind::Aerospike,
@@ -221,12 +225,11 @@ impl BackendArgs {
         };
         match self.cache_backend.unwrap_or(inferred) {
             BackendKind::Redis if !redis => {
-                Err(super::Invalid::new("redis-addr", "required by --cache-backend=redis; want host:port"))
+                Err(Invalid::new("redis-addr", "required by --cache-backend=redis; want host:port"))
             }
-            BackendKind::Aerospike if !aerospike => Err(super::Invalid::new(
-                "aerospike-hosts",
-                "required by --cache-backend=aerospike; want host:port",
-            )),
+            BackendKind::Aerospike if !aerospike => {
+                Err(Invalid::new("aerospike-hosts", "required by --cache-backend=aerospike; want host:port"))
+            }
             kind => Ok(kind),
         }
     }
@@ -276,7 +279,7 @@ pub enum TopologyArg {
 pub fn redis_addrs(text: &str) -> Result<Names, Unacceptable> {
     let names: Names = text.parse()?;
     let check = |addr: &String| match addr.contains("://")
-        || addr.parse::<super::HostPort>().is_ok_and(|host| host.port.is_some())
+        || addr.parse::<HostPort>().is_ok_and(|host| host.port.is_some())
     {
         true => redis::check_address(addr),
         false => Err("the port is missing, or this is no address".to_owned()),

@@ -1,6 +1,7 @@
 //! From the options of the fabric to its address plan: once, for all roles.
 
-use super::{FabricArgs, Family, Invalid, ScopeArg, SourceModeArg};
+use super::args::{FabricArgs, Family, ScopeArg, SourceModeArg};
+use super::invalid::Invalid;
 use frame::{Fabric, Scope, ShardBits, SourceMode};
 
 impl From<ScopeArg> for Scope {

@@ -1,6 +1,8 @@
 //! From the options of the shared store to the settings of its backend: once, for all roles.
 
-use super::{BackendArgs, BackendKind, BootMode, HostPort, Invalid, TopologyArg};
+use super::args::{BackendArgs, BackendKind, BootMode, TopologyArg};
+use super::invalid::Invalid;
+use super::values::HostPort;
 use cache_backend::{
     AerospikeSettings, BootPolicy, Credential, RedisSettings, RedisTopology, RemoteSettings, Secret,
     Settings, TlsSettings, redis,

@@ -1,9 +1,13 @@
 //! Two workers, one store, and a clock that the test moves.
 
+mod answer_timeout;
+
 use super::*;
-use crate::Class;
-use cache_backend::{Claimed, Memory, OpErrorKind};
+use crate::key::Class;
+use crate::name::KeyStyle;
+use cache_backend::Memory;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -389,7 +393,7 @@ fn when_parking_is_full_the_oldest_copy_is_sent() {
 #[test]
 fn when_too_many_wait_the_oldest_unclaimed_is_sent() {
     let mut world = World::new(1, |_| ());
-    world.workers[0].wait_limit = Load { frames: 2, bytes: 1 << 20 };
+    world.workers = world.workers.into_iter().map(|claims| claims.limit_waiting(2, 1 << 20)).collect();
     for n in 1..=3 {
         assert_eq!(world.claim(0, n), Verdict::Wait);
     }
@@ -446,8 +450,8 @@ fn say_ended(world: &World, worker: usize) {
     let owner = world.workers[worker].owner();
     let config = ClaimsConfig::default();
     let mut name = Vec::new();
-    Names::new(&config.prefix, config.keys).ended(owner, &mut name);
-    let word = crate::value::one(&name, &crate::value::encode_ended(owner));
+    Names::new(&config.prefix, config.keys).end_notice(owner, &mut name);
+    let word = crate::value::one(&name, &crate::value::encode_end_notice(owner));
     world.memory.set(&word, Duration::ZERO, world.now);
 }
 
@@ -476,10 +480,10 @@ fn what_an_owner_settled_before_its_end_is_not_sent_again() {
 }
 
 #[test]
-fn a_mark_is_passed_when_all_before_it_has_its_end_and_the_store_knows() {
+fn a_watermark_is_passed_when_all_before_it_has_its_end_and_the_store_knows() {
     let mut world = World::new(2, |_| ());
     world.park_behind(0, 1, 1);
-    let (mut owners, mut copies) = (world.workers[0].mark(), world.workers[1].mark());
+    let (mut owners, mut copies) = (world.workers[0].watermark(), world.workers[1].watermark());
     world.claim(0, 2);
     world.run(&[0, 1], 100);
     assert!(!world.workers[0].is_passed(&mut owners), "its frame is on its way");
@@ -492,14 +496,14 @@ fn a_mark_is_passed_when_all_before_it_has_its_end_and_the_store_knows() {
 }
 
 #[test]
-fn a_mark_is_passed_although_a_doubtful_release_keeps_an_epoch_open_for_ever() {
+fn a_watermark_is_passed_although_a_doubtful_release_keeps_an_epoch_open_for_ever() {
     let mut world = World::new(1, |_| ());
     world.claim(0, 1);
     world.fail(0, OpErrorKind::Timeout);
-    let mut mark = world.workers[0].mark();
+    let mut watermark = world.workers[0].watermark();
     world.refuse(0, 1);
     world.run(&[0], 200);
-    assert!(world.workers[0].is_passed(&mut mark));
+    assert!(world.workers[0].is_passed(&mut watermark));
 }
 
 #[test]

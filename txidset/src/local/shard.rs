@@ -7,8 +7,8 @@
 //! compared by all 32 bytes.
 
 use super::hash::Hasher;
-use crate::{ClaimKey, Class};
-use multicast_io::pages::{Table, prefetch};
+use crate::key::{ClaimKey, Class};
+use huge_pages::{HugeTable, prefetch};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -83,12 +83,12 @@ pub(super) struct Shard {
     order: Mutex<Order>,
     /// The tail's number and position, for `prefetch_match`.
     tail: AtomicU64,
-    lines: Table<Line>,
-    ids: Table<Id>,
+    lines: HugeTable<Line>,
+    ids: HugeTable<Id>,
     /// Milliseconds of first sight, modulo 2^32.
-    times: Table<AtomicU32>,
+    times: HugeTable<AtomicU32>,
     /// Empty where the class has no kinds.
-    kinds: Table<AtomicU8>,
+    kinds: HugeTable<AtomicU8>,
 }
 
 /// The state of the ring.
@@ -193,10 +193,10 @@ impl Shard {
         let capacity = capacity.clamp(1, MAX_SHARD);
         // A small ring gets an emptier index, so that chance does not crowd its few lines.
         let share = if capacity < 1024 { 2 * LINES_PER_64 } else { LINES_PER_64 };
-        let lines = Table::row(shards, (capacity * share).div_ceil(64).max(2));
-        let ids = Table::row(shards, capacity);
-        let times = Table::row(shards, capacity);
-        let kinds = Table::row(shards, if has_kinds { capacity } else { 0 });
+        let lines = HugeTable::row(shards, (capacity * share).div_ceil(64).max(2));
+        let ids = HugeTable::row(shards, capacity);
+        let times = HugeTable::row(shards, capacity);
+        let kinds = HugeTable::row(shards, if has_kinds { capacity } else { 0 });
         lines.into_iter().zip(ids).zip(times).zip(kinds).map(|(((lines, ids), times), kinds)| Shard {
             // Slots start with number 0, which is not in the ring.
             order: Mutex::new(Order { tail_number: 1, ..Order::default() }),

@@ -5,7 +5,8 @@
 
 use crate::pipeline::admit::Class;
 use frame::GroupIndex;
-use multicast_io::{Span, pages};
+use huge_pages::prefer_huge;
+use multicast_io::Span;
 
 /// Where a stored frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ impl Log {
         self.current_slot = slot;
         if slot == self.segments.len() {
             let mut segment = vec![0; 1 << self.shift].into_boxed_slice();
-            pages::prefer_huge(&mut segment);
+            prefer_huge(&mut segment);
             self.segments.push(segment);
             self.started.push(arrival);
         } else {

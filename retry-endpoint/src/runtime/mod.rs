@@ -94,7 +94,9 @@ pub async fn start_with(
     let starter = Starter::new(config, sockets, &deps.lifecycle);
     let threads = starter.start(request_socket, shared).await?;
     let Starter { workers, nack_server, control, .. } = starter;
-    workers.iter().for_each(|cells| deps.registry.add(cells.clone()));
+    let labelled =
+        |cells: &Arc<WorkerCells>| deps.registry.add_labelled("worker", cells.name.clone(), cells.clone());
+    workers.iter().for_each(labelled);
     deps.registry.add(nack_server.clone());
     deps.registry.add(control.clone());
     deps.registry.add_detail("coverage", coverage(&workers));

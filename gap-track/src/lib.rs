@@ -21,6 +21,7 @@
 //! | Module | What it holds |
 //! |---|---|
 //! | [`gaps`] | ranges of missing numbers, a pure data structure |
+//! | `gap` | a gap as whoever asks for it sees it |
 //! | `head` | where the numbers of a flow end; jumps that wait; restarts |
 //! | `flows` | the bounded table of flows |
 //! | `resume` | positions of an earlier process, and what a new flow owes |
@@ -68,6 +69,7 @@
 mod planted;
 mod digests;
 mod flows;
+mod gap;
 pub mod gaps;
 mod hash;
 mod head;
@@ -83,10 +85,11 @@ pub mod slots;
 mod tracker;
 
 pub use digests::FlowDigest;
+pub use gap::{Gap, GapEvent};
 pub use gaps::GapId;
 pub use journal::{Counts, Loss, Lost};
 pub use limits::TrackLimits;
 pub use probe::{Asked, Question};
 pub use resume::Position;
 pub use sighting::{Filled, FlowClass, Seen, Sighting};
-pub use tracker::{Gap, GapEvent, Tracker};
+pub use tracker::Tracker;

@@ -5,6 +5,7 @@
 
 use crate::digests::{DigestSenders, FlowDigest};
 use crate::flows::{Flow, FlowTable};
+use crate::gap::{Gap, GapEvent, Missing};
 use crate::gaps::{GapId, Gaps, Range};
 use crate::hash::KeyedHash;
 use crate::head::Step;
@@ -26,55 +27,6 @@ use std::time::{Duration, Instant};
 const DEFERRED_DELAY: Duration = Duration::from_millis(50);
 /// Flows looked at in a sweep because a question is due soon.
 const HURRIED: usize = 1024;
-
-/// What a tracker keeps with a range of missing numbers.
-#[derive(Clone, Copy, Debug)]
-struct Missing<R> {
-    flow: Slot,
-    opened: Instant,
-    expires: Instant,
-    due: Instant,
-    requested: bool,
-    deferred: bool,
-    repair: R,
-}
-
-/// A range of missing numbers, as it is now.
-#[derive(Clone, Copy, Debug)]
-pub struct Gap<R> {
-    /// First number.
-    pub first: u64,
-    /// Last number, inclusive.
-    pub last: u64,
-    /// When its repair is given up.
-    pub expires: Instant,
-    /// When it may be asked for first.
-    pub due: Instant,
-    /// Somebody was asked for it ([`Tracker::set_requested`]).
-    pub requested: bool,
-    /// It came before and found no room: asked for when there is room.
-    pub deferred: bool,
-    /// What the owner keeps with it.
-    pub repair: R,
-}
-
-impl<R> Gap<R> {
-    /// How many numbers.
-    pub fn numbers(&self) -> u64 {
-        (self.last - self.first).saturating_add(1)
-    }
-}
-
-/// What an owner must know of gaps to ask for them. Names may be stale when they are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GapEvent<R> {
-    /// A gap is new, or later frames hastened it: see [`Gap::due`].
-    Due(GapId),
-    /// A gap was cut off from another, with the same state of repair.
-    CutOff(GapId),
-    /// So many numbers of one state of repair were given up, or their flow left.
-    Closed(R, u64),
-}
 
 /// All flows of one worker. See the crate's text.
 pub struct Tracker<R> {

@@ -172,7 +172,7 @@ impl Marks {
     }
 
     async fn first_look(&mut self) -> anyhow::Result<()> {
-        let place = self.plan.place();
+        let place = place(&self.plan);
         tracing::info!(
             backend = self.backend.name(),
             %place,
@@ -187,7 +187,7 @@ impl Marks {
         let session = self.backend.session().await.context("--ingress-set-backend")?;
         let found = self.plan.word.read(session.as_ref()).await;
         if let Ok(Some(Standing::Theirs(theirs))) = &found {
-            return Err(Invalid::new("ingress-set-prefix", self.plan.refusal(theirs)).into());
+            return Err(Invalid::new("ingress-set-prefix", refusal(&self.plan, theirs)).into());
         }
         match found {
             Ok(found) => self.standing.tell(&self.plan, found),
@@ -200,7 +200,7 @@ impl Marks {
         registry.add(self.queue.clone());
         let queue = self.queue.clone();
         let (backend, ttl) = (self.backend.name(), self.plan.ttl.as_secs_f64());
-        let place = self.plan.place();
+        let place = place(&self.plan);
         registry.add_detail("marks", move || {
             let cells = &queue.cells;
             json!({
@@ -253,32 +253,30 @@ impl Marks {
     }
 }
 
-impl MarkPlan {
-    /// Prefix, and where that is part of it the namespace and set, for people.
-    fn place(&self) -> String {
-        match &self.settings {
-            Settings::Aerospike(settings) => {
-                format!("prefix {:?} namespace {:?} set {:?}", self.prefix, settings.namespace, settings.set)
-            }
-            _ => format!("prefix {:?}", self.prefix),
+/// Prefix, and where that is part of it the namespace and set, for people.
+fn place(plan: &MarkPlan) -> String {
+    match &plan.settings {
+        Settings::Aerospike(settings) => {
+            format!("prefix {:?} namespace {:?} set {:?}", plan.prefix, settings.namespace, settings.set)
         }
+        _ => format!("prefix {:?}", plan.prefix),
     }
+}
 
-    fn refusal(&self, theirs: &str) -> String {
-        format!(
-            "{:?}: in this store it belongs to another fabric: \"{theirs}\", this one is \"{}\", and marks would suppress \
-             transactions there that nobody there has. Want the store and prefix of this fabric's proxies \
-             (--txid-dedup-prefix, --fabric-name there)",
-            self.prefix,
-            self.word.text()
-        )
-    }
+fn refusal(plan: &MarkPlan, theirs: &str) -> String {
+    format!(
+        "{:?}: in this store it belongs to another fabric: \"{theirs}\", this one is \"{}\", and marks would suppress \
+         transactions there that nobody there has. Want the store and prefix of this fabric's proxies \
+         (--txid-dedup-prefix, --fabric-name there)",
+        plan.prefix,
+        plan.word.text()
+    )
 }
 
 impl Watched {
     /// What stands under the prefix now; each change is one line in the log.
     fn tell(&mut self, plan: &MarkPlan, standing: Option<Standing>) {
-        let place = plan.place();
+        let place = place(plan);
         self.paused = matches!(standing, Some(Standing::Theirs(_)));
         self.found = standing.is_some();
         let problem = match standing {

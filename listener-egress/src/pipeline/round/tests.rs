@@ -1,18 +1,19 @@
 //! The pipeline in virtual time, with a model endpoint behind it.
 
-use super::registry::Known;
+use super::super::*;
 use super::*;
 use cache_backend::Memory;
 use frame::control::Extended;
-use frame::digest::Entry;
+use frame::data::HEADER;
+use frame::flow::Origin;
 use frame::subtree::{Nodes, SubtreeData};
-use frame::{Ack, HashKey, Nack, TxId};
+use frame::{Ack, DataFrame, Fabric, HashKey, Id, Kind, Nack, Response, SeqNum, ShardBits, TxId};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv6Addr;
-use txidset::{Answer, Ask, ClaimKey, Class, Mode, Names, Trust};
+use std::net::{Ipv6Addr, SocketAddr};
+use txidset::{Answer, Ask, ClaimKey, ClaimsConfig, Class, Mode, Names, Trust};
 
 const ENDPOINT: &str = "[fd00::e]:9300";
 const PROXY: &str = "[fd00::a]:4000";
@@ -84,10 +85,95 @@ fn advert(flags: u16) -> Advert {
     }
 }
 
+/// What the consumer does with frames that it was given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Consumer {
+    /// It has them at once.
+    Takes,
+    /// It says nothing.
+    Waits,
+    /// It is gone.
+    Fails,
+}
+
+/// What stands around the rounds of a test.
+struct Outside {
+    consumer: Consumer,
+    /// There is room in its queue.
+    room: bool,
+    queued: Vec<Handed>,
+    /// What was queued since the start.
+    frames: Vec<Vec<u8>>,
+    requests: Vec<Request>,
+    headers: Vec<Vec<u8>>,
+    sighted: Vec<Sighted>,
+    /// The shared store; without one, nothing answers.
+    store: Option<Memory>,
+}
+
+impl RoundIo for Outside {
+    fn pump(&mut self, claims: &mut Claims, now: Instant) {
+        let Some(store) = &self.store else { return };
+        while let Some(request) = claims.poll_request(now) {
+            let answer = match request.ask {
+                Ask::Claim { batch, ttl } => {
+                    let mut answers = Vec::new();
+                    store.claim(&batch, ttl, now, &mut answers);
+                    Answer::Claimed(answers.into_iter().map(Ok).collect())
+                }
+                Ask::Read { keys } => {
+                    Answer::Read(keys.iter().map(|(key, _)| Ok(store.get(key, now))).collect())
+                }
+                Ask::Write { batch, ttl } => {
+                    store.set(&batch, ttl, now);
+                    Answer::Written(vec![Ok(())])
+                }
+                Ask::Release { keys } => {
+                    Answer::Released(keys.iter().map(|(key, _)| Ok(store.del(key))).collect())
+                }
+            };
+            assert_eq!(claims.on_answer(now, request.id, answer), Trust::Kept);
+        }
+    }
+    fn queue(&mut self, _: Instant, frame: &[u8], _: usize, handed: Handed) -> Result<(), Refused> {
+        if !self.room {
+            return Err(Refused::NoRoom);
+        }
+        self.queued.push(handed);
+        self.frames.push(frame.to_vec());
+        Ok(())
+    }
+    fn flush(&mut self, _: Instant, fates: &mut Fates) {
+        match self.consumer {
+            Consumer::Takes => fates.delivered.append(&mut self.queued),
+            Consumer::Waits => {}
+            Consumer::Fails => {
+                fates.refused.extend(self.queued.drain(..).map(|handed| (handed, DropReason::EgressError)));
+            }
+        }
+    }
+    fn has_room(&self) -> bool {
+        self.room
+    }
+    fn queued_bytes(&self) -> usize {
+        0
+    }
+    fn request(&mut self, request: &Request) {
+        self.requests.push(*request);
+    }
+    fn header(&mut self, frame: &[u8]) {
+        self.headers.push(frame.to_vec());
+    }
+    fn sighted(&mut self, _: Instant, sighted: &[Sighted]) {
+        self.sighted.extend(sighted);
+    }
+}
+
 /// A pipeline, its clock, a model endpoint, and what its consumer got.
 struct World {
     now: Instant,
     pipeline: Pipeline,
+    outside: Outside,
     /// What the endpoint holds.
     held: HashMap<(HashKey, u64), Vec<u8>>,
     /// Its answers under way: (when they arrive, door, bytes).
@@ -98,7 +184,6 @@ struct World {
     ranges: bool,
     delay: Duration,
     requests: Vec<Nack>,
-    delivered: Vec<Vec<u8>>,
 }
 
 impl World {
@@ -112,6 +197,16 @@ impl World {
         World {
             now,
             pipeline: Pipeline::new(settings, Some(local), 5, now),
+            outside: Outside {
+                consumer: Consumer::Takes,
+                room: true,
+                queued: Vec::new(),
+                frames: Vec::new(),
+                requests: Vec::new(),
+                headers: Vec::new(),
+                sighted: Vec::new(),
+                store: None,
+            },
             held: HashMap::new(),
             coming: Vec::new(),
             loss: 0.0,
@@ -119,7 +214,6 @@ impl World {
             ranges: true,
             delay: Duration::from_micros(500),
             requests: Vec::new(),
-            delivered: Vec::new(),
         }
     }
 
@@ -162,9 +256,22 @@ impl World {
         if self.rng.random::<f64>() < self.loss {
             return;
         }
-        let batch = [(address(from), datagram.to_vec())];
-        self.pipeline.take(self.now, door, batch.as_slice());
-        self.hand_over(batch.as_slice());
+        self.round(door, [(address(from), datagram.to_vec())].as_slice());
+    }
+
+    /// A batch passes.
+    fn round<B: Batch + ?Sized>(&mut self, door: Door, batch: &B) {
+        self.pipeline.begin(self.now, door, batch);
+        self.commit(batch);
+    }
+
+    fn commit<B: Batch + ?Sized>(&mut self, batch: &B) {
+        while self.pipeline.commit(self.now, batch, Turn::Last, &mut self.outside) == Next::Asked {}
+    }
+
+    /// What was queued for the consumer.
+    fn delivered(&self) -> &[Vec<u8>] {
+        &self.outside.frames
     }
 
     fn digest(&mut self, key: HashKey, highest: u64) {
@@ -174,17 +281,6 @@ impl World {
         let entry =
             Entry { hash_key: key, highest: SeqNum(highest), group: GroupIndex(1), subtree_id: NO_TREE };
         self.pipeline.digest(self.now, address(PROXY).ip(), &entry);
-    }
-
-    fn hand_over(&mut self, batch: &[(SocketAddr, Vec<u8>)]) {
-        let mut deliveries = Vec::new();
-        self.pipeline.take_deliveries(&mut deliveries);
-        for delivery in deliveries {
-            self.delivered.push(self.pipeline.bytes(&delivery, batch).to_vec());
-            self.pipeline.release(&delivery);
-            let handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
-            self.pipeline.delivered(self.now, handed);
-        }
     }
 
     /// Time passes; what becomes due happens.
@@ -197,7 +293,7 @@ impl World {
                 break;
             }
             self.now = self.now.max(next);
-            self.pipeline.on_timeout(self.now);
+            self.commit::<[(SocketAddr, Vec<u8>)]>(&[]);
             let (due, coming) = std::mem::take(&mut self.coming).into_iter().partition(|c| c.0 <= self.now);
             self.coming = coming;
             for (_, door, datagram) in due {
@@ -209,9 +305,7 @@ impl World {
 
     /// The endpoint answers what was asked of it.
     fn serve(&mut self) {
-        let mut requests = Vec::new();
-        self.pipeline.take_requests(&mut requests);
-        for request in requests {
+        for request in std::mem::take(&mut self.outside.requests) {
             assert_eq!(request.to, address(ENDPOINT));
             let nack = Nack::decode(&request.bytes).unwrap();
             self.requests.push(nack);
@@ -248,7 +342,7 @@ impl World {
     #[track_caller]
     fn delivered_exactly(&self, payloads: impl Iterator<Item = Vec<u8>>) {
         let mut wanted: HashMap<Vec<u8>, i32> = payloads.map(|p| (p, 1)).collect();
-        for frame in &self.delivered {
+        for frame in self.delivered() {
             *wanted.entry(frame[HEADER..].to_vec()).or_default() -= 1;
         }
         let wrong = wanted.values().filter(|n| **n != 0).count();
@@ -371,12 +465,12 @@ fn a_position_is_the_first_number_that_is_missing() {
     let mut world = World::settled();
     let mut positions = Vec::new();
     (1..=10).for_each(|seq| world.send(&tx(seq)));
-    world.pipeline.tracker.positions(9, &mut positions);
+    world.pipeline.reception.tracker.positions(9, &mut positions);
     assert_eq!(left_in(&positions), [(FLOW, 11)]);
     world.send(&tx(14));
-    world.pipeline.tracker.positions(9, &mut positions);
+    world.pipeline.reception.tracker.positions(9, &mut positions);
     assert_eq!(left_in(&positions), [(FLOW, 11)]);
-    assert_eq!(world.pipeline.tracker.positions(0, &mut positions), 1, "no place for one flow");
+    assert_eq!(world.pipeline.reception.tracker.positions(0, &mut positions), 1, "no place for one flow");
 }
 
 #[test]
@@ -385,7 +479,7 @@ fn a_position_that_was_resumed_stands_until_its_flow_is_seen() {
     world.resume(150);
     let mut positions = Vec::new();
     world.run(Duration::from_secs(10));
-    world.pipeline.tracker.positions(9, &mut positions);
+    world.pipeline.reception.tracker.positions(9, &mut positions);
     assert_eq!(positions, [left(150)]);
 }
 
@@ -396,42 +490,14 @@ fn the_fragments_of_an_object_that_is_not_complete_hold_the_position_back() {
     let parts = fragments(&payload, 1);
     let mut positions = Vec::new();
     parts[..3].iter().for_each(|part| world.send(part));
-    world.pipeline.tracker.positions(9, &mut positions);
+    world.pipeline.reception.tracker.positions(9, &mut positions);
     assert_eq!(left_in(&positions), [(FLOW, 4)]);
-    position::hold_back(&mut positions, &world.pipeline.reassembler);
+    position::hold_back(&mut positions, &world.pipeline.reception.reassembler);
     assert_eq!(left_in(&positions), [(FLOW, 1)], "the object dies with this process");
     parts[3..].iter().for_each(|part| world.send(part));
-    world.pipeline.tracker.positions(9, &mut positions);
-    position::hold_back(&mut positions, &world.pipeline.reassembler);
+    world.pipeline.reception.tracker.positions(9, &mut positions);
+    position::hold_back(&mut positions, &world.pipeline.reception.reassembler);
     assert_eq!(left_in(&positions), [(FLOW, 1 + parts.len() as u64)]);
-}
-
-/// Carries out what the gate asks of the shared store; frames that it lets through stay in the consumer's queue.
-fn ask_store(world: &mut World, store: &Memory) -> Vec<Delivery> {
-    let now = world.now;
-    let Some(claims) = world.pipeline.claims_mut() else { return Vec::new() };
-    while let Some(request) = claims.poll_request(now) {
-        let answer = match request.ask {
-            Ask::Claim { batch, ttl } => {
-                let mut answers = Vec::new();
-                store.claim(&batch, ttl, now, &mut answers);
-                Answer::Claimed(answers.into_iter().map(Ok).collect())
-            }
-            Ask::Read { keys } => Answer::Read(keys.iter().map(|(key, _)| Ok(store.get(key, now))).collect()),
-            Ask::Write { batch, ttl } => {
-                store.set(&batch, ttl, now);
-                Answer::Written(vec![Ok(())])
-            }
-            Ask::Release { keys } => {
-                Answer::Released(keys.iter().map(|(key, _)| Ok(store.del(key))).collect())
-            }
-        };
-        assert_eq!(claims.on_answer(now, request.id, answer), Trust::Kept);
-    }
-    world.pipeline.decide(now);
-    let mut deliveries = Vec::new();
-    world.pipeline.take_deliveries(&mut deliveries);
-    deliveries
 }
 
 #[test]
@@ -441,6 +507,8 @@ fn a_position_is_kept_when_all_before_it_has_reached_the_consumer() {
     settings.positions = Some(0);
     let mut world = World::with(settings.clone());
     let store = Memory::new(1 << 20);
+    world.outside.store = Some(store.clone());
+    world.outside.consumer = Consumer::Waits;
     let mut key = Vec::new();
     Names::new(&settings.claims.prefix, settings.claims.keys).positions(0, &mut key);
     let kept = |world: &World| {
@@ -448,18 +516,10 @@ fn a_position_is_kept_when_all_before_it_has_reached_the_consumer() {
         Positions::decode(&value)?.flows.first().map(|position| position.next)
     };
     world.send(&tx(1));
-    let mut queued = Vec::new();
-    for _ in 0..20 {
-        queued.extend(ask_store(&mut world, &store));
-        world.run(Duration::from_millis(50));
-    }
-    assert_eq!((queued.len(), kept(&world)), (1, None), "the consumer does not have it");
-    let Delivery { ticket, wire_len, .. } = queued[0];
-    world.pipeline.delivered(world.now, Handed { ticket, wire_len });
-    for _ in 0..20 {
-        ask_store(&mut world, &store);
-        world.run(Duration::from_millis(50));
-    }
+    world.run(Duration::from_secs(1));
+    assert_eq!((world.delivered().len(), kept(&world)), (1, None), "the consumer does not have it");
+    world.outside.consumer = Consumer::Takes;
+    world.run(Duration::from_secs(1));
     assert_eq!(kept(&world), Some(2));
 }
 
@@ -730,7 +790,7 @@ fn a_jump_that_one_frame_claims_is_held_and_that_two_confirm_is_bounded_and_coun
     let bound = TrackLimits::default().max_jump;
     assert!(counts.open_gaps < bound);
     assert_eq!(counts.lost_total() + counts.open_gaps, (1 << 60) - 3);
-    assert_eq!(world.delivered.len(), 4, "what arrived is delivered all the same");
+    assert_eq!(world.delivered().len(), 4, "what arrived is delivered all the same");
 }
 
 #[test]
@@ -746,7 +806,7 @@ fn what_no_endpoint_has_is_given_up_at_the_horizon_and_counted() {
     assert_eq!((counts.open_gaps, counts.lost[Loss::Horizon.index()]), (0, 1));
     let mut losses = Vec::new();
     world.pipeline.take_losses(&mut losses);
-    assert_eq!(losses, [Lost { key: FLOW, first: 2, last: 2, why: Loss::Horizon }]);
+    assert_eq!(losses, [Lost { key: FLOW, first: 2, last: 2, why: gap_track::Loss::Horizon }]);
 }
 
 #[test]
@@ -915,7 +975,7 @@ fn a_lost_fragment_is_repaired_and_the_frame_carries_the_first_number() {
     }
     world.run(Duration::from_secs(1));
     world.delivered_exactly([payload].into_iter());
-    let frame = DataFrame::decode(&world.delivered[0]).unwrap();
+    let frame = DataFrame::decode(&world.delivered()[0]).unwrap();
     assert_eq!((frame.kind, frame.seq_num, frame.hash_key), (Kind::Tx, SeqNum(1), FLOW));
     world.send(&parts[0]);
     assert_eq!(world.dropped(DropReason::LateFragment), 1);
@@ -949,7 +1009,7 @@ fn a_unicast_repair_is_taken_only_from_an_endpoint_and_only_for_an_open_gap() {
     assert_eq!(world.dropped(DropReason::UnsolicitedRepair), 1);
     world.send(&tx(3));
     world.arrive(Door::Replies, "[fd00::bad]:9300", &tx(2));
-    assert_eq!(world.delivered.len(), 2);
+    assert_eq!(world.delivered().len(), 2);
     world.arrive(Door::Replies, ENDPOINT, &tx(2));
     world.delivered_exactly((1..=3).map(transaction));
 }
@@ -974,14 +1034,12 @@ fn repairs_pass_the_source_filter_that_admits_only_proxies() {
 #[test]
 fn a_frame_the_consumer_did_not_get_may_come_again() {
     let mut world = World::settled();
-    let batch = [(address(PROXY), tx(1))];
-    for _ in 0..2 {
-        world.pipeline.take(world.now, Door::Groups, batch.as_slice());
-        let mut deliveries = Vec::new();
-        world.pipeline.take_deliveries(&mut deliveries);
-        assert_eq!(deliveries.len(), 1);
-        world.pipeline.undelivered(world.now, deliveries[0].ticket, DropReason::ConsumerQueueFull);
+    world.outside.consumer = Consumer::Fails;
+    for times in 1..=2 {
+        world.arrive(Door::Groups, PROXY, &tx(1));
+        assert_eq!(world.delivered().len(), times);
     }
+    assert_eq!(world.dropped(DropReason::EgressError), 2);
 }
 
 #[test]
@@ -991,18 +1049,12 @@ fn what_found_a_full_queue_is_asked_for_when_there_is_room() {
     let parts = fragments(&payload, 2);
     let batch: Vec<_> = [tx(1)].into_iter().chain(parts).map(|datagram| (address(PROXY), datagram)).collect();
     batch.iter().for_each(|(_, datagram)| world.store(datagram));
-    world.pipeline.set_room(false);
-    world.pipeline.take(world.now, Door::Groups, batch.as_slice());
-    let mut deliveries = Vec::new();
-    world.pipeline.take_deliveries(&mut deliveries);
-    assert_eq!(deliveries.len(), 2);
-    for delivery in &deliveries {
-        world.pipeline.no_room(world.now, delivery, batch.as_slice());
-        world.pipeline.release(delivery);
-    }
+    world.outside.room = false;
+    world.round(Door::Groups, batch.as_slice());
+    assert_eq!(world.dropped(DropReason::ConsumerQueueFull), 2);
     world.run(Duration::from_secs(2));
     assert_eq!(world.requests, [], "no room yet");
-    world.pipeline.set_room(true);
+    world.outside.room = true;
     world.run(Duration::from_secs(1));
     world.delivered_exactly([transaction(1), payload].into_iter());
     assert_eq!(world.dropped(DropReason::ConsumerQueueFull), 2);
@@ -1073,8 +1125,7 @@ fn a_block_header_is_emitted_once_for_each_announcement() {
     block[HEADER..].copy_from_slice(&payload);
     world.send(&block);
     world.send(&block);
-    let mut headers = Vec::new();
-    world.pipeline.take_headers(&mut headers);
+    let headers = &world.outside.headers;
     assert_eq!(headers.len(), 1);
     let header = DataFrame::decode(&headers[0]).unwrap();
     assert_eq!((header.kind, header.id, header.payload), (Kind::BlockHeader, &id, &payload[..80]));
@@ -1102,7 +1153,7 @@ fn subtree_data_that_repeats_its_end_does_not_pass_for_the_subtree() {
             second_id: &NO_TREE,
             payload: &payload,
         };
-        verify::verify(&frame, &VerifyRules::default(), None)
+        verify(&frame, &VerifyRules::default(), None)
     };
     assert_eq!(verdict(&leaves), Ok(()));
     let repeated = [leaves[0], leaves[1], leaves[2], leaves[2]];
@@ -1170,23 +1221,18 @@ fn a_frame_that_found_no_place_to_wait_answers_its_claim_like_any_other() {
     settings.claims = ClaimsConfig { tier2: true, ..ClaimsConfig::default() };
     settings.waiting_bytes = 0;
     let mut world = World::with(settings);
-    let batch = [(address(PROXY), tx(1))];
-    let mut passed = || {
-        world.pipeline.take(world.now, Door::Groups, batch.as_slice());
-        let mut deliveries = Vec::new();
-        world.pipeline.take_deliveries(&mut deliveries);
-        deliveries
-    };
-    let first = passed();
-    assert!(first[0].ticket.is_some(), "so that it is known whether the consumer has it");
-    assert!(passed().is_empty());
+    world.outside.consumer = Consumer::Waits;
+    world.arrive(Door::Groups, PROXY, &tx(1));
+    assert!(world.outside.queued[0].ticket.is_some(), "so that it is known whether the consumer has it");
+    world.arrive(Door::Groups, PROXY, &tx(1));
+    assert_eq!(world.delivered().len(), 1);
     // The consumer has no room: endpoints are asked again, and what they send is no duplicate.
-    world.pipeline.no_room(world.now, &first[0], batch.as_slice());
-    world.pipeline.release(&first[0]);
-    world.pipeline.take(world.now, Door::Groups, batch.as_slice());
-    let mut deliveries = Vec::new();
-    world.pipeline.take_deliveries(&mut deliveries);
-    assert_eq!(deliveries.len(), 1);
+    world.outside.room = false;
+    world.arrive(Door::Groups, PROXY, &tx(2));
+    assert_eq!((world.delivered().len(), world.counts().open_gaps), (1, 1));
+    world.outside.room = true;
+    world.arrive(Door::Groups, PROXY, &tx(2));
+    assert_eq!((world.delivered().len(), world.counts().open_gaps), (2, 0));
 }
 
 proptest! {
@@ -1219,9 +1265,9 @@ proptest! {
             world.digest(FLOW, count);
             world.run(Duration::from_secs(1));
         }
-        let got: HashSet<&[u8]> = world.delivered.iter().map(|frame| &frame[HEADER..]).collect();
+        let got: HashSet<&[u8]> = world.delivered().iter().map(|frame| &frame[HEADER..]).collect();
         prop_assert_eq!(got.len() as u64, count);
-        prop_assert_eq!(world.delivered.len() as u64, count);
+        prop_assert_eq!(world.delivered().len() as u64, count);
         prop_assert_eq!(world.counts().lost_total(), 0);
     }
 }
@@ -1257,8 +1303,8 @@ fn marking() -> World {
 impl World {
     fn come(&mut self, door: Door, from: &str, to: Option<IpAddr>, datagram: &[u8]) -> Vec<Sighted> {
         let batch = Addressed { from: address(from), to, bytes: datagram.to_vec() };
-        self.pipeline.take(self.now, door, &batch);
-        self.pipeline.sighted().collect()
+        self.round(door, &batch);
+        std::mem::take(&mut self.outside.sighted)
     }
 
     /// From a proxy, to the group of its id.

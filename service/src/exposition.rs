@@ -25,8 +25,10 @@ pub fn parse(page: &str) -> Result<Page, String> {
 /// What `expected` names and `page` does not have. `expected` is a list of `# TYPE` lines and of series without their
 /// values: names that people's dashboards and alerts rely on. What the page has beyond it is of no interest.
 pub fn missing<'e>(page: &str, expected: &'e str) -> Vec<&'e str> {
-    let on_page: HashSet<&str> =
-        page.lines().filter_map(|line| if line.starts_with('#') { Some(line) } else { series(line) }).collect();
+    let on_page: HashSet<&str> = page
+        .lines()
+        .filter_map(|line| if line.starts_with('#') { Some(line) } else { series(line) })
+        .collect();
     expected.lines().filter(|line| !line.is_empty() && !on_page.contains(line)).collect()
 }
 

@@ -24,7 +24,7 @@ pub use counters::{Counters, metrics};
 use crate::config::Config;
 use anyhow::Context;
 use cache_backend::Backend;
-use counters::{ControlCells, DoorCells, WorkerCells};
+use counters::{ControlCells, NackServerCells, WorkerCells};
 use service::Deps;
 use service::config::Purpose;
 use service::worker::Threads;
@@ -38,7 +38,7 @@ pub struct Running {
     /// Where requests are taken: the bound address and port.
     pub nack: SocketAddr,
     workers: Vec<Arc<WorkerCells>>,
-    nack_server: Arc<DoorCells>,
+    nack_server: Arc<NackServerCells>,
     control: Arc<ControlCells>,
     threads: Threads,
 }
@@ -52,7 +52,7 @@ impl Running {
             ..Counters::default()
         };
         self.workers.iter().for_each(|cells| total.add_worker(cells));
-        total.add_door(&self.nack_server);
+        total.add_nack_server(&self.nack_server);
         total
     }
 
@@ -80,7 +80,7 @@ pub async fn start_with(
     deps: Deps,
     shared: Option<Arc<dyn Backend>>,
 ) -> anyhow::Result<Running> {
-    config.validate()?;
+    config.check()?;
     if let Some(shared) = &shared {
         service::store::watch(Purpose::Frames, shared, &deps.lifecycle, &deps.registry);
     }
@@ -94,7 +94,9 @@ pub async fn start_with(
     let starter = Starter::new(config, sockets, &deps.lifecycle);
     let threads = starter.start(request_socket, shared).await?;
     let Starter { workers, nack_server, control, .. } = starter;
-    workers.iter().for_each(|cells| deps.registry.add(cells.clone()));
+    let labelled =
+        |cells: &Arc<WorkerCells>| deps.registry.add_labelled("worker", cells.name.clone(), cells.clone());
+    workers.iter().for_each(labelled);
     deps.registry.add(nack_server.clone());
     deps.registry.add(control.clone());
     deps.registry.add_detail("coverage", coverage(&workers));

@@ -10,7 +10,6 @@ use crate::pipeline::{Endpoint, RoundCounts};
 use multicast_io::Burst;
 use multicast_io::receive::BATCH;
 use service::worker::{Intake, Mailbox};
-use std::future::pending;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,7 +47,13 @@ impl Worker {
         let mut flush = tokio::time::interval(FLUSH);
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shared = self.io.shared.is_some();
+        let mut timeout = std::pin::pin!(tokio::time::sleep_until(Instant::now().into()));
         loop {
+            // It is moved only where it changed: that costs a lock of the runtime's timers.
+            let due = self.endpoint.next_timeout().map(tokio::time::Instant::from);
+            if let Some(at) = due.filter(|at| *at != timeout.deadline()) {
+                timeout.as_mut().reset(at);
+            }
             tokio::select! {
                 () = self.intake.ready() => self.receive().await,
                 message = self.messages.next() => {
@@ -56,7 +61,7 @@ impl Worker {
                     self.take(message).await;
                 }
                 _ = flush.tick(), if shared => self.io.flush_shared(),
-                () = due(self.endpoint.next_timeout()) => self.commit().await,
+                () = &mut timeout, if due.is_some() => self.commit().await,
                 _ = second.tick() => self.show(),
                 () = &mut stop => break,
             }
@@ -112,14 +117,6 @@ impl Worker {
         cells.gso_refused.set(self.io.gso_refused());
         cells.injected.set(self.intake.dropped_on_purpose());
         *cells.coverage.lock().unwrap_or_else(PoisonError::into_inner) = self.endpoint.coverage(COVERAGE);
-    }
-}
-
-/// Completes then; never, without a time.
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => pending().await,
     }
 }
 

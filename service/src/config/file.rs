@@ -123,7 +123,9 @@ impl Reader<'_> {
 
     /// The keys outside of tables.
     fn general(&self, keys: Vec<(String, toml::Value)>) -> Result<Vec<Entry>, FileError> {
-        let entry = |(key, value): (String, toml::Value)| match self.options_of(self.role.name).and_then(|own| option_of(own, &key))
+        let entry = |(key, value): (String, toml::Value)| match self
+            .options_of(self.role.name)
+            .and_then(|own| option_of(own, &key))
         {
             Some(option) => Ok(Entry { key, option, value }),
             None => Err(self.stray(key)),

@@ -107,9 +107,10 @@ fn effective(sub: &Command, found: &ArgMatches, layers: &Layers) -> Vec<Effectiv
 
 #[cfg(test)]
 mod tests {
-    use super::super::args::{BackendArgs, FabricArgs};
     use super::super::exit::EXIT_USAGE;
+    use super::super::fabric::FabricArgs;
     use super::super::role::Alias;
+    use super::super::store::BackendArgs;
     use super::super::values::HostPorts;
     use super::*;
     use clap::{ArgAction, Args, Parser, Subcommand};

@@ -1060,6 +1060,53 @@ fn what_found_a_full_queue_is_asked_for_when_there_is_room() {
     assert_eq!(world.dropped(DropReason::ConsumerQueueFull), 2);
 }
 
+/// A listener with siblings: what it has not seen waits for the store, which answers at once.
+fn sharing() -> World {
+    let claims = ClaimsConfig { tier2: true, ..ClaimsConfig::default() };
+    let mut world = World::with(Settings { claims, ..settings() });
+    world.outside.store = Some(Memory::new(1 << 20));
+    world
+}
+
+#[test]
+fn a_kept_frame_that_finds_no_room_is_missing_again() {
+    let mut world = sharing();
+    world.outside.room = false;
+    world.send(&tx(1));
+    let counts = world.counts();
+    assert_eq!((counts.claims_waited, counts.dropped_for(DropReason::ConsumerQueueFull)), (1, 1));
+    assert_eq!((counts.open_gaps, counts.waiting_bytes), (1, 0));
+    world.outside.room = true;
+    world.meet();
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly([transaction(1)].into_iter());
+}
+
+#[test]
+fn a_process_that_stood_still_between_claim_and_delivery_asks_again() {
+    let mut world = sharing();
+    let batch = [(address(PROXY), tx(1))];
+    world.pipeline.begin(world.now, Door::Groups, batch.as_slice());
+    let asked = world.pipeline.commit(world.now, batch.as_slice(), Turn::Last, &mut world.outside);
+    assert_eq!(asked, Next::Asked);
+    world.now += Duration::from_secs(30);
+    world.commit(batch.as_slice());
+    assert_eq!(world.delivered().len(), 0, "its lease is over");
+    world.run(Duration::from_secs(1));
+    world.delivered_exactly([transaction(1)].into_iter());
+}
+
+#[test]
+fn between_the_batches_of_a_turn_the_consumer_is_not_woken() {
+    let mut world = World::new();
+    let batch = [(address(PROXY), tx(1))];
+    world.pipeline.begin(world.now, Door::Groups, batch.as_slice());
+    while world.pipeline.commit(world.now, batch.as_slice(), Turn::More, &mut world.outside) == Next::Asked {}
+    assert_eq!((world.outside.queued.len(), world.counts().delivered), (1, 0));
+    world.commit::<[(SocketAddr, Vec<u8>)]>(&[]);
+    assert_eq!((world.outside.queued.len(), world.counts().delivered), (0, 1));
+}
+
 #[test]
 fn a_draining_endpoint_is_left_at_once_and_a_given_one_stays() {
     let now = Instant::now();

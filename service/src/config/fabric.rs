@@ -5,6 +5,7 @@ use super::parsers::{whole, within};
 use super::values::{Names, group_id};
 use clap::{Args, ValueEnum};
 use frame::{Fabric, Scope, ShardBits, SourceMode};
+use std::net::IpAddr;
 
 /// Where the fabric is: interfaces, groups, addresses.
 #[derive(Args, Clone, Debug)]

@@ -70,7 +70,7 @@ check-aarch64: ## type check for 64-bit ARM, where its standard library is insta
 
 test-fabric: ## whole matrices in network namespaces, with the release binary; needs root
 	$(CARGO) build --release -p oncecast
-	ONCECAST_BIN=$(abspath $(BINARY)) ONCECAST_FABRIC=all $(CARGO) test -p tests -- --include-ignored
+	ONCECAST_BIN=$(abspath $(BINARY)) $(CARGO) test -p tests -- --include-ignored
 
 worlds: ## simulated worlds, 10 minutes a kind (SECONDS_OF_WORLDS=600), numbered from FROM=0
 	$(CARGO) build --release -p simulator --examples

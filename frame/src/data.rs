@@ -1,7 +1,19 @@
 //! Data frames: V1, V2, V4, V5, V6, V7 and V9 share one view (wire 1.1 - 1.9).
 //!
-//! A view borrows the datagram: ids and payload are references into it, nothing is copied or allocated. Bytes after
-//! the declared length are tolerated (wire 1.0) and not part of the view.
+//! A view borrows the datagram: ids and payload are references into it. Bytes after the declared length are tolerated (wire
+//! 1.0); they are not part of the view.
+//!
+//! ```
+//! use frame::{DataFrame, DecodeError, Kind};
+//!
+//! let mut datagram = [0; 92];
+//! datagram[..4].copy_from_slice(&frame::MAGIC);
+//! datagram[6] = Kind::Tx as u8;
+//! assert_eq!(DataFrame::decode(&datagram).map(|frame| frame.payload.len()), Ok(0));
+//! // A length of one byte, which is not there.
+//! datagram[91] = 1;
+//! assert_eq!(DataFrame::decode(&datagram), Err(DecodeError::UnexpectedEof));
+//! ```
 
 use crate::{DecodeError, HashKey, Id, Kind, SeqNum, field};
 

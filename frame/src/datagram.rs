@@ -1,7 +1,7 @@
 //! Any datagram of the fabric: the dispatcher over all kinds, and the place of flow and number that most kinds share.
 //!
 //! [`stamp`] and [`stamped`] write and read bytes 40-55 in place. They look at byte 6 and at the length of the header, and
-//! decode nothing.
+//! decode nothing: a few nanoseconds, whatever the payload.
 
 use crate::{DataFrame, DecodeError, Fragment, HashKey, Kind, SeqNum, bundle, bundle::Bundle};
 use crate::{control, data, digest::Digest, field, fragment, manifest::Manifest};

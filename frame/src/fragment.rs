@@ -1,5 +1,13 @@
-//! V3 fragments (wire 1.3, 5): view, encoder, the plan that cuts a payload, and the rule that admits a first fragment
-//! to reassembly.
+//! V3 fragments (wire 1.3, 5): view, encoder, the plan by which a payload is cut, and the rule that says which fragment may
+//! open a reassembly.
+//!
+//! ```
+//! use frame::fragment::{Cut, Threshold, cut};
+//!
+//! let Cut::Fragments(plan) = cut(3_000, 1_500, Threshold::Compatible) else { panic!("3,000 bytes are cut") };
+//! assert_eq!((plan.total, plan.range(2)), (3, 2_696..3_000));
+//! assert_eq!(cut(1_348, 1_500, Threshold::Compatible), Cut::Whole);
+//! ```
 
 use crate::{DataFrame, DecodeError, HashKey, Id, Kind, NO_ID, SeqNum, data, field};
 

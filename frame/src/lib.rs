@@ -1,9 +1,21 @@
-//! Wire formats of the transaction fabric, and what is derived from them.
+//! The wire formats of the transaction fabric, and what follows from them.
 //!
-//! Views borrow the datagram and copy nothing; encoders write into a buffer that the caller owns. Nothing here
-//! allocates, reads a clock or touches a socket, and no length is trusted before it was checked.
+//! A view borrows the datagram and copies nothing. An encoder writes into a buffer of its caller and returns the length, or
+//! `None` where the buffer is too short. Nothing here allocates, reads a clock or touches a socket.
 //!
-//! The byte layouts are those of `docs/wire.md`; section numbers in the comments refer to it.
+//! Promises: no input makes a decoder panic or read outside its datagram; no length is believed before it was checked.
+//! Limits: of transactions and blocks only the structure is read, no consensus rule is checked.
+//!
+//! The byte layouts are those of `docs/wire.md`; numbers of sections in the comments are its numbers.
+//!
+//! ```
+//! use frame::{Datagram, DecodeError, HashKey, Nack, NO_ID, SeqNum};
+//!
+//! let request = Nack { flags: 0, hash_key: HashKey(7), start: SeqNum(3), end: SeqNum(5), subtree_id: NO_ID };
+//! let datagram = request.encode();
+//! assert_eq!(Datagram::decode(&datagram), Ok(Datagram::Nack(request)));
+//! assert_eq!(Datagram::decode(&datagram[..40]), Err(DecodeError::BadNack));
+//! ```
 #![no_std]
 #[cfg(test)]
 extern crate std;
@@ -43,3 +55,8 @@ pub use kind::Kind;
 pub const MAGIC: [u8; 4] = [0xE3, 0xE1, 0xF3, 0xE8];
 /// Bytes 4 and 5: written by everybody, checked by nobody (wire 1.0).
 pub const PROTOCOL: [u8; 2] = [0x02, 0xBF];
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

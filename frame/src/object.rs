@@ -1,4 +1,6 @@
 //! V9 objects: ids, submission and delivery records (wire 1.9).
+//!
+//! Every byte of a record is judged as soon as it is there: a stream that cannot become a record is broken at once.
 
 use crate::{DecodeError, Id, boundary::Boundary, field, field::Writer, hash};
 

@@ -17,7 +17,7 @@ use frame::subtree::{self, Form, SubtreeData};
 use frame::tee::Tee;
 use frame::{
     DataFrame, Datagram, DecodeError, Fabric, GroupIndex, HashKey, Id, Kind, NO_ID, Scope, SeqNum, ShardBits,
-    SourceMode, block, cache_key, data, group, hash, tx,
+    SourceMode, block, cache_key, group, hash, tx,
 };
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;

@@ -81,8 +81,10 @@ impl World {
         let data = (0..bits.groups()).map(|group| GroupIndex(u16::try_from(group).unwrap()));
         let control =
             [GroupIndex::BLOCK_BROADCAST, GroupIndex::SUBTREE_DATA, GroupIndex::SUBTREE_GROUP_ANNOUNCE];
-        let mut receivers: Vec<_> =
-            data.chain(control).map(|group| (group, join(&fabric, group, config.sending.egress_port))).collect();
+        let mut receivers: Vec<_> = data
+            .chain(control)
+            .map(|group| (group, join(&fabric, group, config.sending.egress_port)))
+            .collect();
         receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.sending.beacon_port)));
         let lifecycle = Lifecycle::new("proxy");
         let deps = Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), memory };

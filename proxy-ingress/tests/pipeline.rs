@@ -736,6 +736,39 @@ fn what_comes_while_a_round_is_under_way_is_asked_about_before_the_burst_is_clea
 }
 
 #[test]
+fn a_worker_that_slept_between_asking_and_sending_asks_again() {
+    let mut world = World::with_store(config(1), Some(Memory::new(16 << 20)));
+    world.arrive(&[tx_frame(1, 200)]);
+    assert_eq!(world.commit(), Next::Asked);
+    world.now += Duration::from_secs(1);
+    assert_eq!(world.commit(), Next::Done);
+    assert_eq!(world.stamps().len(), 0, "a sibling may have taken over");
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.stamps().len(), 1);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn faults_in_the_order_of_a_round_show() {
+    use proxy_ingress::mutation::Mutation;
+    let mut world = World::with_store(config(1), Some(Memory::new(16 << 20)));
+    world.ingress.mutate(Mutation::TimeNotReadAgain);
+    world.arrive(&[tx_frame(1, 200)]);
+    assert_eq!(world.commit(), Next::Asked);
+    world.now += Duration::from_secs(1);
+    assert_eq!((world.commit(), world.stamps().len()), (Next::Done, 1));
+
+    let mut world = World::with_backend(config(1), Some(Arc::new(Silent)));
+    world.ingress.mutate(Mutation::ClearedBeforeKept);
+    let frames = [tx_frame(1, 200), tx_frame(2, 200)];
+    world.round(&frames[..1]);
+    world.round(&frames[1..]);
+    world.ingress.decide_all(world.now);
+    world.round(&[]);
+    assert!(world.stamps().iter().all(|(_, _, id)| *id != id_of(&frames[0])));
+}
+
+#[test]
 fn the_last_round_announces_active_flows() {
     let mut world = World::with_backend(config(1), Some(Arc::new(Silent)));
     world.round(&(0..10).map(|seed| tx_frame(seed, 200)).collect::<Vec<_>>());

@@ -352,7 +352,7 @@ fn a_silent_flow_is_announced_by_a_commit_at_its_time() {
     world.commit();
     assert_eq!(world.io.announced.iter().map(|entry| entry.highest.0).collect::<Vec<_>>(), [7]);
     assert!(world.endpoint.next_timeout().unwrap() > world.now);
-    // Its sender announces it: nobody need speak for it.
+    // Its sender announces it: nobody else need do so.
     world.endpoint.message(Message::DigestHeard { flows: vec![(FLOW, SeqNum(7))] });
     world.commit();
     world.now = world.endpoint.next_timeout().unwrap();

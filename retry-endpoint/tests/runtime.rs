@@ -12,7 +12,6 @@ use retry_endpoint::{Config, Counters, Running, start_with};
 use service::config::{Family, HostPorts, Names};
 use service::{Deps, Lifecycle, Registry};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -402,95 +401,4 @@ async fn a_start_that_cannot_work_names_the_option() {
     config.requests.nack_port = port;
     let refused = start(config).await;
     assert!(refused.contains(&format!("--nack-port {port}")), "{refused}");
-}
-
-// ---------------------------------------------------------------------------------------------------- socket errors --
-
-/// Set for the child half of the tests below: network number, port of the data groups, of requests and of the beacon group.
-const CHILD: &str = "RETRY_TEST_CHILD";
-
-/// The child half: an endpoint that runs until its process ends.
-#[tokio::test]
-async fn an_endpoint_whose_sockets_fail_child() {
-    let Ok(numbers) = std::env::var(CHILD) else { return };
-    let numbers: Vec<u16> = numbers.split(' ').map(|number| number.parse().unwrap()).collect();
-    let [net, port, nack_port, beacon_port] = numbers[..] else { panic!("{numbers:?}") };
-    let net = u8::try_from(net).unwrap();
-    let lo = Interface::by_name("lo").unwrap();
-    let world = World { fabric: Fabric::V4 { net }, net, port, beacon_port, lo };
-    let mut config = world.config();
-    config.requests.nack_port = nack_port;
-    let endpoint = world.endpoint(config, None).await;
-    endpoint.running.wait().await;
-}
-
-/// Runs an endpoint in a process of its own, in which every `call` fails, and goes on with `provoke(world, address of the
-/// requests)` until the process has ended; returns its exit code. `None`: strace is not here.
-async fn exit_code_when_fails(call: &str, provoke: impl Fn(&World, SocketAddr)) -> Option<i32> {
-    if Command::new("strace").arg("-V").output().is_err() {
-        assert!(std::env::var("ONCECAST_REQUIRE_ALL").is_err(), "strace is not installed");
-        eprintln!("skipped: strace is not installed");
-        return None;
-    }
-    let world = World::new();
-    let nack = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let mut child = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:error=EIO")])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "an_endpoint_whose_sockets_fail_child", "--nocapture"])
-        .env(CHILD, format!("{} {} {} {}", world.net, world.port, nack.port(), world.beacon_port))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let ended = async {
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                return status.code();
-            }
-            provoke(&world, nack);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let code = tokio::time::timeout(TIMEOUT, ended).await;
-    let _ = child.kill();
-    code.expect("the process lives on with a dead thread")
-}
-
-const EXIT_PANIC: i32 = service::worker::thread::EXIT_PANIC;
-
-#[tokio::test]
-async fn a_request_port_that_fails_ends_the_process() {
-    let requester = Socket::requester();
-    let ask = |_: &World, nack| requester.ask(nack, 1, 1, 0);
-    if let Some(code) = exit_code_when_fails("recvmmsg", ask).await {
-        assert_eq!(code, EXIT_PANIC);
-    }
-}
-
-#[tokio::test]
-async fn a_data_socket_that_fails_ends_the_process() {
-    let emit = |world: &World, _| world.emit(1, &[frame(1)]);
-    if let Some(code) = exit_code_when_fails("recvmmsg", emit).await {
-        assert_eq!(code, EXIT_PANIC);
-    }
-}
-
-#[tokio::test]
-async fn a_beacon_that_cannot_send_ends_the_process() {
-    if let Some(code) = exit_code_when_fails("sendmmsg", |_, _| {}).await {
-        assert_eq!(code, EXIT_PANIC);
-    }
-}
-
-#[tokio::test]
-async fn a_digest_listener_that_fails_ends_the_process() {
-    let digest = |world: &World, _| {
-        let beacon = SocketAddr::new(world.fabric.address(GroupIndex::BEACON), world.beacon_port);
-        world.emit_to(beacon, &[vec![0; 8]]);
-    };
-    if let Some(code) = exit_code_when_fails("recvmmsg", digest).await {
-        assert_eq!(code, EXIT_PANIC);
-    }
 }

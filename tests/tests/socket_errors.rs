@@ -59,7 +59,8 @@ impl World {
         let line = line.replace("DATA", &data.to_string());
         let command = Config::augment_args(clap::Command::new("role"));
         // Options that the service loads for every role are not part of a role's own.
-        let known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned).collect();
+        let known: Vec<_> =
+            command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned).collect();
         let mut words = vec!["role"];
         for option in line.split_whitespace().skip(1).collect::<Vec<_>>().chunks(2) {
             if known.iter().any(|name| option[0] == format!("--{name}")) {
@@ -117,8 +118,7 @@ fn refuse(call: i64, sockets: &[RawFd]) {
     };
     let rules = [(call, sockets.iter().map(rule).collect())].into_iter().collect();
     let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EIO), arch).unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EIO), arch).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     seccompiler::apply_filter_all_threads(&program).unwrap();
 }
@@ -241,9 +241,8 @@ fn healthz(admin: SocketAddr) -> Option<String> {
 
 /// Sets how many descriptors a process may have.
 fn limit_descriptors(process: u32, most: usize) {
-    let status = Command::new("prlimit")
-        .args([format!("--pid={process}"), format!("--nofile={most}:65536")])
-        .status();
+    let status =
+        Command::new("prlimit").args([format!("--pid={process}"), format!("--nofile={most}:65536")]).status();
     assert!(status.unwrap().success(), "prlimit");
 }
 

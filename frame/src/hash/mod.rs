@@ -1,6 +1,7 @@
 //! The digests of the wire, each in one place. XXH64 is in [`crate::flow`].
 //!
-//! `sha2` finds the SHA instructions of the processor at run time; see [`sha256d`] for what that costs.
+//! `sha2` finds the SHA instructions of the processor at run time; [`sha256d`] says what they cost. Many messages are hashed by
+//! [`sha256d_each`], in one of two ways: sixteen side by side with AVX-512, else two at a time.
 
 #[cfg(target_arch = "x86_64")]
 mod lanes;

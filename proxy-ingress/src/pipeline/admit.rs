@@ -123,7 +123,7 @@ impl Admitted {
     }
 }
 
-/// Judges one datagram or message.
+/// Checks one datagram or message.
 pub fn admit(policy: &Policy, bytes: &[u8], via: Via) -> Result<Admitted, DropReason> {
     admit_hashed(policy, bytes, via, None)
 }

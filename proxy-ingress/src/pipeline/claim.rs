@@ -63,7 +63,7 @@ pub(super) struct Gate {
     claims: Claims,
     claiming: bool,
     slab: Slab<Candidate>,
-    /// Frames of this round, written once when they were judged and read once when they are loaded.
+    /// Frames of this round, written once when they were admitted and read once when they are loaded.
     batch: RoundFrames,
     asked: Vec<ClaimAsked>,
     verdicts: Vec<Verdict>,
@@ -265,7 +265,7 @@ impl Gate {
         self.slab.read(first, len, out);
     }
 
-    /// Frames judged that were not taken by [`Gate::next`] yet.
+    /// Frames admitted that were not taken by [`Gate::next`] yet.
     pub(super) fn pending(&self) -> usize {
         self.asked.len() + self.present.len() + self.cleared.len()
     }

@@ -34,7 +34,7 @@ struct HandOver {
     failed: bool,
 }
 
-/// Claims in flight between `won` and `sent` or `failed`. Bounded by the frames in flight.
+/// See the module text.
 #[derive(Default)]
 pub(super) struct HandOvers {
     open: Vec<HandOver>,
@@ -52,7 +52,7 @@ pub(super) struct HandOvers {
 }
 
 impl HandOvers {
-    /// Opens a claim that is settled when `parts` datagrams were handed over or lost.
+    /// Opens the hand-over of a won claim. It is over when `parts` datagrams were handed over or lost.
     pub(super) fn open(&mut self, ticket: Ticket, parts: u64) -> HandOverRef {
         let hand_over = HandOver { ticket, outstanding: parts, failed: false };
         if let Some(index) = self.free.pop() {
@@ -90,7 +90,7 @@ impl HandOvers {
         }
     }
 
-    /// `parts` datagrams of a claim were handed over, or (`lost`) will never be.
+    /// `parts` datagrams of a hand-over left, or (`lost`) will never be.
     pub(super) fn finish(&mut self, hand_over: HandOverRef, parts: u64, lost: bool) {
         let Some(entry) = self.open.get_mut(hand_over.0 as usize) else { return };
         entry.failed |= lost;

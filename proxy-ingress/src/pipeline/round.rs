@@ -106,7 +106,7 @@ enum Step {
     Send { until: Instant },
 }
 
-/// The pipeline of one worker; see the module text.
+/// The pipeline of one worker. See the module text for the order of calls.
 pub struct Ingress {
     step: Step,
     full_timeout: Duration,
@@ -282,7 +282,7 @@ impl Ingress {
         Next::Asked
     }
 
-    /// The time at which it is judged whether claims are still fresh enough to send.
+    /// The time that decides whether a claim is still fresh enough to send.
     fn time_to_load(&self, now: Instant) -> Instant {
         #[cfg(feature = "mutants")]
         if planted!(self, TimeNotReadAgain) {

@@ -12,8 +12,10 @@ use std::time::Duration;
 /// Every metric of the role.
 pub fn metrics() -> impl Iterator<Item = &'static Metric> {
     // Some are counted by several threads: the first row of a name stands for it.
-    let all =
-        WorkerCells::TABLE.metrics().chain(DoorCells::TABLE.metrics()).chain(ControlCells::TABLE.metrics());
+    let all = WorkerCells::TABLE
+        .metrics()
+        .chain(NackServerCells::TABLE.metrics())
+        .chain(ControlCells::TABLE.metrics());
     let mut seen = HashSet::new();
     all.filter(move |metric| seen.insert(metric.name))
 }
@@ -65,9 +67,9 @@ service::counters! {
 }
 
 service::counters! {
-    /// Cells of the door.
+    /// Cells of the NACK server.
     #[derive(Default)]
-    pub(crate) struct DoorCells {
+    pub(crate) struct NackServerCells {
         pub(crate) requests: Counter => counter("bre_nack_requests_total", [], "Requests taken.");
         pub(crate) refused: [Counter; BadRequest::ALL] => counter("bre_nack_refused_total", ["reason"], "Datagrams on the request port that got no answer.");
         pub(crate) limited: [Counter; Level::ALL] => counter("bre_rate_limit_drops_total", ["level"], "Requests and repairs refused by a limit.");
@@ -151,7 +153,7 @@ impl Counters {
         self.injected_loss += cells.injected.get();
     }
 
-    pub(crate) fn add_door(&mut self, cells: &DoorCells) {
+    pub(crate) fn add_nack_server(&mut self, cells: &NackServerCells) {
         self.requests += cells.requests.get();
         self.unicast_repairs += cells.unicast.get();
         self.acks_sent += cells.acks.get();
@@ -172,7 +174,7 @@ mod tests {
     fn no_series_of_the_page_is_lost() {
         let registry = service::Registry::default();
         registry.add_labelled("worker", "0".to_owned(), Arc::new(WorkerCells::default()));
-        registry.add(Arc::new(DoorCells::default()));
+        registry.add(Arc::new(NackServerCells::default()));
         registry.add(Arc::new(ControlCells::default()));
         let page = registry.render();
         service::exposition::parse(&page).unwrap();

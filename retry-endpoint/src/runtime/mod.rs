@@ -24,7 +24,7 @@ pub use counters::{Counters, metrics};
 use crate::config::Config;
 use anyhow::Context;
 use cache_backend::Backend;
-use counters::{ControlCells, DoorCells, WorkerCells};
+use counters::{ControlCells, NackServerCells, WorkerCells};
 use service::Deps;
 use service::config::Purpose;
 use service::worker::Threads;
@@ -38,7 +38,7 @@ pub struct Running {
     /// Where requests are taken: the bound address and port.
     pub nack: SocketAddr,
     workers: Vec<Arc<WorkerCells>>,
-    nack_server: Arc<DoorCells>,
+    nack_server: Arc<NackServerCells>,
     control: Arc<ControlCells>,
     threads: Threads,
 }
@@ -52,7 +52,7 @@ impl Running {
             ..Counters::default()
         };
         self.workers.iter().for_each(|cells| total.add_worker(cells));
-        total.add_door(&self.nack_server);
+        total.add_nack_server(&self.nack_server);
         total
     }
 

@@ -7,7 +7,7 @@
 //! Promise: an ACK is built after the last unicast repair of its answer was taken. Limit: a full socket is waited for
 //! [`FULL_TIMEOUT`] at most; what is not sent then is asked for again.
 
-use super::counters::DoorCells;
+use super::counters::NackServerCells;
 use super::mailboxes::WorkerMailboxes;
 use crate::config::Config;
 use crate::pipeline::answer::{Answer, Request};
@@ -35,7 +35,7 @@ pub(super) struct NackServer {
     limits: RequestLimits,
     trusted: Trusted,
     workers: WorkerMailboxes,
-    cells: Arc<DoorCells>,
+    cells: Arc<NackServerCells>,
     rules: ReplyRules,
     max_range: u64,
 }
@@ -53,7 +53,7 @@ impl NackServer {
         socket: Receiver,
         config: &Config,
         workers: WorkerMailboxes,
-        cells: Arc<DoorCells>,
+        cells: Arc<NackServerCells>,
         seed: u64,
     ) -> io::Result<NackServer> {
         let inlet = Inlet { tag: (), name: "--nack-port", receiver: socket, memberships: None };

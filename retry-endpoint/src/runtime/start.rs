@@ -3,7 +3,7 @@
 
 use super::beacon::{Beacon, BeaconConfig};
 use super::control::Control;
-use super::counters::{ControlCells, DoorCells, WorkerCells};
+use super::counters::{ControlCells, NackServerCells, WorkerCells};
 use super::mailboxes::{BYTES, MESSAGES, WorkerMailboxes};
 use super::nack_server::NackServer;
 use super::round_io::WorkerIo;
@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 /// Starts the threads of one endpoint; see the module text.
 pub(super) struct Starter {
     pub(super) workers: Vec<Arc<WorkerCells>>,
-    pub(super) nack_server: Arc<DoorCells>,
+    pub(super) nack_server: Arc<NackServerCells>,
     pub(super) control: Arc<ControlCells>,
     config: Arc<Config>,
     sockets: Sockets,
@@ -79,7 +79,7 @@ impl Starter {
     pub(super) fn new(config: Arc<Config>, sockets: Sockets, lifecycle: &Lifecycle) -> Starter {
         let cells =
             |index: usize| Arc::new(WorkerCells { name: index.to_string(), ..WorkerCells::default() });
-        let nack_server: Arc<DoorCells> = Arc::default();
+        let nack_server: Arc<NackServerCells> = Arc::default();
         let stop = Stop {
             lifecycle: lifecycle.clone(),
             timeout: config.common.drain_timeout,

@@ -1,7 +1,7 @@
 //! When the threads of an endpoint stop: the drain began, and nobody asked for a while; `--drain-timeout` after it began at
 //! the latest.
 
-use super::counters::DoorCells;
+use super::counters::NackServerCells;
 use service::Lifecycle;
 use service::worker::quiet_after_drain;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub(super) struct Stop {
     pub(super) lifecycle: Lifecycle,
     pub(super) timeout: Duration,
     /// They say how often somebody asked.
-    pub(super) nack_server: Arc<DoorCells>,
+    pub(super) nack_server: Arc<NackServerCells>,
 }
 
 impl Stop {

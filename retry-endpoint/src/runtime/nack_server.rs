@@ -15,7 +15,7 @@ use crate::pipeline::limit::{RequestLimits, Trusted};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::round::Message;
 use frame::control::{Ack, Response};
-use multicast_io::{Burst, Loss, Receiver};
+use multicast_io::{Burst, Receiver};
 use service::worker::{Inlet, Intake, IntakeRules, Mailbox};
 use std::io;
 use std::sync::Arc;

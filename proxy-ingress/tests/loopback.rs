@@ -73,8 +73,8 @@ impl World {
     async fn start_with(change: impl FnOnce(&mut Config), memory: Option<Memory>) -> World {
         let mut config = Config::for_embedding();
         config.fabric.mc_ipv4_net = rand::random_range(1..=250);
-        config.egress_port = free_port();
-        config.beacon_port = free_port();
+        config.sending.egress_port = free_port();
+        config.sending.beacon_port = free_port();
         change(&mut config);
         let bits = config.shard_bits().unwrap();
         let fabric = config.fabric().unwrap();
@@ -82,8 +82,8 @@ impl World {
         let control =
             [GroupIndex::BLOCK_BROADCAST, GroupIndex::SUBTREE_DATA, GroupIndex::SUBTREE_GROUP_ANNOUNCE];
         let mut receivers: Vec<_> =
-            data.chain(control).map(|group| (group, join(&fabric, group, config.egress_port))).collect();
-        receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.beacon_port)));
+            data.chain(control).map(|group| (group, join(&fabric, group, config.sending.egress_port))).collect();
+        receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.sending.beacon_port)));
         let lifecycle = Lifecycle::new("proxy");
         let deps = Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), memory };
         let running = proxy_ingress::start(config, deps).await.unwrap();
@@ -329,9 +329,9 @@ async fn a_frame_above_64_mib_closes_the_connection_at_its_header() {
 #[tokio::test]
 async fn senders_that_dawdle_inside_long_frames_hold_up_nobody() {
     let mut world = World::start(|config| {
-        config.tcp_read_timeout = Duration::from_secs(3_600);
-        config.tcp_max_connections = 16;
-        config.tcp_buffer_bytes = service::config::ByteSize(72 << 20);
+        config.streams.tcp_read_timeout = Duration::from_secs(3_600);
+        config.streams.tcp_max_connections = 16;
+        config.streams.tcp_buffer_bytes = service::config::ByteSize(72 << 20);
     })
     .await;
     let address = world.running.tcp.unwrap();
@@ -350,7 +350,7 @@ async fn senders_that_dawdle_inside_long_frames_hold_up_nobody() {
 
 #[tokio::test]
 async fn a_frame_that_drips_in_is_closed_although_each_byte_comes_soon() {
-    let world = World::start(|config| config.tcp_read_timeout = Duration::from_millis(300)).await;
+    let world = World::start(|config| config.streams.tcp_read_timeout = Duration::from_millis(300)).await;
     let stream = TcpStream::connect(world.running.tcp.unwrap()).unwrap();
     let mut sender = stream.try_clone().unwrap();
     sender.write_all(&announcing(1_000_000)).unwrap();
@@ -368,7 +368,7 @@ async fn a_frame_that_drips_in_is_closed_although_each_byte_comes_soon() {
 #[tokio::test]
 async fn two_thousand_connections_leave_room_for_those_that_came_first() {
     const MOST: usize = 64;
-    let mut world = World::start(|config| config.tcp_max_connections = MOST).await;
+    let mut world = World::start(|config| config.streams.tcp_max_connections = MOST).await;
     let address = world.running.tcp.unwrap();
     let mut first: Vec<_> = (0..MOST).map(|_| TcpStream::connect(address).unwrap()).collect();
     for _ in MOST..2_000 {
@@ -422,7 +422,7 @@ async fn an_orderly_stop_forwards_what_the_kernel_had_taken() {
 
 #[tokio::test]
 async fn several_workers_share_what_they_have_seen() {
-    let mut world = World::start(|config| config.workers = 4).await;
+    let mut world = World::start(|config| config.receiving.workers = 4).await;
     let small: Vec<_> = transactions().into_iter().filter(|tx| tx.len() <= 1_348).take(300).collect();
     let expected: HashSet<TxId> = small.iter().map(|tx| tx::canonical_txid(tx).unwrap()).collect();
     let sockets: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();

@@ -25,7 +25,7 @@ pub(super) async fn watch(
     lifecycle: &Lifecycle,
     threads: &mut Threads,
 ) -> anyhow::Result<()> {
-    let check = config.fabric_check;
+    let check = config.claims.fabric_check;
     let Some(backend) = backend.filter(|b| b.immediate().is_none() && check != FabricCheckArg::Off) else {
         return Ok(());
     };
@@ -36,7 +36,10 @@ pub(super) async fn watch(
         Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.text())),
         Ok(standing) => tell(&condition, &word, &standing),
         Err(error) => {
-            tracing::warn!("whose the prefix {} is could not be asked: {error}", config.txid_dedup_prefix);
+            tracing::warn!(
+                "whose the prefix {} is could not be asked: {error}",
+                config.claims.txid_dedup_prefix
+            );
             condition.met("not known yet");
         }
     }
@@ -51,7 +54,7 @@ pub(super) async fn watch(
 fn word(config: &Config) -> FabricLabel {
     let claims = config.claims_config(true);
     let names = Names::new(&claims.prefix, claims.keys);
-    let words = config.fabric.named(config.fabric_name.as_deref(), config.egress_port);
+    let words = config.fabric.named(config.claims.fabric_name.as_deref(), config.sending.egress_port);
     let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
     FabricLabel::new(&names, &words, ttl)
 }
@@ -106,6 +109,6 @@ fn refusal(config: &Config, theirs: &str, ours: &str) -> String {
          they would suppress each other's transactions. Give this fabric a prefix of its own; or, if both are one fabric, the \
          same --fabric-name on all its proxies; or, if the fabric itself was changed, start once with \
          --fabric-check=replace",
-        config.txid_dedup_prefix
+        config.claims.txid_dedup_prefix
     )
 }

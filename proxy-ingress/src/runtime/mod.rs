@@ -12,9 +12,8 @@ mod worker;
 
 use crate::config::{Config, FlowIdentityArg};
 use crate::metrics::{Proxy, WorkerCells};
-use crate::pipeline::emit::OutletLimits;
-use crate::pipeline::number::{Directory, FlowLimits, Identity};
-use crate::pipeline::{DropReason, IngressConfig, Policy};
+use crate::pipeline::number::{Directory, Identity};
+use crate::pipeline::{DropReason, IngressConfig};
 use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
 use cache_backend::{Backend, Memory};
@@ -146,7 +145,8 @@ fn totals(cells: &[WorkerCells]) -> Counters {
 /// [`service::config::Invalid`] for options that cannot work; an interface, port or store that is not there.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
-    let count = service::worker_count(config.workers);
+    let config = Arc::new(config);
+    let count = service::worker_count(config.receiving.workers);
     let opened = sockets::open(&config, count)?;
     let (udp, tcp) = (opened.udp, opened.tcp);
     let backend = open_backend(&config, deps.memory).await?;
@@ -156,12 +156,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let mut threads = Threads::of(&deps.lifecycle);
     fabric::watch(&config, backend.as_ref(), &deps.lifecycle, &mut threads).await?;
     let local = local_set(&config);
-    let limits = StreamLimits::new(
-        config.tcp_read_timeout,
-        config.tcp_idle_timeout,
-        config.tcp_max_connections,
-        config.tcp_buffer_bytes.as_usize(),
-    );
+    let limits = StreamLimits::new(&config.streams);
     let saved = saved_counters(&config)?;
     let mut cells = Vec::new();
     for (index, sockets) in opened.workers.into_iter().enumerate() {
@@ -185,29 +180,25 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
             ingress,
             claims,
             backend: backend.clone(),
-            op_timeout: config.backend.op_timeout(Purpose::Claims),
             tally,
             streams,
             stream_limits: limits.clone(),
             lifecycle: deps.lifecycle.clone(),
             ready: deps.lifecycle.condition("worker"),
-            recv_batch: config.recv_batch,
-            emit_delay: config.emit_delay,
-            busy_poll: config.busy_poll,
-            drain_timeout: config.common.drain_timeout,
+            config: Arc::clone(&config),
         };
         threads
             .spawn(format!("proxy-{index}"), move || async move { Ok(Worker::open(start).await?.work()) })?;
     }
     threads.all_up().await?;
-    let local = config.claims().then_some(local);
+    let local = config.claims.enabled().then_some(local);
     if let Some(local) = &local {
         tokio::spawn(watch_tier1(Arc::clone(local), deps.lifecycle.clone()));
     }
     deps.registry.add(Arc::new(Proxy {
         workers: cells.clone(),
         local,
-        prefix: config.txid_dedup_prefix.clone(),
+        prefix: config.claims.txid_dedup_prefix.clone(),
     }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
@@ -232,7 +223,7 @@ async fn watch_tier1(local: Arc<LocalSet>, lifecycle: Lifecycle) {
 }
 
 async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result<Option<Arc<dyn Backend>>> {
-    if !config.claims() {
+    if !config.claims.enabled() {
         return Ok(None);
     }
     let settings = config.backend_settings()?;
@@ -252,19 +243,19 @@ fn local_set(config: &Config) -> Arc<LocalSet> {
         Ok(cache_backend::Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
         _ => 0,
     };
-    let capacity = match config.dedup_memory {
+    let capacity = match config.claims.dedup_memory {
         Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
-        None => config.txid_dedup_local_cap.max(store),
+        None => config.claims.txid_dedup_local_cap.max(store),
     };
-    Arc::new(LocalSet::new(capacity.max(1), config.txid_dedup_ttl, rand::random()))
+    Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
 }
 
 fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, state::StateFile)>> {
-    if config.flow_identity == FlowIdentityArg::Instance {
+    if config.flows.flow_identity == FlowIdentityArg::Instance {
         return Ok(None);
     }
-    let directory = Directory::new(config.flow_capacity.saturating_mul(4));
-    let file = state::StateFile::new(config.state_dir.clone());
+    let directory = Directory::new(config.flows.flow_capacity.saturating_mul(4));
+    let file = state::StateFile::new(config.flows.state_dir.clone());
     directory.restore(file.take()?);
     Ok(Some((Arc::new(directory), file)))
 }
@@ -275,32 +266,24 @@ fn ingress_config(
     max_segment: u16,
     outlets: usize,
 ) -> anyhow::Result<IngressConfig> {
-    let slab_bytes = config.slab_bytes.as_usize();
+    let slab_bytes = config.claims.slab_bytes.as_usize();
     Ok(IngressConfig {
-        policy: Policy {
-            verify_payload_hash: config.verify_payload_hash,
-            verify_subtree_root: config.verify_subtree_root,
-            require_block_pow: config.require_block_pow,
-            min_pow_bits: config.min_pow_bits,
-            require_ef: config.require_ef,
-            allow_stamped_ingress: config.allow_stamped_ingress,
-            frag_mtu: config.frag_mtu,
-        },
+        policy: config.verification.policy(config.sending.frag_mtu),
         fabric: config.fabric()?,
         shard_bits: config.shard_bits()?,
-        egress_port: config.egress_port,
-        beacon_port: config.beacon_port,
+        egress_port: config.sending.egress_port,
+        beacon_port: config.sending.beacon_port,
         identity,
-        stamp_source: config.stamp_source,
-        flows: FlowLimits { flows: config.flow_capacity, idle: config.flow_idle() },
-        digests: config.flow_digests,
+        stamp_source: config.flows.stamp_source,
+        flows: config.flows.limits(),
+        digests: config.flows.flow_digests,
         max_segment,
-        padding_percent: config.train_padding,
-        train_order: config.train_order.into(),
+        padding_percent: config.sending.train_padding,
+        train_order: config.sending.train_order.into(),
         outlets,
-        outlet: OutletLimits { bytes: config.send_backlog_bytes.as_usize(), deadline: config.send_deadline },
+        outlet: config.sending.outlet_limits(),
         full_timeout: IngressConfig::FULL_TIMEOUT,
-        claims: config.claims(),
+        claims: config.claims.enabled(),
         slab_bytes,
         // A frame of the real mix takes about two blocks.
         slab_entries: (slab_bytes / 256).max(4_096),

@@ -13,7 +13,7 @@
 //!
 //! Cost: one allocation a read of up to 64 KiB, none a message.
 
-use crate::config::{MAX_STREAM_FRAME, STREAM_BUFFER};
+use crate::config::{MAX_STREAM_FRAME, STREAM_BUFFER, StreamArgs};
 use crate::pipeline::{Admitted, DropReason, Message, Policy, Via, admit};
 use crate::stream_tally::{CloseReason, StreamTally};
 use bytes::Bytes;
@@ -59,18 +59,20 @@ pub struct StreamLimits {
 }
 
 impl StreamLimits {
-    /// A budget of `bytes` for all connections.
-    pub fn new(
-        read_timeout: Duration,
-        idle_timeout: Duration,
-        max_connections: usize,
-        bytes: usize,
-    ) -> StreamLimits {
+    /// The bounds that the options name.
+    pub fn new(args: &StreamArgs) -> StreamLimits {
+        let bytes = args.tcp_buffer_bytes.as_usize();
         let longest = usize::try_from(MAX_STREAM_FRAME).unwrap_or(usize::MAX);
         let long = (bytes / 2).max(longest).min(bytes);
         let budget = |bytes: usize| Arc::new(Semaphore::new((bytes / PERMIT).min(Semaphore::MAX_PERMITS)));
-        let (short, long) = (budget(bytes - long), budget(long));
-        StreamLimits { read_timeout, idle_timeout, max_connections, short, long, open: Arc::default() }
+        StreamLimits {
+            read_timeout: args.tcp_read_timeout,
+            idle_timeout: args.tcp_idle_timeout,
+            max_connections: args.tcp_max_connections,
+            short: budget(bytes - long),
+            long: budget(long),
+            open: Arc::default(),
+        }
     }
 
     /// Waits until a buffer may grow from `from` to `to` bytes. `None`: it never may.

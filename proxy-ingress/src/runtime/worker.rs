@@ -9,11 +9,13 @@
 
 use super::sockets::Sockets;
 use super::stream::{Batch, QUEUE, StreamLimits, Streams, accept};
+use crate::config::Config;
 use crate::pipeline::{Ingress, IngressConfig, Next, RoundIo};
 use crate::stream_tally::StreamTally;
 use crate::tally::Tally;
 use cache_backend::Backend;
 use multicast_io::{Burst, Sender, writable};
+use service::config::Purpose;
 use service::worker::{Drain, DrainRules, DrainStep, Gathered, InHand, Inlet, Intake, IntakeRules, Queue};
 use service::{Condition, Lifecycle};
 use std::cell::Cell;
@@ -47,16 +49,12 @@ pub(super) struct Start {
     pub(super) ingress: IngressConfig,
     pub(super) claims: Claims,
     pub(super) backend: Option<Arc<dyn Backend>>,
-    pub(super) op_timeout: Duration,
     pub(super) tally: Arc<Tally>,
     pub(super) streams: Arc<StreamTally>,
     pub(super) stream_limits: StreamLimits,
     pub(super) lifecycle: Lifecycle,
     pub(super) ready: Condition,
-    pub(super) recv_batch: usize,
-    pub(super) emit_delay: Duration,
-    pub(super) busy_poll: Duration,
-    pub(super) drain_timeout: Duration,
+    pub(super) config: Arc<Config>,
 }
 
 /// The way out of a round: the store, and the sockets of the emit interfaces.
@@ -116,7 +114,9 @@ impl Worker {
     /// Opens everything that belongs to this worker, on its own runtime.
     pub(super) async fn open(start: Start) -> anyhow::Result<Worker> {
         let Sockets { receiver, listener, senders } = start.sockets;
-        let driver = Driver::open(start.backend).await?.with_op_timeout(start.op_timeout);
+        let Config { common, backend, receiving, sending, .. } = &*start.config;
+        let op_timeout = backend.op_timeout(Purpose::Claims);
+        let driver = Driver::open(start.backend).await?.with_op_timeout(op_timeout);
         let draining = start.lifecycle.drain_signal();
         let messages = match listener {
             None => None,
@@ -134,11 +134,11 @@ impl Worker {
             }
         };
         let rules = IntakeRules {
-            messages: start.recv_batch,
+            messages: receiving.recv_batch,
             datagrams: FRAMES,
             round: ROUND,
             // A round that is to wait for others asks until the queue is empty.
-            trust_short_calls: start.emit_delay.is_zero(),
+            trust_short_calls: sending.emit_delay.is_zero(),
             ..IntakeRules::default()
         };
         let inlet = Inlet { tag: (), name: "--udp-listen-port", receiver, memberships: None };
@@ -154,10 +154,10 @@ impl Worker {
             tally: start.tally,
             draining,
             ready: start.ready,
-            emit_delay: start.emit_delay,
-            busy_poll: start.busy_poll,
+            emit_delay: sending.emit_delay,
+            busy_poll: receiving.busy_poll,
             awake_until: now,
-            drain_timeout: start.drain_timeout,
+            drain_timeout: common.drain_timeout,
             shown_at: now,
             stale: false,
         })

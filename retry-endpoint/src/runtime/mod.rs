@@ -80,7 +80,7 @@ pub async fn start_with(
     deps: Deps,
     shared: Option<Arc<dyn Backend>>,
 ) -> anyhow::Result<Running> {
-    config.validate()?;
+    config.check()?;
     if let Some(shared) = &shared {
         service::store::watch(Purpose::Frames, shared, &deps.lifecycle, &deps.registry);
     }

@@ -59,23 +59,22 @@ impl NackServer {
         let inlet = Inlet { tag: (), name: "--nack-port", receiver: socket, memberships: None };
         let rules = IntakeRules { messages: BATCH, calls: CALLS, ..IntakeRules::default() };
         let mut intake = Intake::new(rules, vec![inlet])?;
-        let percent = config.inject_loss.percent();
-        if percent > 0.0 {
-            intake = intake.with_loss(Loss::new(percent, config.inject_seed ^ 0xD00A));
+        if let Some(loss) = config.inject.loss(|seed| seed ^ 0xD00A) {
+            intake = intake.with_loss(loss);
         }
         Ok(NackServer {
             intake,
             burst: Burst::new(BATCH, 0),
-            limits: RequestLimits::new(config.request_rates(), seed, Instant::now()),
-            trusted: Trusted::new(config.trusted_listeners.clone()),
+            limits: RequestLimits::new(config.limits.request_rates(), seed, Instant::now()),
+            trusted: Trusted::new(config.requests.trusted_listeners.clone()),
             workers,
             cells,
             rules: ReplyRules {
-                ack: !config.suppress_ack,
-                miss: !config.suppress_miss,
-                throttled: config.rl_throttle_response,
+                ack: !config.requests.suppress_ack,
+                miss: !config.requests.suppress_miss,
+                throttled: config.limits.rl_throttle_response,
             },
-            max_range: u64::from(config.nack_max_range),
+            max_range: u64::from(config.requests.nack_max_range),
         })
     }
 

@@ -41,8 +41,8 @@ impl Sockets {
         let shard_bits = config.shard_bits()?;
         let ingress = Layout::interfaces(&config.fabric.iface.0, "--iface")?;
         let egress = Layout::interfaces(config.egress_interfaces(), "--egress-iface")?;
-        let groups = Layout::data_groups(shard_bits, |_| true, config.subtree_data_enabled);
-        let mut layout = Layout::new(fabric, groups, ingress, config.workers);
+        let groups = Layout::data_groups(shard_bits, |_| true, config.store.subtree_data_enabled);
+        let mut layout = Layout::new(fabric, groups, ingress, config.store.workers);
         layout.workers = layout.workers.min(Sockets::MOST_WORKERS);
         let nack_addr = nack_addr(&config, &fabric, &egress)?;
         Ok(Sockets { config, layout, shard_bits, egress, nack_addr })
@@ -66,7 +66,7 @@ impl Sockets {
     }
 
     pub(super) fn open_request_socket(&self) -> anyhow::Result<Receiver> {
-        let bind = SocketAddr::new(self.nack_addr, self.config.nack_port);
+        let bind = SocketAddr::new(self.nack_addr, self.config.requests.nack_port);
         let options = SocketOptions {
             packet_info: true,
             dual_stack: self.nack_addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -82,11 +82,11 @@ impl Sockets {
     pub(super) fn open_data_sockets(&self, worker: usize) -> anyhow::Result<Vec<Joined>> {
         let options = SocketOptions {
             packet_info: true,
-            receive_buffer: Some(self.config.recv_buf_bytes.as_usize()),
+            receive_buffer: Some(self.config.store.recv_buf_bytes.as_usize()),
             ..SocketOptions::new(SocketAddr::new(wildcard(self.layout.fabric.is_v4()), 0))
         };
         let sources = self.sources();
-        let open = self.layout.open_data(worker, self.config.listen_port, options, |_| sources.clone());
+        let open = self.layout.open_data(worker, self.config.store.listen_port, options, |_| sources.clone());
         open.context("--listen-port")
     }
 
@@ -94,7 +94,7 @@ impl Sockets {
     pub(super) fn open_beacon_sockets(&self) -> anyhow::Result<Vec<Joined>> {
         let group = self.layout.fabric.address(GroupIndex::BEACON);
         let options = SocketOptions::new(SocketAddr::new(group, 0));
-        let open = self.layout.open_control(group, self.config.beacon_port, options, &self.sources());
+        let open = self.layout.open_control(group, self.config.beacon.beacon_port, options, &self.sources());
         open.context("--beacon-port")
     }
 
@@ -102,7 +102,7 @@ impl Sockets {
     fn sources(&self) -> Vec<Option<IpAddr>> {
         match self.config.source_mode() {
             SourceMode::Asm => vec![None],
-            SourceMode::Ssm => self.config.ssm_sources.iter().copied().map(Some).collect(),
+            SourceMode::Ssm => self.config.store.ssm_sources.iter().copied().map(Some).collect(),
         }
     }
 
@@ -133,8 +133,8 @@ impl Sockets {
         };
         EmitConfig {
             fabric: self.layout.fabric,
-            port: self.config.egress_port,
-            padding: self.config.train_padding,
+            port: self.config.repairs.egress_port,
+            padding: self.config.repairs.train_padding,
             full_timeout: FULL_TIMEOUT,
             interfaces: self.egress.iter().map(interface).collect(),
         }
@@ -142,7 +142,7 @@ impl Sockets {
 
     /// The socket for all upstreams, and what their client is told; `None` without an upstream.
     pub(super) fn open_upstream(&self) -> anyhow::Result<Option<(Receiver, UpstreamConfig)>> {
-        let endpoints = self.config.upstreams()?;
+        let endpoints = self.config.upstreams.addresses()?;
         if endpoints.is_empty() {
             return Ok(None);
         }
@@ -151,8 +151,8 @@ impl Sockets {
         let config = UpstreamConfig {
             endpoints,
             shard_bits: self.shard_bits,
-            most: self.config.proxy_queue.max(1),
-            timeout: self.config.proxy_timeout,
+            most: self.config.upstreams.most(),
+            timeout: self.config.upstreams.proxy_timeout,
         };
         Ok(Some((socket, config)))
     }
@@ -167,28 +167,28 @@ impl Sockets {
         ensure!(
             !nack.ip().is_unspecified(),
             "--nack-addr {}: an ADVERT needs an address that listeners can reach",
-            config.nack_addr
+            config.requests.nack_addr
         );
         let mut flags = Advert::RANGES;
         for (set, flag) in [
-            (config.beacon_flags_multicast, Advert::MULTICAST),
-            (config.beacon_flags_unicast, Advert::UNICAST),
-            (config.upstream.is_some(), Advert::HAS_PARENT),
+            (config.beacon.beacon_flags_multicast, Advert::MULTICAST),
+            (config.beacon.beacon_flags_unicast, Advert::UNICAST),
+            (config.upstreams.upstream.is_some(), Advert::HAS_PARENT),
         ] {
             if set {
                 flags |= flag;
             }
         }
         let advert = Advert {
-            scope: config.beacon_scope.code(),
+            scope: config.beacon.beacon_scope.code(),
             nack_addr,
             nack_port: nack.port(),
-            tier: config.beacon_tier,
-            preference: config.beacon_preference,
-            interval_secs: u16::try_from(config.beacon_interval.as_secs()).unwrap_or(u16::MAX),
+            tier: config.beacon.beacon_tier,
+            preference: config.beacon.beacon_preference,
+            interval_secs: u16::try_from(config.beacon.beacon_interval.as_secs()).unwrap_or(u16::MAX),
             flags,
-            instance_id: Advert::instance_id_of(&config.instance),
-            max_range: config.nack_max_range,
+            instance_id: Advert::instance_id_of(&config.common.instance()),
+            max_range: config.requests.nack_max_range,
         };
         Ok(AdvertContent { advert })
     }
@@ -196,10 +196,11 @@ impl Sockets {
 
 /// `--nack-addr`, or the first address of the first egress interface in the fabric's family.
 fn nack_addr(config: &Config, fabric: &Fabric, egress: &[Interface]) -> anyhow::Result<IpAddr> {
-    if config.nack_addr != "auto" {
-        let parsed = config.nack_addr.parse();
-        return parsed
-            .with_context(|| format!("--nack-addr {}: expected auto or an address", config.nack_addr));
+    if config.requests.nack_addr != "auto" {
+        let parsed = config.requests.nack_addr.parse();
+        return parsed.with_context(|| {
+            format!("--nack-addr {}: expected auto or an address", config.requests.nack_addr)
+        });
     }
     let first = egress.first().context("--egress-iface: at least one interface is needed")?;
     let address = match fabric {

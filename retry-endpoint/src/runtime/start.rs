@@ -16,13 +16,13 @@ use crate::config::Config;
 use crate::pipeline::answer::Answer;
 use crate::pipeline::limit::{RepairLimits, Trusted};
 use crate::pipeline::round::Message;
-use crate::pipeline::store::{Lifetimes, StoreLimits};
+use crate::pipeline::store::Lifetimes;
 use crate::pipeline::upstream::FrameKey;
 use crate::pipeline::{Endpoint, EndpointConfig};
 use anyhow::Context;
 use cache_backend::Backend;
 use frame::digest::Entry;
-use multicast_io::{Joined, Loss, Receiver};
+use multicast_io::{Joined, Receiver};
 use service::Lifecycle;
 use service::worker::{Inlet, Intake, IntakeRules, Mailbox, MailboxSender, Threads, mailbox};
 use std::net::SocketAddr;
@@ -82,7 +82,7 @@ impl Starter {
         let nack_server: Arc<NackServerCells> = Arc::default();
         let stop = Stop {
             lifecycle: lifecycle.clone(),
-            timeout: config.drain_timeout,
+            timeout: config.common.drain_timeout,
             nack_server: Arc::clone(&nack_server),
         };
         Starter {
@@ -102,7 +102,7 @@ impl Starter {
         request_socket: Receiver,
         shared: Option<Arc<dyn Backend>>,
     ) -> anyhow::Result<Threads> {
-        let lifetimes = self.config.lifetimes()?;
+        let lifetimes = self.config.store.lifetimes()?;
         let worker_sockets = self.open_worker_sockets()?;
         let control_sockets = self.open_control_sockets()?;
         let (mut senders, mailboxes) = self.open_mailboxes(&control_sockets, shared.is_some());
@@ -142,7 +142,7 @@ impl Starter {
     }
 
     fn open_control_sockets(&self) -> anyhow::Result<ControlSockets> {
-        let (beacon, digests) = if self.config.beacon_enabled {
+        let (beacon, digests) = if self.config.beacon.beacon_enabled {
             (Some(self.sockets.open_links()?), self.sockets.open_beacon_sockets()?)
         } else {
             (None, Vec::new())
@@ -154,7 +154,7 @@ impl Starter {
         let count = self.workers.len();
         let (workers, of_workers) = WorkerMailboxes::open(count, self.seed);
         let (answers, of_nack_server) = mailbox(MESSAGES, BYTES);
-        let (wanted, of_upstream) = mailbox(self.config.proxy_queue.max(1) * 4, usize::MAX / 2);
+        let (wanted, of_upstream) = mailbox(self.config.upstreams.most() * 4, usize::MAX / 2);
         let (silent, of_beacon) = mpsc::channel(4 * count);
         let (shared, of_shared) = shared::links(if shared_tier { count } else { 0 });
         let senders = Senders {
@@ -199,21 +199,18 @@ impl Starter {
         let endpoint = EndpointConfig {
             workers: count,
             shard_bits: self.sockets.shard_bits(),
-            store: StoreLimits {
-                bytes: config.cache_bytes.as_usize() / count,
-                flows: config.cache_flows / count,
-            },
+            store: config.store.share(count),
             lifetimes,
-            verify: config.verify_payload_hash,
+            verify: config.store.verify_payload_hash,
             policy: config.policy(),
             emit: self.sockets.emit(),
-            announces: config.beacon_enabled,
+            announces: config.beacon.beacon_enabled,
         };
         let (seed, stop) = (self.seed.wrapping_add(index as u64), self.stop.clone());
         threads.spawn(format!("retry-{index}"), move || async move {
             let now = Instant::now();
-            let trusted = Trusted::new(config.trusted_listeners.clone());
-            let limits = RepairLimits::new(config.repair_rates(), trusted, seed, now);
+            let trusted = Trusted::new(config.requests.trusted_listeners.clone());
+            let limits = RepairLimits::new(config.limits.repair_rates(), trusted, seed, now);
             let endpoint = Endpoint::new(endpoint, limits, seed, now);
             let worker = Worker::new(endpoint, open_intake(sockets, &config, index)?, messages, io);
             Ok(worker.run(stop.reached()))
@@ -244,9 +241,9 @@ impl Starter {
         let config = BeaconConfig {
             content: self.sockets.advert(nack)?,
             fabrics: self.config.beacon_fabrics(),
-            port: self.config.beacon_port,
-            interval: self.config.beacon_interval,
-            always_draining: self.config.beacon_flags_draining,
+            port: self.config.beacon.beacon_port,
+            interval: self.config.beacon.beacon_interval,
+            always_draining: self.config.beacon.beacon_flags_draining,
         };
         Ok(Beacon::new(config, links, silent, Arc::clone(&self.control)))
     }
@@ -256,7 +253,7 @@ impl Starter {
             backend,
             lifetimes,
             timeout: self.config.op_timeout(),
-            verify: self.config.verify_payload_hash,
+            verify: self.config.store.verify_payload_hash,
             workers: workers.clone(),
             cells: Arc::clone(&self.control),
         }
@@ -281,9 +278,8 @@ fn open_intake(sockets: Vec<Joined>, config: &Config, worker: usize) -> std::io:
         memberships: Some(memberships),
     };
     let intake = Intake::new(IntakeRules::default(), sockets.into_iter().map(inlet).collect())?;
-    let percent = config.inject_loss.percent();
-    if percent <= 0.0 {
-        return Ok(intake);
-    }
-    Ok(intake.with_loss(Loss::new(percent, config.inject_seed.wrapping_add(worker as u64))))
+    Ok(match config.inject.loss(|seed| seed.wrapping_add(worker as u64)) {
+        Some(loss) => intake.with_loss(loss),
+        None => intake,
+    })
 }

@@ -17,3 +17,11 @@ impl Invalid {
         Invalid { option, problem: problem.into() }
     }
 }
+
+/// An error about `option` where `holds` is false.
+///
+/// # Errors
+/// As said.
+pub fn demand(holds: bool, option: &'static str, problem: impl Into<String>) -> Result<(), Invalid> {
+    if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
+}

@@ -4,11 +4,11 @@
 //! that one parser and answers with values, warnings and the origin of each value. So a wrong value is refused in the
 //! same words wherever it came from, and nothing is parsed twice.
 //!
-//! Order of the modules: [`values`] and [`parsers`] are what an option's text becomes, [`args`], [`fabric`] and
-//! [`store`] the groups of options that roles share. [`command`] makes the command line of a role, `spelling` and [`go`] take that of the Go stack, `file` and
-//! `layers` the file and the environment. [`load`](mod@load) puts them together, `refusal` words what clap refuses,
-//! [`print`] shows the result. [`fabric`] and [`store`] turn the shared groups into the types of `frame` and
-//! `cache-backend`, once for all roles.
+//! Order of the modules: [`values`] and [`parsers`] are what an option's text becomes. [`args`], [`fabric`] and [`store`] are
+//! the groups of options that roles share, with what is made of them: the types of `frame` and of `cache-backend`.
+//! [`command`] makes the command line of a role, `spelling` and [`go`] take that of the Go stack, `file` and `layers` the
+//! file and the environment. [`load`](mod@load) puts them together, `refusal` words what clap refuses, [`print`] shows the
+//! result.
 
 pub mod args;
 pub mod command;
@@ -34,7 +34,7 @@ pub use effective::{Effective, Origin};
 pub use exit::{EXIT_USAGE, Exit};
 pub use fabric::{FabricArgs, Family, ScopeArg, SourceModeArg};
 pub use go::{GO_FLAGS_IGNORED, GoFlag};
-pub use invalid::Invalid;
+pub use invalid::{Invalid, demand};
 pub use load::{Loaded, RoleLoaded, load};
 pub use parsers::{whole, within};
 pub use role::{Alias, Environment, Role};

@@ -37,8 +37,8 @@ pub struct Deps {
     pub memory: Option<Memory>,
 }
 
-/// Runs a role until it ends. `check` judges combinations of options without touching the network (an error is a usage
-/// error, exit code 2), `start` brings the role up and answers with a future that ends when the role has drained.
+/// Runs a role until it ends. `check` judges combinations of options and does not touch the network; its error is a usage
+/// error, exit code 2. `start` brings the role up and answers with a future that ends when the role has drained.
 pub fn run<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,

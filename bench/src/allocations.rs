@@ -1,8 +1,8 @@
-//! `allocations`: heap allocations of the proxy's pipeline a forwarded frame, in steady state.
+//! `allocations`: heap allocations of the proxy's pipeline for each forwarded frame, in steady state.
 //!
-//! The pure pipeline of a worker as a proxy runs it on its own (the memory backend is tier 1 then), verification on, in
-//! front of a kernel that takes everything. Beside it, for the note, a memory store that several roles share: it is asked
-//! batch by batch, and a batch allocates.
+//! What runs is the round of a worker, as in a proxy on its own: the memory backend is tier 1 then, verification is on, and
+//! the kernel takes everything. The note has a memory store that several roles share: it is asked batch by batch, and a
+//! batch allocates.
 
 use crate::row::{Bar, Row};
 use crate::traffic;

@@ -9,7 +9,7 @@ use frame::data::{DataFrame, HEADER, HeaderFields, encode_header};
 use frame::flow::{Origin, hash_key};
 use frame::{GroupIndex, HashKey, Kind, SeqNum, tx};
 use retry_endpoint::pipeline::admit::admit;
-use retry_endpoint::pipeline::store::{Lifetimes, Limits, Store};
+use retry_endpoint::pipeline::store::{Lifetimes, Store, StoreLimits};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -232,7 +232,7 @@ mod store {
     use super::*;
 
     fn store() -> Store {
-        let limits = Limits { bytes: 256 << 20, flows: 1024 };
+        let limits = StoreLimits { bytes: 256 << 20, flows: 1024 };
         Store::new(limits, Lifetimes::default(), true, 1, Instant::now())
     }
 
@@ -270,15 +270,13 @@ mod store {
 
 mod tracker {
     use super::*;
-    use listener_egress::pipeline::counts::Counts;
-    use listener_egress::pipeline::track::{FlowClass, Sighting, TrackLimits, Tracker};
+    use gap_track::{FlowClass, Sighting, TrackLimits, Tracker};
 
     /// Frames in order, of one flow or of 1,024 in turn.
     #[divan::bench(args = [1, 1024])]
     fn observe(bencher: Bencher, flows: u64) {
         let now = Instant::now();
-        let mut tracker = Tracker::new(TrackLimits::default(), 1, now);
-        let mut counts = Counts::default();
+        let mut tracker: Tracker<()> = Tracker::new(TrackLimits::default(), 1, now);
         let mut number = 0;
         bencher.counter(ItemsCount::new(1024_usize)).bench_local(|| {
             for _ in 0..1024 {
@@ -293,7 +291,7 @@ mod tracker {
                     trusted: true,
                 };
                 number += 1;
-                divan::black_box(tracker.observe(now, &sighting, &mut counts));
+                divan::black_box(tracker.observe(now, &sighting));
             }
         });
     }

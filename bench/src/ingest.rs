@@ -6,15 +6,15 @@
 
 use crate::budget::Budget;
 use crate::net::MIDDLE;
-use crate::pipeline::Pipeline;
-use crate::process::{Process, together};
+use crate::process::{Oncecast, Process, together};
+use crate::rig::Rig;
 use crate::row::{Bar, Row, median};
 use crate::traffic;
 use std::time::Duration;
 
 /// Who takes the frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Taker {
+pub enum Taker {
     Receiver,
     Listener,
     Retry,
@@ -45,12 +45,12 @@ impl Taker {
 }
 
 /// Measures both rows.
-pub fn rows(pipeline: &Pipeline, budget: &Budget) -> anyhow::Result<Vec<Row>> {
+pub fn rows(rig: &Rig, budget: &Budget) -> anyhow::Result<Vec<Row>> {
     let (mut bare, mut listener, mut retry) = (vec![], vec![], vec![]);
-    for () in budget.rounds("ingest", 1..=pipeline.rounds) {
-        bare.push(cost(pipeline, Taker::Receiver)?);
-        listener.push(cost(pipeline, Taker::Listener)?);
-        retry.push(cost(pipeline, Taker::Retry)?);
+    for () in budget.rounds("ingest", 1..=rig.rounds) {
+        bare.push(cost(rig, &rig.oncecast, Taker::Receiver)?);
+        listener.push(cost(rig, &rig.oncecast, Taker::Listener)?);
+        retry.push(cost(rig, &rig.oncecast, Taker::Retry)?);
     }
     let row = |name, bar, costs: &[f64]| {
         let ratio = median(bare.iter().zip(costs).map(|(bare, cost)| bare / cost));
@@ -61,15 +61,15 @@ pub fn rows(pipeline: &Pipeline, budget: &Budget) -> anyhow::Result<Vec<Row>> {
     Ok(vec![row("listener_vs_receiver", 0.5, &listener), row("retry_vs_receiver", 0.6, &retry)])
 }
 
-/// CPU nanoseconds a frame taken.
-fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
-    let (places, host) = (&pipeline.places, &pipeline.line.sink);
+/// CPU nanoseconds a frame taken by a role of `oncecast`, or by the bare receiver.
+pub fn cost(rig: &Rig, oncecast: &Oncecast, taker: Taker) -> anyhow::Result<f64> {
+    let (places, host) = (&rig.places, &rig.line.sink);
     let core = &places.middle[..1];
     if taker == Taker::Receiver {
-        let mut process = pipeline.oncecast.start(host, core, &taker.args())?;
+        let mut process = rig.oncecast.start(host, core, &taker.args())?;
         process.wait_ready()?;
         let cpu = process.cpu()?;
-        send(pipeline)?;
+        send(rig)?;
         let cpu = process.cpu()? - cpu;
         return Ok(cpu * 1e9 / process.finish()?["frames"].as_f64().unwrap_or(f64::NAN));
     }
@@ -77,24 +77,24 @@ fn cost(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
         Taker::Listener => Some(Process::myself(host, &[places.sink], &format!("drain --listen {DRAIN}"))?),
         _ => None,
     };
-    let process = pipeline.oncecast.role(host, core, &taker.args())?;
-    send(pipeline)?;
-    let (cpu, frames) = (process.cpu()?, taken(pipeline, taker)?);
-    send(pipeline)?;
-    Ok((process.cpu()? - cpu) * 1e9 / (taken(pipeline, taker)? - frames))
+    let process = oncecast.role(host, core, &taker.args())?;
+    send(rig)?;
+    let (cpu, frames) = (process.cpu()?, taken(rig, taker)?);
+    send(rig)?;
+    Ok((process.cpu()? - cpu) * 1e9 / (taken(rig, taker)? - frames))
 }
 
 /// Numbered frames from every generator, as fast as they can; returns when they were taken or dropped.
-fn send(pipeline: &Pipeline) -> anyhow::Result<()> {
-    let cores = &pipeline.places.generators;
+fn send(rig: &Rig) -> anyhow::Result<()> {
+    let cores = &rig.places.generators;
     let start = |core: &usize| {
         let args = format!(
             "bench generate {} --multicast --iface {} --frames {} --train 32 --ports 4 --seconds 2 --wait",
             traffic::block_file().display(),
             MIDDLE[1],
-            pipeline.frames / 2,
+            rig.frames / 2,
         );
-        pipeline.oncecast.start(&pipeline.line.middle, std::slice::from_ref(core), &args)
+        rig.oncecast.start(&rig.line.middle, std::slice::from_ref(core), &args)
     };
     for generator in together(cores.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?)? {
         generator.finish()?;
@@ -104,8 +104,8 @@ fn send(pipeline: &Pipeline) -> anyhow::Result<()> {
 }
 
 /// Frames that a role has received so far.
-fn taken(pipeline: &Pipeline, taker: Taker) -> anyhow::Result<f64> {
-    let [frames] = pipeline.oncecast.metrics(&pipeline.line.sink, [taker.counter()])?;
+fn taken(rig: &Rig, taker: Taker) -> anyhow::Result<f64> {
+    let [frames] = rig.oncecast.metrics(&rig.line.sink, [taker.counter()])?;
     Ok(frames)
 }
 

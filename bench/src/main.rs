@@ -8,6 +8,8 @@
 mod allocations;
 mod budget;
 mod claims;
+mod compare;
+mod forward;
 mod ingest;
 mod machine;
 mod net;
@@ -15,6 +17,7 @@ mod pipeline;
 mod process;
 mod redis;
 mod reference;
+mod rig;
 mod row;
 mod sets;
 mod settled;
@@ -30,7 +33,7 @@ use pipeline::Pipeline;
 use process::Oncecast;
 use row::Row;
 use shared::Shared;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,9 +50,15 @@ struct Args {
     /// Also write the figures to this file, as one JSON object
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these parts: sets, store, allocations, pipeline, redis
+    /// Only these parts: sets, store, allocations, pipeline, redis; with --against pipeline, redis
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure another binary and this one in turns, and tell by how much they differ; exit code 1 if this one is worse
+    #[arg(long, value_name = "BINARY")]
+    against: Option<PathBuf>,
+    /// Pairs of runs with --against
+    #[arg(long, value_name = "N", default_value_t = compare::LEAST_PAIRS)]
+    pairs: usize,
     #[command(subcommand)]
     tool: Option<Tool>,
 }
@@ -90,6 +99,14 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let machine = machine::describe();
     println!("machine: {machine}");
+    if let Some(other) = &args.against {
+        let options = compare::Options { quick: args.quick, pairs: args.pairs, only: args.only };
+        let compared = compare::run(&Oncecast::at(other)?, &options)?;
+        if let Some(path) = &args.json {
+            write(path, &serde_json::json!({ "machine": machine, "against": compared.json() }))?;
+        }
+        return Ok(if compared.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     println!("{}", row::heading());
     let mut rows = Vec::new();
     let wanted = |part: &str| args.only.is_empty() || args.only.iter().any(|only| only == part);
@@ -122,11 +139,14 @@ fn main() -> anyhow::Result<ExitCode> {
     let missed = rows.iter().filter(|row| !row.met()).count();
     println!("{} rows, {missed} below their bar", rows.len());
     if let Some(path) = &args.json {
-        let report =
-            serde_json::json!({ "machine": machine, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
-        std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("{}", path.display()))?;
+        let rows: Vec<_> = rows.iter().map(Row::json).collect();
+        write(path, &serde_json::json!({ "machine": machine, "rows": rows }))?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn write(path: &Path, report: &serde_json::Value) -> anyhow::Result<()> {
+    std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("{}", path.display()))
 }
 
 /// The part that a measurement belongs to, as `--only` names it.

@@ -27,6 +27,12 @@ impl Oncecast {
         Ok(Oncecast(beside))
     }
 
+    /// Another binary, of an older commit for example: it must know the same options.
+    pub fn at(path: &Path) -> anyhow::Result<Oncecast> {
+        anyhow::ensure!(path.is_file(), "{} is no file: give the path of an oncecast binary", path.display());
+        Ok(Oncecast(path.canonicalize()?))
+    }
+
     /// Starts `oncecast args`.
     pub fn start(&self, host: &Host, cores: &[usize], args: &str) -> anyhow::Result<Process> {
         Process::start(host, Some(cores), &self.0, args)

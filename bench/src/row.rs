@@ -98,6 +98,19 @@ pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// Lower quartile, middle and upper quartile of some figures; NaN where there are none.
+pub fn quartiles(figures: impl IntoIterator<Item = f64>) -> [f64; 3] {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    let last = figures.len().saturating_sub(1);
+    // Between two figures, evenly.
+    [1, 2, 3].map(|quarters| {
+        let (at, rest) = (quarters * last / 4, (quarters * last % 4) as f64 / 4.0);
+        let (below, above) = (figures.get(at), figures.get((at + 1).min(last)));
+        below.zip(above).map_or(f64::NAN, |(below, above)| below + (above - below) * rest)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +120,13 @@ mod tests {
         let row = Row::new("x", 0.7, "x", Bar::Least(0.65), "");
         assert!(row.met() && !row.clone().and(false).met());
         assert!(!Row::new("x", f64::NAN, "x", Bar::Most(1.0), "").met());
+    }
+
+    #[test]
+    fn quartiles_lie_between_figures_where_they_must() {
+        assert_eq!(quartiles([5.0, 1.0, 4.0, 2.0, 3.0]), [2.0, 3.0, 4.0]);
+        assert_eq!(quartiles([1.0, 2.0]), [1.25, 1.5, 1.75]);
+        assert!(quartiles([]).iter().all(|quartile| quartile.is_nan()));
     }
 
     #[test]

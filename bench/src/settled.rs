@@ -4,7 +4,7 @@
 //! Two proxies, three of ten frames go to both, one copy right after the other.
 
 use crate::budget::Budget;
-use crate::process::Process;
+use crate::process::{Oncecast, Process};
 use crate::row::{Bar, Row, median};
 use crate::shared::Shared;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const RATE: usize = 20_000;
 
 /// `--claim-mode`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub enum Mode {
     Settled,
     Simple,
 }
@@ -31,7 +31,7 @@ impl Mode {
 }
 
 /// What two proxies did with a load.
-struct Run {
+pub struct Run {
     /// Frames that came, copies included.
     frames: f64,
     /// CPU seconds of both.
@@ -43,7 +43,8 @@ struct Run {
 }
 
 impl Run {
-    fn per_cpu_second(&self) -> f64 {
+    /// Frames a CPU second of both.
+    pub fn per_cpu_second(&self) -> f64 {
         self.frames / self.cpu
     }
 }
@@ -63,8 +64,8 @@ fn with_redis(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Row
     let rounds = if shared.quick { 1 } else { 5 };
     let (mut settled, mut simple) = (vec![], vec![]);
     for () in budget.rounds("settled", 1..=rounds) {
-        settled.push(run(shared, Mode::Settled, &shared.with_redis(), rate)?);
-        simple.push(run(shared, Mode::Simple, &shared.with_redis(), rate)?);
+        settled.push(run(shared, &shared.oncecast, Mode::Settled, &shared.with_redis(), rate)?);
+        simple.push(run(shared, &shared.oncecast, Mode::Simple, &shared.with_redis(), rate)?);
     }
     let ratio =
         median(settled.iter().zip(&simple).map(|(one, other)| one.per_cpu_second() / other.per_cpu_second()));
@@ -90,7 +91,7 @@ fn with_memory(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Ro
     let (mut settled, mut simple) = (vec![], vec![]);
     for () in budget.rounds("settled_memory", 2..=rounds) {
         for (mode, rates) in [(Mode::Settled, &mut settled), (Mode::Simple, &mut simple)] {
-            rates.push(run(shared, mode, "--cache-backend memory", rate)?.per_cpu_second());
+            rates.push(run(shared, &shared.oncecast, mode, "--cache-backend memory", rate)?.per_cpu_second());
         }
     }
     let spread = |rates: &[f64]| {
@@ -108,12 +109,18 @@ fn with_memory(shared: &Shared, rate: f64, budget: &Budget) -> anyhow::Result<Ro
     Ok(Row::new("settled_vs_simple_memory", ratio, "x", Bar::Least(1.0 - spread), note))
 }
 
-/// Two proxies under a load of so many new frames a second.
-fn run(shared: &Shared, mode: Mode, backend: &str, rate: f64) -> anyhow::Result<Run> {
+/// Two proxies of `oncecast` under a load of so many new frames a second.
+pub fn run(
+    shared: &Shared,
+    oncecast: &Oncecast,
+    mode: Mode,
+    backend: &str,
+    rate: f64,
+) -> anyhow::Result<Run> {
     if backend == shared.with_redis() {
         shared.steady()?;
     }
-    let proxies = pair(shared, mode, backend)?;
+    let proxies = pair(shared, oncecast, mode, backend)?;
     let frames = shared.room() * 9 / 10;
     let twin = shared.ingress(1);
     let options =
@@ -135,7 +142,7 @@ fn run(shared: &Shared, mode: Mode, backend: &str, rate: f64) -> anyhow::Result<
 fn steady(shared: &Shared) -> anyhow::Result<Vec<Row>> {
     shared.flush();
     let seconds = if shared.quick { 1 } else { 3 };
-    let _proxies = pair(shared, Mode::Settled, &shared.with_redis())?;
+    let _proxies = pair(shared, &shared.oncecast, Mode::Settled, &shared.with_redis())?;
     let twin = shared.ingress(1);
     let options = format!(
         "--frames {} --rate {RATE} --train 1 --twin {twin} --both {BOTH} --seconds 10",
@@ -192,9 +199,9 @@ fn parked(shared: &Shared) -> anyhow::Result<Row> {
     Ok(Row::new("park_time_p99", p99, "ms", Bar::Most(150.0), note))
 }
 
-fn pair(shared: &Shared, mode: Mode, backend: &str) -> anyhow::Result<[Process; 2]> {
+fn pair(shared: &Shared, oncecast: &Oncecast, mode: Mode, backend: &str) -> anyhow::Result<[Process; 2]> {
     let options = format!("{backend} {}", mode.option());
-    Ok([shared.proxy(0, &options)?, shared.proxy(1, &options)?])
+    Ok([shared.proxy_of(oncecast, 0, &options)?, shared.proxy_of(oncecast, 1, &options)?])
 }
 
 fn cpu(proxies: &[Process; 2]) -> anyhow::Result<f64> {

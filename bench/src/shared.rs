@@ -7,8 +7,8 @@
 //! ```
 
 use crate::net::network;
-use crate::pipeline::Places;
 use crate::process::{Oncecast, Process, pin};
+use crate::rig::Places;
 use crate::traffic;
 use anyhow::Context;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use tests::{Host, Net};
 
 /// See the module text.
 pub struct Shared {
-    /// What is measured.
+    /// Makes the load and is asked for figures. It is also what is measured, unless another binary is.
     pub oncecast: Oncecast,
     /// Sends.
     pub sender: Host,
@@ -67,8 +67,13 @@ impl Shared {
 
     /// Starts a proxy and waits until it is ready.
     pub fn proxy(&self, which: usize, options: &str) -> anyhow::Result<Process> {
+        self.proxy_of(&self.oncecast, which, options)
+    }
+
+    /// The same, from another binary.
+    pub fn proxy_of(&self, oncecast: &Oncecast, which: usize, options: &str) -> anyhow::Result<Process> {
         let args = format!("proxy --iface eth0 --workers 1 {options}");
-        self.oncecast.role(&self.proxies[which], &[self.cores.proxies[which]], &args)
+        oncecast.role(&self.proxies[which], &[self.cores.proxies[which]], &args)
     }
 
     /// Options of a proxy that claims in the server.

@@ -4,7 +4,7 @@ use crate::row::{Bar, Row, median};
 use crate::traffic;
 use frame::GroupIndex;
 use retry_endpoint::pipeline::admit::admit;
-use retry_endpoint::pipeline::store::{Lifetimes, Limits, Store};
+use retry_endpoint::pipeline::store::{Lifetimes, Store, StoreLimits};
 use std::time::Instant;
 
 /// The ring and the store: well beyond any cache.
@@ -17,7 +17,8 @@ pub fn rows(quick: bool) -> anyhow::Result<Vec<Row>> {
     let bytes: usize = frames.iter().map(Vec::len).sum();
     let mut ring = vec![0_u8; BYTES];
     let base = Instant::now();
-    let mut store = Store::new(Limits { bytes: BYTES, flows: 1024 }, Lifetimes::default(), true, 1, base);
+    let mut store =
+        Store::new(StoreLimits { bytes: BYTES, flows: 1024 }, Lifetimes::default(), true, 1, base);
     let (mut at, mut number) = (0, 0_u64);
     let (mut ratios, mut put_ns, mut copy_ns) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {

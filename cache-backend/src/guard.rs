@@ -30,6 +30,7 @@
 //! That says nothing about the server and does not move the breaker.
 //!
 //! Cost: one uncontended lock and one timer a batch; nothing per key.
+// Long because the rules of the guard are read together; half of it is what one breaker counts.
 
 use crate::{Answers, Claimed, KeyValues, OpError, OpErrorKind, RemoteSettings, Session};
 use bytes::Bytes;

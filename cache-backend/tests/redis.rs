@@ -214,7 +214,7 @@ async fn tls_is_verified_against_the_ca_file() {
     }
     let dir = tempfile::tempdir().unwrap();
     if !make_ca(dir.path()) {
-        eprintln!("\n*** SKIPPED: no openssl command to make a test CA ***\n");
+        tests::skipped("openssl, to make a test CA (Debian: apt-get install openssl)");
         return;
     }
     let file = |name: &str| dir.path().join(name);

@@ -1,4 +1,7 @@
 //! Blocks: raw block files, header hash, proof of work, Merkle root (wire 1.4), and the BRC-131 announce.
+//!
+//! A raw block is walked transaction by transaction; nothing is collected. Its count is checked against the bytes that are
+//! there before it is believed.
 
 use crate::{DecodeError, Id, TxId, field, hash, tx};
 

@@ -1,7 +1,7 @@
 //! V8 bundles (wire 1.8): several transactions of one flow in one datagram.
 //!
-//! Mind the offsets: SubtreeID stands at 8 and there is no TxID in the header; HashKey and SeqNum are where every frame
-//! has them.
+//! Mind the offsets: the SubtreeID stands at 8, and the header has no TxID. HashKey and SeqNum stand where every frame has
+//! them. Decoding walks all members once; the iterator cannot fail after that.
 
 use crate::{DecodeError, GroupIndex, HashKey, Id, Kind, SeqNum, field};
 

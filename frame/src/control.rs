@@ -1,8 +1,8 @@
 //! Control datagrams: NACK, ACK, MISS, THROTTLED, ADVERT, BRC-127 announce (wire 1.10, 1.12 - 1.14), and the
 //! extensions that ride on them (`docs/wire-extensions.md`).
 //!
-//! All are small and fixed, so they decode into owned values. Bytes beyond the layout are tolerated; unknown flag bits
-//! are ignored on receive.
+//! All are small and have a fixed length, so they are decoded into owned values. Bytes behind the layout are tolerated. A
+//! receiver ignores flag bits that it does not know.
 
 use crate::{DecodeError, HashKey, Id, Kind, SeqNum, field};
 use core::net::Ipv6Addr;

@@ -1,12 +1,21 @@
-//! Data frames: V1, V2, V4, V5, V6, V7 and V9 share one view (wire 1.1 - 1.9), plus the dispatcher over all types.
+//! Data frames: V1, V2, V4, V5, V6, V7 and V9 share one view (wire 1.1 - 1.9).
 //!
-//! A view borrows the datagram: ids and payload are references into it, nothing is copied or allocated. Bytes after
-//! the declared length are tolerated (wire 1.0) and not part of the view.
+//! A view borrows the datagram: ids and payload are references into it. Bytes after the declared length are tolerated (wire
+//! 1.0); they are not part of the view.
+//!
+//! ```
+//! use frame::{DataFrame, DecodeError, Kind};
+//!
+//! let mut datagram = [0; 92];
+//! datagram[..4].copy_from_slice(&frame::MAGIC);
+//! datagram[6] = Kind::Tx as u8;
+//! assert_eq!(DataFrame::decode(&datagram).map(|frame| frame.payload.len()), Ok(0));
+//! // A length of one byte, which is not there.
+//! datagram[91] = 1;
+//! assert_eq!(DataFrame::decode(&datagram), Err(DecodeError::UnexpectedEof));
+//! ```
 
-use crate::{
-    DecodeError, Fragment, HashKey, Id, SeqNum, bundle::Bundle, control, digest::Digest, field,
-    manifest::Manifest,
-};
+use crate::{DecodeError, HashKey, Id, Kind, SeqNum, field};
 
 /// Header length of V1.
 pub const V1_HEADER: usize = 44;
@@ -15,138 +24,12 @@ pub const HEADER: usize = 92;
 /// Payload length of V7: a block header.
 pub const BLOCK_HEADER_PAYLOAD: u32 = 80;
 
-/// What byte 6 says a datagram is (wire 1.0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// BRC-12: no number, no flow.
-    LegacyTx = 0x01,
-    /// BRC-124 transaction, or BRC-128 in Extended Format.
-    Tx = 0x02,
-    /// BRC-130 fragment.
-    Fragment = 0x03,
-    /// BRC-131 block announce, BRC-133 coinbase.
-    Block = 0x04,
-    /// BRC-132 subtree data.
-    Subtree = 0x05,
-    /// BRC-134 anchor transaction.
-    Anchor = 0x06,
-    /// BRC-135 block header.
-    BlockHeader = 0x07,
-    /// BRC-142 bundle.
-    Bundle = 0x08,
-    /// BRC-149 object.
-    Object = 0x09,
-    /// Request for repair.
-    Nack = 0x10,
-    /// The request named something that is not there.
-    Miss = 0x11,
-    /// The request was served.
-    Ack = 0x12,
-    /// The request was refused for a while.
-    Throttled = 0x13,
-    /// Oncecast extension: flow digest.
-    Digest = 0x14,
-    /// Beacon of a retry endpoint.
-    Advert = 0x20,
-    /// BRC-127.
-    SubtreeGroupAnnounce = 0x30,
-    /// BRC-139.
-    Manifest = 0x40,
-}
-
-impl Kind {
-    /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 17] = [
-        Kind::LegacyTx,
-        Kind::Tx,
-        Kind::Fragment,
-        Kind::Block,
-        Kind::Subtree,
-        Kind::Anchor,
-        Kind::BlockHeader,
-        Kind::Bundle,
-        Kind::Object,
-        Kind::Nack,
-        Kind::Miss,
-        Kind::Ack,
-        Kind::Throttled,
-        Kind::Digest,
-        Kind::Advert,
-        Kind::SubtreeGroupAnnounce,
-        Kind::Manifest,
-    ];
-
-    /// Length and magic are checked (44 bytes are not required: only what is needed to read byte 6), then byte 6.
-    pub fn of(datagram: &[u8]) -> Result<Kind, DecodeError> {
-        let head: &[u8; 7] = datagram.first_chunk().ok_or(DecodeError::TooShort)?;
-        if !field::has_magic(head) {
-            return Err(DecodeError::BadMagic);
-        }
-        Kind::from_byte(head[6]).ok_or(DecodeError::BadVersion)
-    }
-
-    /// The kind with this number.
-    pub const fn from_byte(byte: u8) -> Option<Kind> {
-        Some(match byte {
-            0x01 => Kind::LegacyTx,
-            0x02 => Kind::Tx,
-            0x03 => Kind::Fragment,
-            0x04 => Kind::Block,
-            0x05 => Kind::Subtree,
-            0x06 => Kind::Anchor,
-            0x07 => Kind::BlockHeader,
-            0x08 => Kind::Bundle,
-            0x09 => Kind::Object,
-            0x10 => Kind::Nack,
-            0x11 => Kind::Miss,
-            0x12 => Kind::Ack,
-            0x13 => Kind::Throttled,
-            0x14 => Kind::Digest,
-            0x20 => Kind::Advert,
-            0x30 => Kind::SubtreeGroupAnnounce,
-            0x40 => Kind::Manifest,
-            _ => return None,
-        })
-    }
-
-    /// Stable lower-case name for counters and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::LegacyTx => "legacy_tx",
-            Kind::Tx => "tx",
-            Kind::Fragment => "fragment",
-            Kind::Block => "block",
-            Kind::Subtree => "subtree",
-            Kind::Anchor => "anchor",
-            Kind::BlockHeader => "block_header",
-            Kind::Bundle => "bundle",
-            Kind::Object => "object",
-            Kind::Nack => "nack",
-            Kind::Miss => "miss",
-            Kind::Ack => "ack",
-            Kind::Throttled => "throttled",
-            Kind::Digest => "digest",
-            Kind::Advert => "advert",
-            Kind::SubtreeGroupAnnounce => "subtree_group_announce",
-            Kind::Manifest => "manifest",
-        }
-    }
-
-    /// True for the kinds that [`DataFrame`] views.
-    pub const fn is_data(self) -> bool {
-        self.data_header().is_some()
-    }
-
-    /// Length of the header, for the kinds that [`DataFrame`] views.
-    const fn data_header(self) -> Option<usize> {
-        match self {
-            Kind::LegacyTx => Some(V1_HEADER),
-            Kind::Tx | Kind::Block | Kind::Subtree | Kind::Anchor | Kind::BlockHeader | Kind::Object => {
-                Some(HEADER)
-            }
-            _ => None,
-        }
+/// Length of the header, for the kinds that [`DataFrame`] views.
+const fn header_of(kind: Kind) -> Option<usize> {
+    match kind {
+        Kind::LegacyTx => Some(V1_HEADER),
+        _ if kind.is_data() => Some(HEADER),
+        _ => None,
     }
 }
 
@@ -192,7 +75,7 @@ impl<'a> DataFrame<'a> {
             return Err(BadMagic);
         }
         let kind = Kind::from_byte(head[6]).filter(|kind| wanted(*kind)).ok_or(BadVersion)?;
-        let header = kind.data_header().ok_or(BadVersion)?;
+        let header = header_of(kind).ok_or(BadVersion)?;
         if datagram.len() < header {
             return Err(TooShort);
         }
@@ -286,7 +169,7 @@ pub fn encode_header(fields: &HeaderFields<'_>, out: &mut [u8]) -> Option<usize>
         header[40..].copy_from_slice(&fields.payload_len.to_be_bytes());
         return Some(V1_HEADER);
     }
-    fields.kind.data_header()?;
+    header_of(fields.kind)?;
     let header: &mut [u8; HEADER] = out.first_chunk_mut()?;
     header[..8].copy_from_slice(&prologue);
     header[8..40].copy_from_slice(fields.id);
@@ -295,75 +178,4 @@ pub fn encode_header(fields: &HeaderFields<'_>, out: &mut [u8]) -> Option<usize>
     header[56..88].copy_from_slice(fields.second_id);
     header[88..].copy_from_slice(&fields.payload_len.to_be_bytes());
     Some(HEADER)
-}
-
-/// First eight bytes of the id, flow and number of a datagram that was stamped; `None` for whatever [`stamp`] leaves alone
-/// or that is too short.
-pub fn stamped(datagram: &[u8]) -> Option<(u64, HashKey, SeqNum)> {
-    let data = Kind::of(datagram).is_ok_and(|kind| kind.is_data() && kind != Kind::LegacyTx);
-    let header = datagram.first_chunk::<56>().filter(|_| data)?;
-    let at = |at: usize| header[at..].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-    Some((at(8), HashKey(at(40)), SeqNum(at(48))))
-}
-
-/// Writes bytes 40-55. Left alone, with `false`, is whatever has no HashKey and SeqNum there: V1, control messages,
-/// foreign bytes, and slices shorter than the header of their kind.
-pub fn stamp(datagram: &mut [u8], hash_key: HashKey, seq_num: SeqNum) -> bool {
-    let header = match Kind::of(datagram) {
-        Ok(Kind::Fragment) => crate::fragment::HEADER,
-        Ok(Kind::Bundle) => crate::bundle::HEADER,
-        Ok(Kind::LegacyTx) | Err(_) => return false,
-        Ok(kind) if kind.is_data() => HEADER,
-        Ok(_) => return false,
-    };
-    if datagram.len() < header {
-        return false;
-    }
-    field::put(datagram, 40, &hash_key.0.to_be_bytes());
-    field::put(datagram, 48, &seq_num.0.to_be_bytes());
-    true
-}
-
-/// Any datagram of the fabric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Datagram<'a> {
-    /// V1, V2, V4, V5, V6, V7, V9.
-    Data(DataFrame<'a>),
-    /// V3.
-    Fragment(Fragment<'a>),
-    /// V8.
-    Bundle(Bundle<'a>),
-    /// 0x10.
-    Nack(control::Nack),
-    /// 0x11, 0x12, 0x13.
-    Response(control::Response),
-    /// 0x14.
-    Digest(Digest<'a>),
-    /// 0x20.
-    Advert(control::Advert),
-    /// 0x30.
-    SubtreeGroupAnnounce(control::SubtreeGroupAnnounce),
-    /// 0x40.
-    Manifest(Manifest<'a>),
-}
-
-impl<'a> Datagram<'a> {
-    /// Dispatches on byte 6.
-    pub fn decode(datagram: &'a [u8]) -> Result<Datagram<'a>, DecodeError> {
-        Ok(match Kind::of(datagram)? {
-            Kind::Fragment => Datagram::Fragment(Fragment::decode(datagram)?),
-            Kind::Bundle => Datagram::Bundle(Bundle::decode(datagram)?),
-            Kind::Nack => Datagram::Nack(control::Nack::decode(datagram)?),
-            Kind::Miss | Kind::Ack | Kind::Throttled => {
-                Datagram::Response(control::Response::decode(datagram)?)
-            }
-            Kind::Digest => Datagram::Digest(Digest::decode(datagram)?),
-            Kind::Advert => Datagram::Advert(control::Advert::decode(datagram)?),
-            Kind::SubtreeGroupAnnounce => {
-                Datagram::SubtreeGroupAnnounce(control::SubtreeGroupAnnounce::decode(datagram)?)
-            }
-            Kind::Manifest => Datagram::Manifest(Manifest::decode(datagram)?),
-            _ => Datagram::Data(DataFrame::decode(datagram)?),
-        })
-    }
 }

@@ -1,5 +1,5 @@
-//! Flow digest, control type 0x14 (extension, `docs/wire-extensions.md`): the highest number of each active flow, so
-//! that receivers find the loss of a flow's last (or only) frames.
+//! Flow digest, control type 0x14 (extension, `docs/wire-extensions.md`): the highest number of each active flow. By it
+//! receivers find the loss of a flow's last frames, or of its only one.
 //!
 //! Layout: magic, protocol; byte 6 = 0x14; byte 7 flags ([`RELAYED`]); u16 count at 8; 6 reserved bytes; then `count` entries of
 //! 50 bytes: HashKey u64, highest SeqNum u64, group index u16, SubtreeID 32. Bytes after the last entry are tolerated.

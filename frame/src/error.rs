@@ -1,4 +1,4 @@
-//! One enum for everything a decoder can refuse, with the names that the field already uses.
+//! Why a decoder refuses: one enum, with the names that the field already uses.
 
 use core::fmt;
 

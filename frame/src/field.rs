@@ -1,4 +1,4 @@
-//! Reading fields at offsets, and walking bytes of unknown length. Every read is checked; none copies an id.
+//! Fields at offsets: every read is checked, and none copies an id. A writer that stops where its buffer ends.
 
 use crate::Id;
 

@@ -1,5 +1,16 @@
-//! Flow identity (wire 3): HashKey = XXH64(seed 0, sender ‖ group u32 ‖ subtree), where a frame goes, and what a relay
-//! does with a frame that already carries a stamp.
+//! Flows (wire 3): the HashKey of a flow, the group and the flow of a frame, and what a relay does with a frame that carries
+//! a stamp already.
+//!
+//! HashKey = XXH64(seed 0, sender ‖ group u32 ‖ subtree).
+//!
+//! ```
+//! use frame::flow::{Origin, hash_key};
+//! use frame::{GroupIndex, NO_ID};
+//!
+//! let of = |group| hash_key(Origin([7; 16]), GroupIndex(group), &NO_ID);
+//! assert_eq!(of(1), of(1));
+//! assert_ne!(of(1), of(2));
+//! ```
 
 use crate::{DataFrame, Fragment, GroupIndex, HashKey, Id, Kind, NO_ID, SeqNum, ShardBits, group};
 use core::net::IpAddr;
@@ -140,16 +151,6 @@ impl StampPolicy {
             StampPolicy::OwnKey | StampPolicy::RefuseStamped => Stamping::KeyOnly,
             StampPolicy::Fill if hash_key.0 == 0 => Stamping::KeyOnly,
             StampPolicy::Fill => Stamping::Keep,
-        }
-    }
-}
-
-impl SeqNum {
-    /// The number after this one. 0 means "unset" on the wire and is skipped when the counter wraps.
-    pub const fn next(self) -> SeqNum {
-        match self.0.wrapping_add(1) {
-            0 => SeqNum(1),
-            next => SeqNum(next),
         }
     }
 }

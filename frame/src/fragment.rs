@@ -1,5 +1,13 @@
-//! V3 fragments (wire 1.3, 5): view, encoder, the plan that cuts a payload, and the rule that admits a first fragment
-//! to reassembly.
+//! V3 fragments (wire 1.3, 5): view, encoder, the plan by which a payload is cut, and the rule that says which fragment may
+//! open a reassembly.
+//!
+//! ```
+//! use frame::fragment::{Cut, Threshold, cut};
+//!
+//! let Cut::Fragments(plan) = cut(3_000, 1_500, Threshold::Compatible) else { panic!("3,000 bytes are cut") };
+//! assert_eq!((plan.total, plan.range(2)), (3, 2_696..3_000));
+//! assert_eq!(cut(1_348, 1_500, Threshold::Compatible), Cut::Whole);
+//! ```
 
 use crate::{DataFrame, DecodeError, HashKey, Id, Kind, NO_ID, SeqNum, data, field};
 
@@ -111,7 +119,7 @@ pub fn opens_slot(index: u16, total: u16, original_len: u32, max_len: u32) -> bo
 
 /// How a payload is cut: every fragment but the last carries `data_len` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct FragmentPlan {
     /// Length of the whole payload.
     pub payload_len: u32,
     /// Bytes in every fragment but the last.
@@ -120,12 +128,12 @@ pub struct Plan {
     pub total: u16,
 }
 
-impl Plan {
+impl FragmentPlan {
     /// `None`: no cutting possible (MTU ≤ 152) or more than 65,535 fragments would be needed.
-    pub fn new(payload_len: usize, mtu: u16) -> Option<Plan> {
+    pub fn new(payload_len: usize, mtu: u16) -> Option<FragmentPlan> {
         let data_len = usize::from(mtu).checked_sub(OVERHEAD).filter(|len| *len > 0)?;
         let total = payload_len.div_ceil(data_len).max(1);
-        Some(Plan {
+        Some(FragmentPlan {
             payload_len: u32::try_from(payload_len).ok()?,
             data_len: u16::try_from(data_len).ok()?,
             total: u16::try_from(total).ok()?,
@@ -158,7 +166,7 @@ pub enum Cut {
     /// One datagram with the header of its own kind.
     Whole,
     /// As many fragments as the plan says.
-    Fragments(Plan),
+    Fragments(FragmentPlan),
     /// More than 65,535 fragments would be needed: drop and count (`frag_overflow`).
     Overflow,
 }
@@ -174,7 +182,7 @@ pub fn cut(payload_len: usize, mtu: u16, threshold: Threshold) -> Cut {
     if mtu_len <= OVERHEAD || payload_len <= mtu_len - taken {
         return Cut::Whole;
     }
-    Plan::new(payload_len, mtu).map_or(Cut::Overflow, Cut::Fragments)
+    FragmentPlan::new(payload_len, mtu).map_or(Cut::Overflow, Cut::Fragments)
 }
 
 /// Fields of a fragment header to be written.
@@ -205,7 +213,7 @@ impl<'a> FragmentFields<'a> {
     /// leave offset 56 zero, V2 and V9 keep offset 56 and leave byte 7 zero; the version of V2 is written as 0.
     pub fn of(
         frame: &DataFrame<'a>,
-        plan: Plan,
+        plan: FragmentPlan,
         index: u16,
         hash_key: HashKey,
         seq_num: SeqNum,

@@ -1,4 +1,15 @@
-//! Groups and addresses (wire 2): which group an id belongs to, and where that group lives.
+//! Groups and addresses (wire 2): which group an id belongs to, and which address that group has.
+//!
+//! ```
+//! use frame::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
+//!
+//! let bits = ShardBits::new(2).expect("at most 15");
+//! let mut id = [0; 32];
+//! id[0] = 0b1100_0000;
+//! assert_eq!(bits.group_of(&id), GroupIndex(3));
+//! let fabric = Fabric::V6 { mode: SourceMode::Asm, scope: Scope::Site, group_id: Fabric::DEFAULT_GROUP_ID };
+//! assert_eq!(fabric.address(GroupIndex(3)).to_string(), "ff05::b:3");
+//! ```
 
 use crate::Id;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -24,6 +24,16 @@ pub struct HashKey(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
 pub struct SeqNum(pub u64);
 
+impl SeqNum {
+    /// The number after this one. 0 means "unset" on the wire and is skipped when the counter wraps.
+    pub const fn next(self) -> SeqNum {
+        match self.0.wrapping_add(1) {
+            0 => SeqNum(1),
+            next => SeqNum(next),
+        }
+    }
+}
+
 /// HashKey ∥ SeqNum: the key under which a frame is stored for repair (wire 6.4).
 pub fn cache_key(flow: HashKey, seq: SeqNum) -> [u8; 16] {
     let mut key = [0; 16];

@@ -1,7 +1,7 @@
 //! BRC-139 shard manifest (wire 1.11), with the Domains section of generation B.
 //!
-//! Decoding validates everything once, in the order of wire 1.11 (coherence before checksum, checksum before contents);
-//! the view then iterates over the datagram without allocation and without further errors.
+//! Decoding checks everything once, in the order of wire 1.11: coherence, then the checksum, then the contents. After that
+//! the view walks the datagram without allocation, and nothing can fail.
 
 use crate::{DecodeError, GroupIndex, Kind, field, field::Writer, group, hash};
 use core::net::Ipv6Addr;

@@ -1,6 +1,8 @@
 //! V9 objects: ids, submission and delivery records (wire 1.9).
+//!
+//! Every byte of a record is judged as soon as it is there: a stream that cannot become a record is broken at once.
 
-use crate::{DecodeError, Id, field, field::Writer, hash, stream::Boundary};
+use crate::{DecodeError, Id, boundary::Boundary, field, field::Writer, hash};
 
 /// First two bytes of a submission record.
 pub const RECORD_MARK: [u8; 2] = [0xBE, 0xEF];

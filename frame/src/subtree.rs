@@ -1,7 +1,7 @@
 //! V5 payload: subtree data (wire 1.5).
 //!
-//! Counts are u64 on the wire and multiply into lengths: all of that is checked, so that a count of 2^59 is a short
-//! payload and not a wrapped zero.
+//! Counts are u64 on the wire, and lengths are their multiples. All of that is checked: a count of 2^59 is a payload that is
+//! too short, not a length that wrapped to zero.
 
 use crate::block::merkle_root;
 use crate::{DecodeError, Id, TxId, field};

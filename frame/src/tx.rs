@@ -1,10 +1,10 @@
 //! Transactions: structure, Extended Format, canonical TxID (wire 1.2; BRC-30 for EF).
 //!
-//! Only the structure is read: scripts are skipped, no consensus rule is checked. Two things are stricter than a plain
-//! reader. A transaction without inputs is malformed, because `00` in the place of the input count announces the
-//! Extended Format; and a CompactSize must be minimal, because two encodings of one transaction would be two TxIDs.
+//! Only the structure is read: scripts are skipped, no consensus rule is checked. In two things this is stricter than a plain
+//! reader. A transaction without inputs is malformed, because `00` in the place of the input count announces the Extended
+//! Format. A CompactSize must be minimal, because two encodings of one transaction would be two TxIDs.
 
-use crate::{DecodeError, TxId, hash, stream::Boundary};
+use crate::{DecodeError, TxId, boundary::Boundary, hash};
 
 pub use crate::hash::sha256d;
 

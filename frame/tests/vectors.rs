@@ -17,7 +17,7 @@ use frame::subtree::{self, Form, SubtreeData};
 use frame::tee::Tee;
 use frame::{
     DataFrame, Datagram, DecodeError, Fabric, GroupIndex, HashKey, Id, Kind, NO_ID, Scope, SeqNum, ShardBits,
-    SourceMode, block, cache_key, data, group, hash, tx,
+    SourceMode, block, cache_key, group, hash, tx,
 };
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -776,7 +776,7 @@ fn stamping(section: &Value) -> usize {
         let stamp_source = step["stamp_source"].as_bool().unwrap();
         let policy = if stamp_source { StampPolicy::OwnKey } else { StampPolicy::Fill };
         let (hash_key, seq_num) = stamped(&datagram, step, policy, &mut counters);
-        assert!(data::stamp(&mut datagram, hash_key, seq_num));
+        assert!(frame::datagram::stamp(&mut datagram, hash_key, seq_num));
         assert_eq!(hash_key, key(step, "out_hash_key"), "{}", text(step, "name"));
         assert_eq!(seq_num.0, number(step, "out_seq"), "{}", text(step, "name"));
         assert_eq!(datagram, bytes(step, "output"), "{}", text(step, "name"));
@@ -820,7 +820,7 @@ fn fragmentation(section: &Value) -> usize {
     list(section).len()
 }
 
-fn check_fragmentation(item: &Value, plan: fragment::Plan) {
+fn check_fragmentation(item: &Value, plan: fragment::FragmentPlan) {
     let name = text(item, "name");
     assert_eq!(u64::from(plan.total), number(item, "frag_total"), "{name}");
     assert_eq!(u64::from(plan.data_len), number(item, "frag_data_size"), "{name}");
@@ -861,7 +861,7 @@ fn check_fragmentation(item: &Value, plan: fragment::Plan) {
 
 fn fragment_of(
     frame: &DataFrame<'_>,
-    plan: fragment::Plan,
+    plan: fragment::FragmentPlan,
     index: u16,
     key: HashKey,
     seq: SeqNum,

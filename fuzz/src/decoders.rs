@@ -83,7 +83,7 @@ pub fn data_frame(bytes: &[u8]) -> bool {
         }
     }
     let mut stamped = again;
-    let has_stamp = frame::data::stamp(&mut stamped, frame.hash_key, frame.seq_num);
+    let has_stamp = frame::datagram::stamp(&mut stamped, frame.hash_key, frame.seq_num);
     assert_eq!(has_stamp, frame.kind != Kind::LegacyTx);
     assert_eq!(DataFrame::decode(&stamped), Ok(frame));
     let content = Content::of(frame.payload);
@@ -111,7 +111,9 @@ pub fn fragment(bytes: &[u8]) -> bool {
         Route::of_fragment(&fragment, bits, bits);
     }
     for mtu in [0, 152, 153, 1500, u16::MAX] {
-        if let Some(plan) = fragment::Plan::new(usize::try_from(fragment.original_len).unwrap_or(0), mtu) {
+        if let Some(plan) =
+            fragment::FragmentPlan::new(usize::try_from(fragment.original_len).unwrap_or(0), mtu)
+        {
             let last = plan.range(plan.total - 1);
             assert_eq!(u32::try_from(last.end), Ok(plan.payload_len));
             assert!(plan.range(fragment.index).end <= last.end);

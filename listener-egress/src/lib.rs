@@ -2,8 +2,10 @@
 //!
 //! `pipeline` holds the decisions, in the order of a frame's path; `runtime` the sockets, threads and timers around it.
 
+#[macro_use]
+mod planted;
 pub mod config;
-#[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "only the simulator plants faults"))]
+#[cfg(feature = "mutants")]
 #[doc(hidden)]
 pub mod mutation;
 pub mod pipeline;

@@ -7,7 +7,7 @@
 //!
 //! | Path | Modules |
 //! |---|---|
-//! | opening | [`options`], [`interface`], `open`, `buffers`, [`joins`], [`membership`], `control` |
+//! | opening | [`options`], `error`, [`interface`], `open`, `buffers`, [`joins`], [`membership`], `control` |
 //! | receiving | [`burst`], [`receive`], `gro`, `pktinfo`, `rxq_ovfl`, `recverr`, [`loss`] |
 //! | sending | [`send`], `gso`, `recverr` |
 //! | around them | [`ready`], [`netns`], [`probe`], [`outq`], [`affinity`], [`cputime`] |
@@ -63,6 +63,7 @@ pub mod send;
 mod address;
 mod buffers;
 mod cmsg;
+mod error;
 mod gro;
 mod gso;
 mod open;
@@ -78,11 +79,12 @@ pub use affinity::pin_current_thread;
 pub use burst::{Arrival, Burst, Span};
 pub use control::control_socket;
 pub use cputime::{ThreadTime, host_clock, thread_time};
+pub use error::SocketError;
 pub use interface::Interface;
 pub use loss::Loss;
 pub use membership::{Joined, Membership, Memberships};
 pub use netns::enter_private_network;
-pub use options::{SocketError, SocketOptions};
+pub use options::SocketOptions;
 pub use outq::unacknowledged;
 pub use probe::multicast_probe;
 pub use ready::{Ready, writable};

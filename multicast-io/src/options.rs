@@ -1,4 +1,4 @@
-//! What a socket is opened with, and what can go wrong.
+//! What a socket is opened with.
 
 use crate::Interface;
 use std::net::SocketAddr;
@@ -60,29 +60,5 @@ impl SocketOptions {
             packet_info: false,
             dual_stack: false,
         }
-    }
-}
-
-/// An operation on a socket that failed: which, on what, and the knob that changes it.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation} {subject}: {source}{hint}")]
-pub struct SocketError {
-    /// For example `bind`, `join`.
-    pub operation: &'static str,
-    /// Address, group or interface.
-    pub subject: String,
-    /// What the kernel said.
-    pub source: std::io::Error,
-    /// Empty, or ` (raise sysctl net.core.optmem_max, now 20480)` and the like.
-    pub hint: String,
-}
-
-impl SocketError {
-    /// An error without a hint, for `map_err`.
-    pub(crate) fn about(
-        operation: &'static str,
-        subject: impl ToString,
-    ) -> impl FnOnce(std::io::Error) -> SocketError {
-        move |source| SocketError { operation, subject: subject.to_string(), source, hint: String::new() }
     }
 }

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 fn main() {
     if let Err(error) = multicast_io::enter_private_network() {
-        println!("SKIPPED: private_network: no network namespace can be made here: {error}");
+        tests::skipped(&format!("a network namespace: {error}"));
         return;
     }
     if !run("ip", "-6 address add fd00::2/128 dev lo nodad") || !reachable(Family::V6.other_host()) {
-        println!("SKIPPED: private_network: an IPv6 address on lo (is iproute2 installed, and IPv6 on?)");
+        tests::skipped("an IPv6 address on lo (is iproute2 installed, and IPv6 on?)");
         return;
     }
     let filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();

@@ -9,6 +9,7 @@ mod bench;
 mod consumer;
 mod demo;
 mod endpoint;
+mod faults;
 mod interrupt;
 mod nack;
 mod pages;
@@ -29,7 +30,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Transaction frames over IP multicast: every receiver gets every frame, once
 #[derive(Parser, Debug)]
-#[command(name = "oncecast", version, subcommand_required = true, arg_required_else_help = false)]
+#[command(name = "oncecast", version = faults::version(), subcommand_required = true, arg_required_else_help = false)]
 #[command(
     after_help = "Options of the roles (proxy, listener, retry) are flags, UPPER_CASE environment variables and \
 keys of a TOML file (--config FILE), in this order of precedence. --check validates, --print-config shows the result.\n\
@@ -112,7 +113,7 @@ fn run(command: Command, role: Option<config::RoleLoaded>) -> anyhow::Result<Exi
 
 /// The whole command line as people see it.
 fn command_line() -> clap::Command {
-    config::layers::decorate(Cli::command(), roles::ROLES)
+    config::command::decorate(Cli::command(), roles::ROLES)
 }
 
 fn complain(line: &str) {

@@ -40,14 +40,12 @@ pub fn listener(mut config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
 }
 
 /// Runs the retry role.
-pub fn retry(mut config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
-    config.instance = loaded.common.instance();
-    config.drain_timeout = loaded.common.drain_timeout;
+pub fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
     run::run(
         crate::VERSION,
         loaded,
         config,
-        |config| Ok(config.validate()?),
+        |config| Ok(config.check()?),
         async |config, deps| Ok(retry_endpoint::start(config, deps).await?.wait()),
     )
 }

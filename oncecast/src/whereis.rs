@@ -4,7 +4,7 @@ use crate::status;
 use anyhow::Context;
 use cache_backend::{KeyValues, Session};
 use serde_json::{Value, json};
-use service::config::args::BackendArgs;
+use service::config::BackendArgs;
 use service::config::{BackendKind, Purpose};
 use std::net::ToSocketAddrs;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 
 use frame::block::Block;
 use frame::{ShardBits, data, tx};
-use proxy_ingress::pipeline::train::{Car, Limits, Order, Plan};
+use proxy_ingress::pipeline::train::{Order, TrainFrame, TrainLimits, TrainPlan};
 use std::time::{Duration, Instant};
 
 const DEFAULT_BLOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/block413567.raw");
@@ -26,9 +26,9 @@ fn main() -> anyhow::Result<()> {
     for (batch, bits) in [(64, 2), (256, 2), (1024, 2), (1024, 0), (1024, 4), (1024, 8)] {
         let bits = ShardBits::new(bits).ok_or_else(|| anyhow::anyhow!("shard bits"))?;
         for (padding_percent, order) in [(0, Order::Length), (15, Order::Length), (15, Order::Arrival)] {
-            let cars: Vec<Car> =
-                whole.iter().map(|(id, len)| Car::whole(bits.group_of(&id.0), *len)).collect();
-            let row = measure(&cars, batch, padding_percent, order);
+            let frames: Vec<TrainFrame> =
+                whole.iter().map(|(id, len)| TrainFrame::whole(bits.group_of(&id.0), *len)).collect();
+            let row = measure(&frames, batch, padding_percent, order);
             println!(
                 "{batch:5}  {:6}  {:>7}  {:12.1}  {:5.1} %  {:8.0}",
                 bits.groups(),
@@ -51,18 +51,19 @@ struct Row {
 }
 
 /// Plans batches that walk through the block again and again.
-fn measure(cars: &[Car], batch: usize, padding_percent: u32, order: Order) -> Row {
-    let limits = Limits { max_frames: 64, max_bytes: 65_487, max_segment: 1_452, padding_percent, order };
+fn measure(frames: &[TrainFrame], batch: usize, padding_percent: u32, order: Order) -> Row {
+    let limits =
+        TrainLimits { max_frames: 64, max_bytes: 65_487, max_segment: 1_452, padding_percent, order };
     let mut row = Row { frames: 0, trains: 0, bytes: 0, padding: 0, time: Duration::ZERO };
-    let mut plan = Plan::new();
-    let endless: Vec<Car> = cars.iter().copied().cycle().take(FRAMES).collect();
-    for cars in endless.chunks(batch) {
+    let mut plan = TrainPlan::new();
+    let endless: Vec<TrainFrame> = frames.iter().copied().cycle().take(FRAMES).collect();
+    for frames in endless.chunks(batch) {
         let start = Instant::now();
-        plan.make(&limits, cars);
+        plan.make(&limits, frames);
         row.time += start.elapsed();
-        row.frames += cars.len();
+        row.frames += frames.len();
         row.trains += plan.trains.len();
-        row.bytes += cars.iter().map(|car| u64::from(car.len)).sum::<u64>();
+        row.bytes += frames.iter().map(|frame| u64::from(frame.len)).sum::<u64>();
         row.padding += plan.padding;
     }
     row

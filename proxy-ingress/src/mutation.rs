@@ -1,5 +1,5 @@
-//! Faults that can be planted into the pipeline, to show that the simulator finds them. Never set in production: the
-//! switch exists only with the feature `mutants`.
+//! Faults that can be planted into the pipeline, to show that the simulator finds them. This module, the fields that hold a
+//! fault and every comparison exist only with the feature `mutants`; see `planted!` in `lib.rs`.
 
 /// One planted fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,11 +13,15 @@ pub enum Mutation {
     LateFrameSent,
     DigestOvertakes,
     DropNotCounted,
+    /// In the order of the round: the burst is cleared and filled again before waiting frames are copied out of it.
+    ClearedBeforeKept,
+    /// In the order of the round: frames leave by the time at which the store was asked.
+    TimeNotReadAgain,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 8] = [
+    pub const ALL: [Mutation; 10] = [
         Mutation::ClaimKeptAfterRefusal,
         Mutation::RefusedTrainRenumbered,
         Mutation::FlowKeptAfterHole,
@@ -26,5 +30,7 @@ impl Mutation {
         Mutation::LateFrameSent,
         Mutation::DigestOvertakes,
         Mutation::DropNotCounted,
+        Mutation::ClearedBeforeKept,
+        Mutation::TimeNotReadAgain,
     ];
 }

@@ -1,6 +1,6 @@
-//! What one worker counts. Plain cells with one writer; folded when somebody asks.
+//! What one worker counts, and how it is shown. Plain cells with one writer; folded when somebody asks.
 
-use crate::pipeline::DropReason;
+use crate::drops::DropReason;
 use frame::{GroupIndex, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
 use std::sync::Arc;
@@ -26,85 +26,62 @@ pub struct GroupTally {
     pub bytes: Counter,
 }
 
-/// Cells of one worker.
-#[derive(Debug)]
-pub struct Tally {
-    /// Frames sent lately.
-    pub recent: Arc<service::Recent>,
-    /// Datagrams.
-    pub packets_received: Counter,
-    /// Their bytes.
-    pub bytes_received: Counter,
-    /// Messages cut out of TCP streams.
-    pub tcp_messages: Counter,
-    /// Frames that passed every check, by kind.
-    accepted: [Counter; KINDS.len()],
-    /// Frames suppressed, by kind.
-    deduped: [Counter; KINDS.len()],
-    dropped: [Counter; DropReason::ALL.len()],
-    /// Tier 1 said "seen".
-    pub seen_locally: Counter,
-    /// Tier 1 said "new".
-    pub new_locally: Counter,
-    /// Frames sent without waiting because the slab was full.
-    pub slab_overflow: Counter,
-    /// Frames taken by the kernel, counted once for each interface.
-    pub handed_over: Counter,
-    /// Frames planned to leave (fragments counted one by one).
-    pub emitted: Counter,
-    /// Their bytes, without padding.
-    pub emitted_bytes: Counter,
-    /// Bytes of padding.
-    pub padding: Counter,
-    /// Trains.
-    pub trains: Counter,
-    train_lengths: [Counter; TRAIN_BUCKETS.len()],
-    /// Frames that were cut.
-    pub fragmented: Counter,
-    /// Fragments made.
-    pub fragments: Counter,
-    /// Claims released because their frame could not be sent.
-    pub released: Counter,
-    /// Times that an interface had to wait for room in its socket.
-    pub send_blocked: Counter,
-    /// Subtree roots that were checked and right; wrong ones are drops.
-    pub subtree_roots_ok: Counter,
-    /// Digest datagrams sent.
-    pub digests: Counter,
-    /// Flows announced in them.
-    pub digest_entries: Counter,
-    /// Bytes that wait in backlogs.
-    pub backlog_bytes: Gauge,
-    /// Bytes in the slab.
-    pub slab_bytes: Gauge,
-    /// Frames in the slab.
-    pub slab_frames: Gauge,
-    /// Flows held.
-    pub flows: Gauge,
-    /// Flows evicted to make room.
-    pub flows_evicted: Gauge,
-    /// Flows expired.
-    pub flows_expired: Gauge,
-    /// Flows retired after a refusal.
-    pub flows_retired: Gauge,
-    /// Keys whose last word found no place.
-    pub flows_unannounced: Gauge,
-    /// Flows with a hole (`standard` identity).
-    pub flow_holes: Gauge,
-    /// Datagrams the kernel dropped because the receive queue was full.
-    pub kernel_drops: Gauge,
-    /// Datagrams cut because they did not fit.
-    pub truncated: Gauge,
-    /// Errors that the kernel queued about earlier datagrams.
-    pub queued_errors: Gauge,
-    /// Interfaces that refused trains.
-    pub gso_refused: Gauge,
-    /// From the end of a receive to the end of the emit that followed.
-    pub burst_time: Histogram,
-    wait_time: [Histogram; Why::ALL.len()],
-    groups: Vec<GroupTally>,
-    control: GroupTally,
-    bits: ShardBits,
+service::counters! {
+    /// Cells of one worker.
+    #[derive(Debug)]
+    pub struct Tally {
+        pub packets_received: Counter => counter("bsp_packets_received_total", ["worker"], "Datagrams taken from the UDP port.");
+        pub bytes_received: Counter => counter("bsp_bytes_received_total", ["worker"], "Bytes of those datagrams.");
+        pub tcp_messages: Counter => counter("bsp_tcp_messages_total", ["worker"], "Messages cut out of TCP streams.");
+        accepted: [Counter; KINDS] => counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
+        dropped: [Counter; DropReason::ALL] => counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.");
+        deduped: [Counter; KINDS] => counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
+        pub seen_locally: Counter = "seen", pub new_locally: Counter = "new" => counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
+        pub released: Counter => counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
+        wait_time: [Histogram; Why::ALL, label] => histogram("bsp_txid_claim_wait_seconds", ["why"], "Time from claim to decision of frames that waited, parking included, by what was decided.");
+        pub emitted: Counter => counter("bsp_packets_forwarded_total", ["worker"], "Frames planned to leave; fragments count one by one.");
+        pub emitted_bytes: Counter => counter("bsp_bytes_forwarded_total", ["worker"], "Bytes of those frames, without padding.");
+        pub handed_over: Counter => counter("bsp_packets_handed_over_total", ["worker"], "Frames taken by the kernel, once for each interface.");
+        pub padding: Counter => counter("bsp_train_padding_bytes_total", ["worker"], "Bytes added so that frames could share trains.");
+        train_lengths: [Counter; TRAIN_BUCKETS] => counter("bsp_trains_total", ["worker", "frames"], "Trains by number of frames (upper bound).")
+            = |tally, series| for (bound, count) in tally.train_lengths() {
+                series.put(&[&bound.to_string()], count);
+            };
+        => counter("bsp_control_frames_forwarded_total", [], "Frames to control groups.") = |tally| &tally.control.packets;
+        pub fragmented: Counter => counter("bsp_frames_fragmented_total", ["worker"], "Frames that were cut into fragments.");
+        pub fragments: Counter => counter("bsp_fragments_emitted_total", ["worker"], "Fragments made.");
+        pub subtree_roots_ok: Counter => counter("bsp_subtree_root_checks_total", ["result"], "Subtree roots checked.")
+            = |tally, series| {
+                series.put(&["ok"], &tally.subtree_roots_ok);
+                series.put(&["mismatch"], tally.dropped(DropReason::SubtreeRoot));
+            };
+        => counter("bsp_block_pow_rejected_total", [], "Blocks whose header does not meet its target.") = |tally| tally.dropped(DropReason::BlockPow);
+        => counter("bsp_egress_errors_total", [], "Frames that the kernel did not take in time.") = |tally| tally.lost_while_sending();
+        pub send_blocked: Counter => counter("bsp_send_blocked_total", ["worker"], "Times a send had to wait for room in a socket.");
+        pub backlog_bytes: Gauge => gauge("bsp_send_backlog_bytes", ["worker"], "Bytes that wait because the kernel refused them.");
+        pub slab_bytes: Gauge => gauge("bsp_slab_bytes", ["worker"], "Bytes of frames that wait for the shared store.");
+        pub slab_frames: Gauge => gauge("bsp_slab_frames", ["worker"], "Frames that wait for the shared store.");
+        pub slab_overflow: Counter => counter("bsp_slab_overflow_total", ["worker"], "Frames sent undecided because the slab was full.");
+        pub flows: Gauge => gauge("bsp_flows", ["worker"], "Flows held.");
+        pub flows_evicted: Gauge = "evicted", pub flows_expired: Gauge = "expired", pub flows_retired: Gauge = "retired", pub flow_holes: Gauge = "hole"
+            => counter("bsp_flows_ended_total", ["worker", "how"], "Flows that ended: evicted, expired, retired after a refusal, or left with a hole.");
+        pub digests: Counter => counter("bsp_flow_digests_total", ["worker"], "Flow digests sent.");
+        pub flows_unannounced: Gauge => counter("bsp_flow_last_words_dropped_total", ["worker"], "Retired and evicted flows whose last number was not announced to the end, because there were too many.");
+        pub digest_entries: Counter => counter("bsp_flow_digest_entries_total", ["worker"], "Flows announced in digests.");
+        pub kernel_drops: Gauge => counter("bsp_kernel_receive_drops_total", ["worker"], "Datagrams that the kernel dropped because the receive queue was full.");
+        pub truncated: Gauge => counter("bsp_truncated_total", ["worker"], "Datagrams of the UDP port cut because they did not fit, and dropped.");
+        pub queued_errors: Gauge => counter("bsp_socket_errors_total", ["worker"], "Errors that the kernel queued on sockets about earlier datagrams (ICMP).");
+        pub gso_refused: Gauge => gauge("bsp_gso_refused", ["worker"], "Interfaces that refused trains, so that frames leave one by one.");
+        pub burst_time: Histogram => histogram("bsp_burst_seconds", [], "Time from the end of a receive to the end of the emit that followed.");
+    } and {
+        /// Frames sent lately.
+        pub recent: Arc<service::Recent>,
+        /// Trains of any length.
+        pub trains: Counter,
+        groups: Vec<GroupTally>,
+        control: GroupTally,
+        bits: ShardBits,
+    }
 }
 
 impl Tally {
@@ -115,49 +92,8 @@ impl Tally {
 
     /// All zero; frames are noted in `recent`.
     pub fn noting(bits: ShardBits, recent: Arc<service::Recent>) -> Tally {
-        Tally {
-            packets_received: Counter::default(),
-            bytes_received: Counter::default(),
-            tcp_messages: Counter::default(),
-            accepted: Default::default(),
-            deduped: Default::default(),
-            dropped: Default::default(),
-            seen_locally: Counter::default(),
-            new_locally: Counter::default(),
-            slab_overflow: Counter::default(),
-            handed_over: Counter::default(),
-            emitted: Counter::default(),
-            emitted_bytes: Counter::default(),
-            padding: Counter::default(),
-            trains: Counter::default(),
-            train_lengths: Default::default(),
-            fragmented: Counter::default(),
-            fragments: Counter::default(),
-            recent,
-            released: Counter::default(),
-            send_blocked: Counter::default(),
-            subtree_roots_ok: Counter::default(),
-            digests: Counter::default(),
-            digest_entries: Counter::default(),
-            backlog_bytes: Gauge::default(),
-            slab_bytes: Gauge::default(),
-            slab_frames: Gauge::default(),
-            flows: Gauge::default(),
-            flows_evicted: Gauge::default(),
-            flows_expired: Gauge::default(),
-            flows_retired: Gauge::default(),
-            flows_unannounced: Gauge::default(),
-            flow_holes: Gauge::default(),
-            kernel_drops: Gauge::default(),
-            truncated: Gauge::default(),
-            queued_errors: Gauge::default(),
-            gso_refused: Gauge::default(),
-            burst_time: Histogram::default(),
-            wait_time: Default::default(),
-            groups: (0..bits.groups()).map(|_| GroupTally::default()).collect(),
-            control: GroupTally::default(),
-            bits,
-        }
+        let groups = (0..bits.groups()).map(|_| GroupTally::default()).collect();
+        Tally::zero(recent, Counter::default(), groups, GroupTally::default(), bits)
     }
 
     /// From the claim to the decision of frames that waited.
@@ -168,6 +104,12 @@ impl Tally {
     /// Cell of a drop reason.
     pub fn dropped(&self, reason: DropReason) -> &Counter {
         &self.dropped[reason.index()]
+    }
+
+    /// Frames that the kernel did not take.
+    fn lost_while_sending(&self) -> u64 {
+        let lost = [DropReason::SendRefused, DropReason::BacklogFull, DropReason::WriteError];
+        lost.iter().map(|reason| self.dropped(*reason).get()).sum()
     }
 
     /// Cell of accepted frames of a kind.

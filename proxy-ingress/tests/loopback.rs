@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const BLOCK: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/block413567.raw"));
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn transactions() -> Vec<&'static [u8]> {
     Block::decode(BLOCK).unwrap().transactions().map(Result::unwrap).collect()
@@ -73,17 +73,19 @@ impl World {
     async fn start_with(change: impl FnOnce(&mut Config), memory: Option<Memory>) -> World {
         let mut config = Config::for_embedding();
         config.fabric.mc_ipv4_net = rand::random_range(1..=250);
-        config.egress_port = free_port();
-        config.beacon_port = free_port();
+        config.sending.egress_port = free_port();
+        config.sending.beacon_port = free_port();
         change(&mut config);
         let bits = config.shard_bits().unwrap();
         let fabric = config.fabric().unwrap();
         let data = (0..bits.groups()).map(|group| GroupIndex(u16::try_from(group).unwrap()));
         let control =
             [GroupIndex::BLOCK_BROADCAST, GroupIndex::SUBTREE_DATA, GroupIndex::SUBTREE_GROUP_ANNOUNCE];
-        let mut receivers: Vec<_> =
-            data.chain(control).map(|group| (group, join(&fabric, group, config.egress_port))).collect();
-        receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.beacon_port)));
+        let mut receivers: Vec<_> = data
+            .chain(control)
+            .map(|group| (group, join(&fabric, group, config.sending.egress_port)))
+            .collect();
+        receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.sending.beacon_port)));
         let lifecycle = Lifecycle::new("proxy");
         let deps = Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), memory };
         let running = proxy_ingress::start(config, deps).await.unwrap();
@@ -92,7 +94,7 @@ impl World {
 
     /// Takes what has come until `enough`.
     async fn listen_until(&mut self, what: &str, mut enough: impl FnMut(&[Heard]) -> bool) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !enough(&self.heard) {
             let counters = self.running.counters();
             assert!(Instant::now() < end, "{what}: {} heard, {counters:?}", self.heard.len());
@@ -121,7 +123,7 @@ impl World {
     async fn stop(self) -> proxy_ingress::Counters {
         self.lifecycle.begin_drain();
         let counters = self.running.counters_handle();
-        tokio::time::timeout(PATIENCE, self.running.wait()).await.unwrap();
+        tokio::time::timeout(TIMEOUT, self.running.wait()).await.unwrap();
         counters()
     }
 }
@@ -294,7 +296,7 @@ async fn a_stream_that_breaks_its_grammar_is_closed_after_its_good_messages() {
 
 /// Ends when the proxy has closed the connection.
 async fn closed(mut stream: TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let read =
         tokio::task::spawn_blocking(move || std::io::Read::read(&mut stream, &mut [0; 1])).await.unwrap();
     let timed_out =
@@ -329,9 +331,9 @@ async fn a_frame_above_64_mib_closes_the_connection_at_its_header() {
 #[tokio::test]
 async fn senders_that_dawdle_inside_long_frames_hold_up_nobody() {
     let mut world = World::start(|config| {
-        config.tcp_read_timeout = Duration::from_secs(3_600);
-        config.tcp_max_connections = 16;
-        config.tcp_buffer_bytes = service::config::ByteSize(72 << 20);
+        config.streams.tcp_read_timeout = Duration::from_secs(3_600);
+        config.streams.tcp_max_connections = 16;
+        config.streams.tcp_buffer_bytes = service::config::ByteSize(72 << 20);
     })
     .await;
     let address = world.running.tcp.unwrap();
@@ -350,7 +352,7 @@ async fn senders_that_dawdle_inside_long_frames_hold_up_nobody() {
 
 #[tokio::test]
 async fn a_frame_that_drips_in_is_closed_although_each_byte_comes_soon() {
-    let world = World::start(|config| config.tcp_read_timeout = Duration::from_millis(300)).await;
+    let world = World::start(|config| config.streams.tcp_read_timeout = Duration::from_millis(300)).await;
     let stream = TcpStream::connect(world.running.tcp.unwrap()).unwrap();
     let mut sender = stream.try_clone().unwrap();
     sender.write_all(&announcing(1_000_000)).unwrap();
@@ -368,7 +370,7 @@ async fn a_frame_that_drips_in_is_closed_although_each_byte_comes_soon() {
 #[tokio::test]
 async fn two_thousand_connections_leave_room_for_those_that_came_first() {
     const MOST: usize = 64;
-    let mut world = World::start(|config| config.tcp_max_connections = MOST).await;
+    let mut world = World::start(|config| config.streams.tcp_max_connections = MOST).await;
     let address = world.running.tcp.unwrap();
     let mut first: Vec<_> = (0..MOST).map(|_| TcpStream::connect(address).unwrap()).collect();
     for _ in MOST..2_000 {
@@ -422,7 +424,7 @@ async fn an_orderly_stop_forwards_what_the_kernel_had_taken() {
 
 #[tokio::test]
 async fn several_workers_share_what_they_have_seen() {
-    let mut world = World::start(|config| config.workers = 4).await;
+    let mut world = World::start(|config| config.receiving.workers = 4).await;
     let small: Vec<_> = transactions().into_iter().filter(|tx| tx.len() <= 1_348).take(300).collect();
     let expected: HashSet<TxId> = small.iter().map(|tx| tx::canonical_txid(tx).unwrap()).collect();
     let sockets: Vec<UdpSocket> = (0..16).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();

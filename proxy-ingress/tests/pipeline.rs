@@ -8,11 +8,13 @@ use frame::{Datagram, Fabric, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block,
 use multicast_io::{Burst, Progress, Span, Train};
 use proxy_ingress::pipeline::emit::OutletLimits;
 use proxy_ingress::pipeline::number::{Directory, FlowLimits, Identity, MIN_FLOWS};
-use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Policy, Transmit, Via, admit};
+use proxy_ingress::pipeline::{
+    DropReason, Ingress, IngressConfig, Message, Next, Policy, RoundIo, Transmit, Via, admit,
+};
 use proxy_ingress::tally::Tally;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 const ENOBUFS: i32 = 105;
 const EMSGSIZE: i32 = 90;
 const DEADLINE: Duration = Duration::from_secs(1);
+const SENDER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 4_000);
 
 /// A kernel that takes so many frames and then answers with an error until it is told otherwise.
 #[derive(Default)]
@@ -53,14 +56,35 @@ impl Transmit for Kernel {
     }
 }
 
+/// The store and the kernels of a world.
+struct Outside {
+    driver: Driver,
+    kernels: Vec<Kernel>,
+}
+
+impl RoundIo for Outside {
+    type Socket = Kernel;
+
+    fn pump(&mut self, claims: &mut Claims, now: Instant) {
+        self.driver.pump(claims, now);
+    }
+
+    fn sockets(&mut self) -> &mut [Kernel] {
+        &mut self.kernels
+    }
+
+    fn max_train(&self) -> usize {
+        64
+    }
+}
+
 struct World {
     now: Instant,
     ingress: Ingress,
     burst: Burst,
-    kernels: Vec<Kernel>,
+    outside: Outside,
     tally: Arc<Tally>,
     local: Arc<LocalSet>,
-    driver: Driver,
 }
 
 fn config(outlets: usize) -> IngressConfig {
@@ -70,6 +94,7 @@ fn config(outlets: usize) -> IngressConfig {
         outlet: OutletLimits { bytes: 1 << 20, deadline: DEADLINE },
         slab_bytes: 1 << 20,
         slab_entries: 4_096,
+        full_timeout: Duration::ZERO,
         ..IngressConfig::new(Fabric::V4 { net: 9 }, ShardBits::new(2).unwrap(), Identity::Instance([7; 16]))
     }
 }
@@ -95,32 +120,40 @@ impl World {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let driver = runtime.block_on(Driver::open(backend)).unwrap();
         let ingress = Ingress::new(now, config, claims, Arc::clone(&tally));
-        World { now, ingress, burst: Burst::new(0, 16 << 20), kernels, tally, local, driver }
+        World {
+            now,
+            ingress,
+            burst: Burst::new(0, 16 << 20),
+            outside: Outside { driver, kernels },
+            tally,
+            local,
+        }
     }
 
-    /// One round with `datagrams`.
+    /// One round with `datagrams`, and those after it that take up what it left.
     fn round(&mut self, datagrams: &[Vec<u8>]) {
-        let sender = IpAddr::from([192, 0, 2, 10]);
-        let spans: Vec<Span> = datagrams.iter().map(|bytes| self.burst.push(bytes).unwrap()).collect();
-        for span in spans {
-            self.ingress.receive_datagram(self.now, &self.burst, span, sender);
-        }
-        self.ingress.ask(self.now);
-        self.driver.pump(self.ingress.claims(), self.now);
+        self.arrive(datagrams);
+        self.ingress.begin(self.now, &self.burst);
         loop {
-            self.ingress.load(self.now, &mut self.burst);
-            if self.ingress.plan(self.now, &mut self.burst, 64)
-                && self.ingress.emit(self.now, self.burst.memory(), &mut self.kernels)
-            {
-                self.ingress.defer(self.now, self.burst.memory());
-            }
-            if !self.ingress.finish(self.now, &mut self.burst) && !self.ingress.is_busy() {
+            while self.commit() != Next::Done {}
+            if !self.ingress.is_busy() {
                 break;
             }
         }
-        self.burst.clear();
-        self.driver.pump(self.ingress.claims(), self.now);
-        self.ingress.tick(self.now, &mut self.kernels);
+    }
+
+    fn arrive(&mut self, datagrams: &[Vec<u8>]) {
+        for bytes in datagrams {
+            assert!(self.burst.arrive(bytes, SENDER, None));
+        }
+    }
+
+    fn commit(&mut self) -> Next {
+        self.ingress.commit(self.now, &mut self.burst, &mut self.outside)
+    }
+
+    fn kernel(&mut self) -> &mut Kernel {
+        &mut self.outside.kernels[0]
     }
 
     fn pass(&mut self, time: Duration) {
@@ -132,9 +165,14 @@ impl World {
         self.tally.dropped(reason).get()
     }
 
+    /// Digests that the first kernel took.
+    fn digests(&self) -> usize {
+        self.outside.kernels[0].taken.iter().filter(|(to, _)| to.port() == 9_300).count()
+    }
+
     /// Data frames and fragments that the first kernel took: key, number, id.
     fn stamps(&self) -> Vec<(HashKey, SeqNum, Id)> {
-        stamps(&self.kernels[0])
+        stamps(&self.outside.kernels[0])
     }
 }
 
@@ -318,7 +356,7 @@ fn a_transaction_does_not_suppress_the_anchor_of_the_same_id() {
     let payload = transaction(1, 200);
     let id = tx::canonical_txid(&payload).unwrap().0;
     world.round(&[frame_of(Kind::Tx, 0, id, &payload), frame_of(Kind::Anchor, 0, id, &payload)]);
-    let groups: Vec<IpAddr> = world.kernels[0].taken.iter().map(|(to, _)| to.ip()).collect();
+    let groups: Vec<IpAddr> = world.outside.kernels[0].taken.iter().map(|(to, _)| to.ip()).collect();
     assert_eq!(groups.len(), 2);
     assert!(groups.contains(&IpAddr::from([239, 9, 0xFF, 0xFE])));
 }
@@ -348,21 +386,21 @@ fn what_is_sent_is_what_came_but_for_key_and_number() {
     let length = with_tail.len();
     with_tail.extend_from_slice(b"tail");
     world.round(std::slice::from_ref(&with_tail));
-    let sent = &world.kernels[0].taken[0].1;
+    let sent = &world.outside.kernels[0].taken[0].1;
     assert_eq!((&sent[..40], &sent[56..]), (&with_tail[..40], &with_tail[56..length]));
 }
 
 #[test]
 fn a_refused_train_keeps_its_numbers_and_goes_first_when_the_kernel_relents() {
     let mut world = World::new(config(1));
-    world.kernels[0].room = Some(3);
-    world.kernels[0].error = Some(ENOBUFS);
+    world.outside.kernels[0].room = Some(3);
+    world.outside.kernels[0].error = Some(ENOBUFS);
     let frames: Vec<Vec<u8>> = (0..40).map(|seed| tx_frame(seed, 200)).collect();
     world.round(&frames[..20]);
     assert!(world.ingress.is_blocked() && !world.ingress.may_read_streams());
     world.round(&frames[20..]);
     assert_eq!(world.stamps().len(), 3);
-    world.kernels[0].room = None;
+    world.outside.kernels[0].room = None;
     world.pass(Duration::from_millis(500));
     let mut next: HashMap<HashKey, u64> = HashMap::new();
     for (key, number, _) in world.stamps() {
@@ -381,15 +419,15 @@ fn after_the_deadline_the_flow_gets_a_new_key_and_the_claims_are_released() {
     let frames: Vec<Vec<u8>> = (0..20).map(|seed| tx_frame(seed, 200)).collect();
     world.round(&frames[..10]);
     let old: Vec<HashKey> = world.stamps().iter().map(|stamp| stamp.0).collect();
-    world.kernels[0].room = Some(0);
-    world.kernels[0].error = Some(ENOBUFS);
+    world.outside.kernels[0].room = Some(0);
+    world.outside.kernels[0].error = Some(ENOBUFS);
     world.round(&frames[10..]);
     world.pass(DEADLINE);
     assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (10, 10));
     assert!(!world.ingress.is_blocked());
     // The client sends them again: they go through, from 1, under keys that nobody has seen.
-    world.kernels[0].room = None;
-    world.kernels[0].taken.clear();
+    world.outside.kernels[0].room = None;
+    world.outside.kernels[0].taken.clear();
     world.round(&frames[10..]);
     let again: Vec<_> = world.stamps();
     assert_eq!(again.len(), 10);
@@ -403,8 +441,8 @@ fn after_the_deadline_the_flow_gets_a_new_key_and_the_claims_are_released() {
 #[test]
 fn a_frame_that_no_interface_can_take_is_given_up_alone() {
     let mut world = World::new(config(1));
-    world.kernels[0].room = Some(0);
-    world.kernels[0].error = Some(EMSGSIZE);
+    world.outside.kernels[0].room = Some(0);
+    world.outside.kernels[0].error = Some(EMSGSIZE);
     world.round(&[tx_frame(1, 200)]);
     assert_eq!((world.dropped(DropReason::WriteError), world.tally.released.get()), (1, 1));
     assert!(!world.ingress.is_blocked());
@@ -413,14 +451,14 @@ fn a_frame_that_no_interface_can_take_is_given_up_alone() {
 #[test]
 fn an_interface_that_refuses_does_not_hold_up_the_other_and_claims_wait_for_both() {
     let mut world = World::new(config(2));
-    world.kernels[1].room = Some(0);
-    world.kernels[1].error = Some(ENOBUFS);
+    world.outside.kernels[1].room = Some(0);
+    world.outside.kernels[1].error = Some(ENOBUFS);
     world.round(&[tx_frame(1, 200), tx_frame(2, 300)]);
-    assert_eq!((stamps(&world.kernels[0]).len(), stamps(&world.kernels[1]).len()), (2, 0));
+    assert_eq!((stamps(&world.outside.kernels[0]).len(), stamps(&world.outside.kernels[1]).len()), (2, 0));
     assert!(!world.ingress.is_blocked() && !world.ingress.is_drained());
-    world.kernels[1].room = None;
+    world.outside.kernels[1].room = None;
     world.pass(Duration::from_millis(100));
-    assert_eq!(stamps(&world.kernels[1]), stamps(&world.kernels[0]));
+    assert_eq!(stamps(&world.outside.kernels[1]), stamps(&world.outside.kernels[0]));
     assert!(world.ingress.is_drained());
 }
 
@@ -429,8 +467,8 @@ fn a_full_backlog_drops_the_newest_counted_and_released() {
     let mut limited = config(1);
     limited.outlet.bytes = 10_000;
     let mut world = World::new(limited);
-    world.kernels[0].room = Some(0);
-    world.kernels[0].error = Some(ENOBUFS);
+    world.outside.kernels[0].room = Some(0);
+    world.outside.kernels[0].error = Some(ENOBUFS);
     for seed in 0..100 {
         world.round(&[tx_frame(seed, 200)]);
         assert!(world.tally.backlog_bytes.get() <= 10_000);
@@ -438,7 +476,7 @@ fn a_full_backlog_drops_the_newest_counted_and_released() {
     let dropped = world.dropped(DropReason::BacklogFull) + world.dropped(DropReason::SendRefused);
     assert!(dropped > 0);
     assert_eq!(world.tally.released.get(), dropped);
-    world.kernels[0].room = None;
+    world.outside.kernels[0].room = None;
     world.pass(Duration::from_millis(100));
     assert_eq!(world.stamps().len() as u64 + dropped, 100);
     let mut next: HashMap<HashKey, u64> = HashMap::new();
@@ -473,8 +511,8 @@ fn a_dead_owner_loses_no_frame_that_a_sibling_holds() {
     let mut dead = World::with_store(config(1), Some(memory.clone()));
     let mut sibling = World::with_store(config(1), Some(memory));
     sibling.now = dead.now;
-    dead.kernels[0].room = Some(0);
-    dead.kernels[0].error = Some(ENOBUFS);
+    dead.outside.kernels[0].room = Some(0);
+    dead.outside.kernels[0].error = Some(ENOBUFS);
     let frames: Vec<Vec<u8>> = (0..50).map(|seed| tx_frame(seed, 200)).collect();
     dead.round(&frames);
     sibling.round(&frames);
@@ -624,8 +662,7 @@ fn when_the_store_falls_behind_streams_stop_first_and_then_the_oldest_that_was_n
     let ids = |frames: &[Vec<u8>]| frames.iter().map(|frame| id_of(frame)).collect::<HashSet<Id>>();
     let sent: HashSet<Id> = world.stamps().into_iter().map(|(_, _, id)| id).collect();
     assert!(sent == ids(&frames[ASKED..ASKED + bypassed]), "the oldest of those not asked about");
-    let now = world.now;
-    world.ingress.claims().drain(now);
+    world.ingress.decide_all(world.now);
     world.pass(Duration::ZERO);
     assert_eq!(world.stamps().len(), FRAMES, "and none is lost");
 }
@@ -634,7 +671,7 @@ fn when_the_store_falls_behind_streams_stop_first_and_then_the_oldest_that_was_n
 fn a_frame_that_found_no_room_to_wait_and_is_refused_releases_its_claim() {
     let tiny = IngressConfig { slab_bytes: 0, slab_entries: 8, ..config(1) };
     let mut world = World::with_backend(tiny, Some(Arc::new(Silent)));
-    world.kernels[0] = Kernel { room: Some(0), error: Some(ENOBUFS), ..Kernel::default() };
+    world.outside.kernels[0] = Kernel { room: Some(0), error: Some(ENOBUFS), ..Kernel::default() };
     // Parked copies have room of their own: it must be taken first.
     let filler: Vec<Vec<u8>> = (10..14).map(|seed| tx_frame(seed, 200)).collect();
     world.round(&filler);
@@ -642,7 +679,119 @@ fn a_frame_that_found_no_room_to_wait_and_is_refused_releases_its_claim() {
     world.round(std::slice::from_ref(&frame));
     world.pass(DEADLINE + Duration::from_millis(20));
     assert!(world.dropped(DropReason::SendRefused) > 0);
-    world.kernels[0].room = None;
+    world.outside.kernels[0].room = None;
     world.round(std::slice::from_ref(&frame));
     assert!(world.stamps().iter().any(|(_, _, id)| *id == id_of(&frame)), "the client's resend goes through");
+}
+
+#[test]
+fn a_full_socket_is_waited_for_and_the_round_goes_on_where_it_stopped() {
+    let patient = IngressConfig { full_timeout: Duration::from_millis(5), ..config(1) };
+    let mut world = World::new(patient);
+    let frames: Vec<Vec<u8>> = (0..20).map(|seed| tx_frame(seed, 200)).collect();
+    world.kernel().room = Some(3);
+    world.arrive(&frames);
+    assert_eq!(world.commit(), Next::Asked);
+    let until = world.now + Duration::from_millis(5);
+    assert_eq!(world.commit(), Next::Full { outlet: 0, until });
+    world.now += Duration::from_millis(1);
+    world.kernel().room = Some(4);
+    assert_eq!(world.commit(), Next::Full { outlet: 0, until });
+    assert_eq!((world.stamps().len(), world.tally.send_blocked.get()), (7, 2));
+    world.kernel().room = None;
+    assert_eq!(world.commit(), Next::Done);
+    assert_eq!(world.stamps().len(), 20);
+    assert!(!world.ingress.is_blocked() && world.ingress.is_drained());
+}
+
+#[test]
+fn a_socket_that_stays_full_gets_the_rest_through_its_backlog() {
+    let patient = IngressConfig { full_timeout: Duration::from_millis(5), ..config(1) };
+    let mut world = World::new(patient);
+    let frames: Vec<Vec<u8>> = (0..20).map(|seed| tx_frame(seed, 200)).collect();
+    world.kernel().room = Some(3);
+    world.arrive(&frames);
+    assert_eq!(world.commit(), Next::Asked);
+    let Next::Full { until, .. } = world.commit() else { panic!("not full") };
+    world.now = until;
+    assert_eq!(world.commit(), Next::Done);
+    assert!(world.ingress.is_blocked());
+    world.kernel().room = None;
+    world.pass(Duration::from_millis(20));
+    assert_eq!((world.stamps().len(), world.tally.flows_retired.get()), (20, 0));
+}
+
+#[test]
+fn what_comes_while_a_round_is_under_way_is_asked_about_before_the_burst_is_cleared() {
+    let mut world = World::new(config(1));
+    world.arrive(&[tx_frame(1, 200)]);
+    assert_eq!(world.commit(), Next::Asked);
+    world.arrive(&[tx_frame(2, 200)]);
+    let bytes = Bytes::from(tx_frame(3, 200));
+    world.ingress.message(world.now, Message { bytes, sender: SENDER.ip(), verdict: None });
+    assert_eq!(world.commit(), Next::Asked);
+    assert_eq!(world.stamps().len(), 1);
+    assert_eq!(world.commit(), Next::Done);
+    assert_eq!((world.stamps().len(), world.tally.accepted(Kind::Tx).get()), (3, 3));
+}
+
+#[test]
+fn a_worker_that_slept_between_asking_and_sending_asks_again() {
+    let mut world = World::with_store(config(1), Some(Memory::new(16 << 20)));
+    world.arrive(&[tx_frame(1, 200)]);
+    assert_eq!(world.commit(), Next::Asked);
+    world.now += Duration::from_secs(1);
+    assert_eq!(world.commit(), Next::Done);
+    assert_eq!(world.stamps().len(), 0, "a sibling may have taken over");
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.stamps().len(), 1);
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn faults_in_the_order_of_a_round_show() {
+    use proxy_ingress::mutation::Mutation;
+    let mut world = World::with_store(config(1), Some(Memory::new(16 << 20)));
+    world.ingress.mutate(Mutation::TimeNotReadAgain);
+    world.arrive(&[tx_frame(1, 200)]);
+    assert_eq!(world.commit(), Next::Asked);
+    world.now += Duration::from_secs(1);
+    assert_eq!((world.commit(), world.stamps().len()), (Next::Done, 1));
+
+    let mut world = World::with_backend(config(1), Some(Arc::new(Silent)));
+    world.ingress.mutate(Mutation::ClearedBeforeKept);
+    let frames = [tx_frame(1, 200), tx_frame(2, 200)];
+    world.round(&frames[..1]);
+    world.round(&frames[1..]);
+    world.ingress.decide_all(world.now);
+    world.round(&[]);
+    assert!(world.stamps().iter().all(|(_, _, id)| *id != id_of(&frames[0])));
+}
+
+#[test]
+fn the_last_round_announces_active_flows() {
+    let mut world = World::with_backend(config(1), Some(Arc::new(Silent)));
+    world.round(&(0..10).map(|seed| tx_frame(seed, 200)).collect::<Vec<_>>());
+    assert_eq!((world.stamps().len(), world.ingress.waiting_frames()), (0, 10));
+    world.ingress.decide_all(world.now);
+    world.round(&[]);
+    assert_eq!((world.stamps().len(), world.digests()), (10, 0));
+    world.ingress.close();
+    world.round(&[]);
+    world.round(&[]);
+    assert_eq!((world.digests(), world.dropped(DropReason::SendRefused)), (1, 0));
+}
+
+#[test]
+fn the_last_round_gives_up_what_waits_counted_and_no_digest_overtakes_it() {
+    let mut world = World::new(config(1));
+    world.kernel().room = Some(0);
+    world.kernel().error = Some(ENOBUFS);
+    world.round(&[tx_frame(1, 200)]);
+    world.kernel().room = None;
+    world.ingress.close();
+    world.round(&[]);
+    assert_eq!((world.stamps().len(), world.digests()), (0, 0));
+    assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (1, 1));
+    assert!(!world.ingress.is_blocked());
 }

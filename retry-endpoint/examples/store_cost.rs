@@ -14,7 +14,7 @@
 use frame::data::{HeaderFields, encode_header};
 use frame::{GroupIndex, HashKey, Kind, SeqNum};
 use retry_endpoint::pipeline::admit::admit;
-use retry_endpoint::pipeline::store::{Lifetimes, Limits, Store};
+use retry_endpoint::pipeline::store::{Lifetimes, Store, StoreLimits};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -103,8 +103,15 @@ fn main() {
     let mean = frames.iter().map(Vec::len).sum::<usize>() as f64 / frames.len() as f64;
 
     let now = Instant::now();
-    let new_store =
-        || Store::new(Limits { bytes, flows: 1024 }, Lifetimes::default(), false, 0x5EED_5EED_5EED_5EED, now);
+    let new_store = || {
+        Store::new(
+            StoreLimits { bytes, flows: 1024 },
+            Lifetimes::default(),
+            false,
+            0x5EED_5EED_5EED_5EED,
+            now,
+        )
+    };
     let capacity = usize::try_from(new_store().stats(now).log_capacity).unwrap();
     let per_round = (capacity as f64 / (mean + 24.0)) as u64;
     println!("{mebibytes} MiB, {per_round} frames of {mean:.0} bytes on average, {FLOWS} flows");

@@ -6,17 +6,18 @@
 //! stack's `dedup-window` of a minute suppresses repairs that are still needed, so that name is not taken over), and
 //! `cache-bytes` instead of an unlimited number of keys.
 
-use crate::pipeline::answer::{Policy, Ways};
+use crate::pipeline::answer::{Policy, RepairPaths};
 use crate::pipeline::limit::{Network, Rate, RepairRates, RequestRates};
 use crate::pipeline::numbers::MAX_RANGE;
-use crate::pipeline::store::Lifetimes;
+use crate::pipeline::store::{Lifetimes, StoreLimits};
 use cache_backend::Settings;
 use clap::ArgAction::Set;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use frame::{Fabric, ShardBits, SourceMode};
+use multicast_io::Loss;
 use service::config::{
-    Alias, BackendArgs, BackendKind, ByteSize, FabricArgs, Family, HostPorts, Invalid, Names, Percent,
-    Purpose, Role, ScopeArg, SourceModeArg, duration,
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, HostPort, HostPorts, Invalid,
+    Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, demand, duration, whole,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -38,8 +39,8 @@ pub const ROLE: Role = Role {
 /// Longest `--repair-dedup-window`: below the longest pause of a listener that asks again (2 s).
 const MOST_DEDUP: Duration = Duration::from_secs(1);
 
-/// Options of one retry endpoint.
-#[derive(Clone, Debug, clap::Args)]
+/// Options of one retry endpoint, a group for each stage.
+#[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Where the fabric is; its interfaces are those to receive on.
     #[command(flatten)]
@@ -47,9 +48,138 @@ pub struct Config {
     /// A second tier that endpoints share; memory (the default) is the log of this process alone.
     #[command(flatten)]
     pub backend: BackendArgs,
+    /// What is received and kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How requests are taken.
+    #[command(flatten)]
+    pub requests: RequestArgs,
+    /// How repairs leave.
+    #[command(flatten)]
+    pub repairs: RepairArgs,
+    /// Where frames are fetched that are missing here.
+    #[command(flatten)]
+    pub upstreams: UpstreamArgs,
+    /// What an address may ask for.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// What the endpoint says of itself.
+    #[command(flatten)]
+    pub beacon: BeaconArgs,
+    /// Loss made on purpose.
+    #[command(flatten)]
+    pub inject: InjectArgs,
+    /// Options of the service itself. The CRC-32C of the instance's name is the InstanceID of ADVERTs.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
 
+impl Default for Config {
+    /// The defaults of the command line; the environment is not looked at.
+    fn default() -> Config {
+        service::config::defaults()
+    }
+}
+
+impl Config {
+    /// What a role inside a bigger process starts from: ports taken as they come, nothing that names this host, loop on
+    /// (its listeners are on the same machine), a small store. The caller sets fabric, interfaces and ports.
+    pub fn for_embedding() -> Config {
+        let mut config = Config::default();
+        config.fabric.egress_loop = true;
+        config.requests.nack_port = 0;
+        config.store.cache_bytes = ByteSize(256 << 20);
+        config.store.workers = 1;
+        config.common.drain_timeout = Duration::ZERO;
+        config
+    }
+
+    /// Combinations that cannot work.
+    ///
+    /// # Errors
+    /// The option to change, its value, and what is accepted.
+    pub fn check(&self) -> Result<(), Invalid> {
+        self.data_fabric()?;
+        self.shard_bits()?;
+        self.shared_tier()?;
+        demand(!self.fabric.iface.0.is_empty(), "iface", "want at least one interface")?;
+        demand(
+            self.fabric.source_mode == SourceModeArg::Asm || !self.store.ssm_sources.is_empty(),
+            "ssm-sources",
+            "required by --source-mode=ssm; want the addresses of the emitters",
+        )?;
+        self.store.check()?;
+        self.requests.check()?;
+        self.repairs.check()?;
+        self.upstreams.check()?;
+        self.limits.check()?;
+        self.beacon.check()
+    }
+
+    /// The data fabric.
+    ///
+    /// # Errors
+    /// Scope and mode that do not go together.
+    pub fn data_fabric(&self) -> Result<Fabric, Invalid> {
+        self.fabric.plan()
+    }
+
+    pub(crate) fn source_mode(&self) -> SourceMode {
+        self.fabric.source_mode.into()
+    }
+
+    /// Fabrics that carry the beacon group: one a scope.
+    pub(crate) fn beacon_fabrics(&self) -> Vec<Fabric> {
+        let scopes = match self.fabric.fabric {
+            Family::Ipv4 => vec![self.fabric.scope],
+            Family::Ipv6 => self.beacon.beacon_scope.scopes(),
+        };
+        scopes.into_iter().filter_map(|scope| self.fabric.plan_at(scope, "beacon-scope").ok()).collect()
+    }
+
+    /// Shard bits.
+    ///
+    /// # Errors
+    /// More than 15.
+    pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
+        self.fabric.bits()
+    }
+
+    /// Interfaces that repairs leave by.
+    pub(crate) fn egress_interfaces(&self) -> &[String] {
+        self.repairs.egress_iface.as_ref().map_or(&self.fabric.iface.0, |names| &names.0)
+    }
+
+    /// Longest wait for the shared tier.
+    pub(crate) fn op_timeout(&self) -> Duration {
+        self.backend.op_timeout(Purpose::Frames)
+    }
+
+    /// The shared tier, `Settings::None` without one.
+    ///
+    /// # Errors
+    /// `none` (a frame store keeps frames), or a kind without its address.
+    pub fn shared_tier(&self) -> Result<Settings, Invalid> {
+        match self.backend.kind_or(BackendKind::Memory)? {
+            BackendKind::Memory => Ok(Settings::None),
+            BackendKind::None => Err(Invalid::new(
+                "cache-backend",
+                "none; a frame store keeps frames: want memory, redis or aerospike",
+            )),
+            kind => self.backend.settings(kind, Purpose::Frames),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        Policy { paths: self.beacon.repair_paths(), dedup_window: self.repairs.repair_dedup_window }
+    }
+}
+
+/// What is received and kept.
+#[derive(Args, Clone, Debug)]
+pub struct StoreArgs {
     /// UDP port of the data groups
-    #[arg(long, value_name = "PORT", default_value_t = 9001, help_heading = "Store")]
+    #[arg(long, value_name = "PORT", default_value_t = 9001, value_parser = whole::<u16>, help_heading = "Store")]
     pub listen_port: u16,
     /// Sources to join under ssm, comma separated
     #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Store")]
@@ -58,7 +188,7 @@ pub struct Config {
     #[arg(long, help_heading = "Store")]
     pub subtree_data_enabled: bool,
     /// Worker threads; each owns a share of the groups. 0 is one for each core, never more than groups
-    #[arg(long, env = "NUM_WORKERS", value_name = "N", default_value_t = 0, help_heading = "Store")]
+    #[arg(long, env = "NUM_WORKERS", value_name = "N", default_value_t = 0, value_parser = whole::<usize>, help_heading = "Store")]
     pub workers: usize,
     /// Receive buffer wanted for each data socket
     #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Store")]
@@ -67,7 +197,7 @@ pub struct Config {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", help_heading = "Store")]
     pub cache_bytes: ByteSize,
     /// Flows that are known, split over the workers: shown in /status, and announced when their sender falls silent
-    #[arg(long, value_name = "N", default_value_t = 65_536, help_heading = "Store")]
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = whole::<usize>, help_heading = "Store")]
     pub cache_flows: usize,
     /// How long frames are served, for every kind without a time of its own
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Store")]
@@ -87,15 +217,48 @@ pub struct Config {
     /// Serve only frames whose payload hashes to their id (fragments exempt)
     #[arg(long, action = Set, default_value_t = true, help_heading = "Store")]
     pub verify_payload_hash: bool,
+}
 
+impl StoreArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        self.lifetimes().map(drop)
+    }
+
+    /// Lifetimes: those of a kind, else `cache-ttl`, else the defaults.
+    ///
+    /// # Errors
+    /// A lifetime of 0.
+    pub fn lifetimes(&self) -> Result<Lifetimes, Invalid> {
+        let standard = Lifetimes::default();
+        let of = |own: Option<Duration>, otherwise: Duration, option: &'static str| {
+            let ttl = own.or(self.cache_ttl).unwrap_or(otherwise);
+            demand(!ttl.is_zero(), option, "0; want more than 0").map(|()| ttl)
+        };
+        Ok(Lifetimes {
+            tx: of(self.cache_ttl_tx, standard.tx, "cache-ttl-tx")?,
+            block: of(self.cache_ttl_block, standard.block, "cache-ttl-block")?,
+            subtree: of(self.cache_ttl_subtree, standard.subtree, "cache-ttl-subtree")?,
+            anchor: of(self.cache_ttl_anchor, standard.anchor, "cache-ttl-anchor")?,
+        })
+    }
+
+    /// The store of one of `workers` workers.
+    pub(crate) fn share(&self, workers: usize) -> StoreLimits {
+        StoreLimits { bytes: self.cache_bytes.as_usize() / workers, flows: self.cache_flows / workers }
+    }
+}
+
+/// How requests are taken.
+#[derive(Args, Clone, Debug)]
+pub struct RequestArgs {
     /// UDP port of requests; 0 takes any
-    #[arg(long, value_name = "PORT", default_value_t = 9300, help_heading = "Requests")]
+    #[arg(long, value_name = "PORT", default_value_t = 9300, value_parser = whole::<u16>, help_heading = "Requests")]
     pub nack_port: u16,
     /// Address of requests, as advertised; auto is the first of the first egress interface
     #[arg(long, value_name = "ADDRESS", default_value = "auto", help_heading = "Requests")]
     pub nack_addr: String,
     /// Longest range a request may name, 1 to 256
-    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Requests")]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = whole::<u16>, help_heading = "Requests")]
     pub nack_max_range: u16,
     /// Send no ACK
     #[arg(long, help_heading = "Requests")]
@@ -106,20 +269,48 @@ pub struct Config {
     /// Networks whose addresses cannot be forged: unicast without the factor of three, and THROTTLED. Loopback is one
     #[arg(long, value_name = "NETWORKS", value_delimiter = ',', help_heading = "Requests")]
     pub trusted_listeners: Vec<Network>,
+}
 
+impl RequestArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        let range = u64::from(self.nack_max_range);
+        demand((1..=MAX_RANGE).contains(&range), "nack-max-range", format!("{range}; want 1 to {MAX_RANGE}"))
+    }
+}
+
+/// How repairs leave.
+#[derive(Args, Clone, Debug)]
+pub struct RepairArgs {
     /// Interfaces that repairs and ADVERTs leave by, comma separated [default: those of --iface]
     #[arg(long, value_name = "NAMES", help_heading = "Repairs")]
     pub egress_iface: Option<Names>,
     /// UDP port that multicast repairs go to
-    #[arg(long, value_name = "PORT", default_value_t = 9001, help_heading = "Repairs")]
+    #[arg(long, value_name = "PORT", default_value_t = 9001, value_parser = whole::<u16>, help_heading = "Repairs")]
     pub egress_port: u16,
     /// Percent of bytes that padding may add to a train of repairs; 0 is equal lengths only
-    #[arg(long, value_name = "PERCENT", default_value_t = 15, help_heading = "Repairs")]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15, value_parser = whole::<u32>, help_heading = "Repairs")]
     pub train_padding: u32,
     /// A multicast repair is not repeated within this time; about a round trip
     #[arg(long, value_name = "DURATION", default_value = "10ms", value_parser = duration, help_heading = "Repairs")]
     pub repair_dedup_window: Duration,
+}
 
+impl RepairArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        demand(
+            self.repair_dedup_window <= MOST_DEDUP,
+            "repair-dedup-window",
+            format!(
+                "{:?}; want at most {MOST_DEDUP:?}: a repair that was lost can be had again only after it",
+                self.repair_dedup_window
+            ),
+        )
+    }
+}
+
+/// Where frames are fetched that are missing here.
+#[derive(Args, Clone, Debug)]
+pub struct UpstreamArgs {
     /// Fetch what is missing here from the upstreams
     #[arg(long, help_heading = "Upstream")]
     pub proxy_enabled: bool,
@@ -130,12 +321,46 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = duration, help_heading = "Upstream")]
     pub proxy_timeout: Duration,
     /// Upstreams asked for one frame; 0 is all
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Upstream")]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>, help_heading = "Upstream")]
     pub proxy_max_endpoints: usize,
     /// Frames being fetched at a time
-    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "Upstream")]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole::<usize>, help_heading = "Upstream")]
     pub proxy_queue: usize,
+}
 
+impl UpstreamArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        self.addresses()?;
+        demand(
+            !self.proxy_enabled || self.upstream.as_ref().is_some_and(|list| !list.0.is_empty()),
+            "upstream",
+            "required by --proxy-enabled; want address:port",
+        )
+    }
+
+    /// Upstreams in their order.
+    ///
+    /// # Errors
+    /// A name instead of an address, or no port.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, Invalid> {
+        let hosts = self.upstream.as_ref().map_or(&[][..], |list| &list.0);
+        let most = if self.proxy_max_endpoints == 0 { usize::MAX } else { self.proxy_max_endpoints };
+        let literal = |host: &HostPort| {
+            host.literal(9300)
+                .ok_or_else(|| Invalid::new("upstream", format!("{host}; want an address with a port")))
+        };
+        hosts.iter().take(most).map(literal).collect()
+    }
+
+    /// Frames being fetched at a time.
+    pub(crate) fn most(&self) -> usize {
+        self.proxy_queue.max(1)
+    }
+}
+
+/// What an address may ask for.
+#[derive(Args, Clone, Debug)]
+pub struct LimitArgs {
     /// Requests a second of one address; a range counts once
     #[arg(long, value_name = "RATE", default_value_t = 100_000.0, help_heading = "Limits")]
     pub rl_ip_rate: f64,
@@ -143,13 +368,13 @@ pub struct Config {
     #[arg(long, value_name = "N", default_value_t = 100_000.0, help_heading = "Limits")]
     pub rl_ip_burst: f64,
     /// Requests for one number of a flow in a window
-    #[arg(long, value_name = "N", default_value_t = 1_000, help_heading = "Limits")]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = whole::<u64>, help_heading = "Limits")]
     pub rl_sequence_max: u64,
     /// That window
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Limits")]
     pub rl_sequence_window: Duration,
     /// Requests of one address for one flow in a window
-    #[arg(long, value_name = "N", default_value_t = 6_000_000, help_heading = "Limits")]
+    #[arg(long, value_name = "N", default_value_t = 6_000_000, value_parser = whole::<u64>, help_heading = "Limits")]
     pub rl_chain_rate: u64,
     /// That window
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Limits")]
@@ -166,15 +391,51 @@ pub struct Config {
     /// Say THROTTLED to trusted addresses when a limit refuses them
     #[arg(long, action = Set, default_value_t = true, help_heading = "Limits")]
     pub rl_throttle_response: bool,
+}
 
+impl LimitArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        let rates = [
+            ("rl-ip-rate", self.rl_ip_rate),
+            ("rl-ip-burst", self.rl_ip_burst),
+            ("rl-group-rate", self.rl_group_rate),
+            ("rl-group-burst", self.rl_group_burst),
+        ];
+        for (option, value) in rates {
+            demand(value.is_finite() && value > 0.0, option, format!("{value}; want a number above 0"))?;
+        }
+        Ok(())
+    }
+
+    /// Of requests, at the NACK server.
+    pub(crate) fn request_rates(&self) -> RequestRates {
+        RequestRates {
+            ip: Rate { rate: self.rl_ip_rate, burst: self.rl_ip_burst },
+            sequence: Rate::per_window(self.rl_sequence_max, self.rl_sequence_window),
+            chain: Rate::per_window(self.rl_chain_rate, self.rl_chain_window),
+        }
+    }
+
+    /// Of repairs, at each worker.
+    pub(crate) fn repair_rates(&self) -> RepairRates {
+        RepairRates {
+            group: Rate { rate: self.rl_group_rate, burst: self.rl_group_burst },
+            bytes: Rate::per_window(self.rl_bytes_rate.bytes().max(1), Duration::from_secs(1)),
+        }
+    }
+}
+
+/// What the endpoint says of itself.
+#[derive(Args, Clone, Debug)]
+pub struct BeaconArgs {
     /// Send ADVERTs
     #[arg(long, action = Set, default_value_t = true, help_heading = "Beacon")]
     pub beacon_enabled: bool,
     /// Tier, 0 is nearest
-    #[arg(long, value_name = "TIER", default_value_t = 0, help_heading = "Beacon")]
+    #[arg(long, value_name = "TIER", default_value_t = 0, value_parser = whole::<u8>, help_heading = "Beacon")]
     pub beacon_tier: u8,
     /// Preference within the tier, higher first
-    #[arg(long, value_name = "N", default_value_t = 128, help_heading = "Beacon")]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<u8>, help_heading = "Beacon")]
     pub beacon_preference: u8,
     /// Interval as advertised; ADVERTs leave more often, each second
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Beacon")]
@@ -183,7 +444,7 @@ pub struct Config {
     #[arg(long, value_name = "SCOPE", default_value = "site", value_parser = beacon_scope, help_heading = "Beacon")]
     pub beacon_scope: BeaconScope,
     /// UDP port of ADVERTs
-    #[arg(long, value_name = "PORT", default_value_t = 9300, help_heading = "Beacon")]
+    #[arg(long, value_name = "PORT", default_value_t = 9300, value_parser = whole::<u16>, help_heading = "Beacon")]
     pub beacon_port: u16,
     /// Repair by multicast, and say so
     #[arg(long, action = Set, default_value_t = true, help_heading = "Beacon")]
@@ -194,20 +455,44 @@ pub struct Config {
     /// Say Draining from the start (maintenance); at shutdown it is said anyway
     #[arg(long, help_heading = "Beacon")]
     pub beacon_flags_draining: bool,
+}
 
+impl BeaconArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        demand(
+            self.beacon_flags_multicast || self.beacon_flags_unicast,
+            "beacon-flags-multicast",
+            "false needs --beacon-flags-unicast: an endpoint without a way to repair is none",
+        )?;
+        demand(
+            self.beacon_interval >= Duration::from_secs(1),
+            "beacon-interval",
+            format!("{:?}; want at least 1s", self.beacon_interval),
+        )
+    }
+
+    fn repair_paths(&self) -> RepairPaths {
+        RepairPaths { multicast: self.beacon_flags_multicast, unicast: self.beacon_flags_unicast }
+    }
+}
+
+/// Loss made on purpose.
+#[derive(Args, Clone, Debug)]
+pub struct InjectArgs {
     /// Drop this percentage of all that arrives, for tests
     #[arg(long, value_name = "PERCENT", default_value = "0", help_heading = "Tests")]
     pub inject_loss: Percent,
     /// Seed of that loss
-    #[arg(long, value_name = "SEED", default_value_t = 1, help_heading = "Tests")]
+    #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = whole::<u64>, help_heading = "Tests")]
     pub inject_seed: u64,
+}
 
-    /// Name of this endpoint (`CommonArgs::instance`); its CRC-32C is the InstanceID of ADVERTs.
-    #[arg(skip = service::config::args::host_name())]
-    pub instance: String,
-    /// Time to go on answering after drain began (`CommonArgs::drain_timeout`).
-    #[arg(skip = Duration::from_secs(5))]
-    pub drain_timeout: Duration,
+impl InjectArgs {
+    /// The loss of one thread, `None` where nothing is dropped; `salt` tells threads apart.
+    pub(crate) fn loss(&self, salt: impl FnOnce(u64) -> u64) -> Option<Loss> {
+        let percent = self.inject_loss.percent();
+        (percent > 0.0).then(|| Loss::new(percent, salt(self.inject_seed)))
+    }
 }
 
 /// Scopes of the beacon group.
@@ -257,190 +542,5 @@ fn beacon_scope(text: &str) -> Result<BeaconScope, String> {
         _ => ScopeArg::from_str(text, true)
             .map(BeaconScope::One)
             .map_err(|_| "link, site, org, global or all".to_owned()),
-    }
-}
-
-impl Default for Config {
-    /// The defaults of the command line; the environment is not looked at.
-    fn default() -> Config {
-        service::config::defaults()
-    }
-}
-
-impl Config {
-    /// What a role inside a bigger process starts from: ports taken as they come, nothing that names this host, loop on
-    /// (its listeners are on the same machine), a small store. The caller sets fabric, interfaces and ports.
-    pub fn for_embedding() -> Config {
-        let mut config = Config::default();
-        config.fabric.egress_loop = true;
-        Config {
-            nack_port: 0,
-            cache_bytes: ByteSize(256 << 20),
-            workers: 1,
-            drain_timeout: Duration::ZERO,
-            ..config
-        }
-    }
-
-    /// Checks what single options cannot: values in their ranges and combinations.
-    ///
-    /// # Errors
-    /// Names the option, its value and what is accepted.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        self.data_fabric()?;
-        self.shard_bits()?;
-        self.lifetimes()?;
-        self.shared_tier()?;
-        self.upstreams()?;
-        let check = |holds: bool, option: &'static str, problem: String| {
-            if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
-        };
-        check(!self.fabric.iface.0.is_empty(), "iface", "want at least one interface".to_owned())?;
-        let range = u64::from(self.nack_max_range);
-        check((1..=MAX_RANGE).contains(&range), "nack-max-range", format!("{range}; want 1 to {MAX_RANGE}"))?;
-        check(
-            self.beacon_flags_multicast || self.beacon_flags_unicast,
-            "beacon-flags-multicast",
-            "false needs --beacon-flags-unicast: an endpoint without a way to repair is none".to_owned(),
-        )?;
-        check(
-            self.beacon_interval >= Duration::from_secs(1),
-            "beacon-interval",
-            format!("{:?}; want at least 1s", self.beacon_interval),
-        )?;
-        check(
-            self.fabric.source_mode == SourceModeArg::Asm || !self.ssm_sources.is_empty(),
-            "ssm-sources",
-            "required by --source-mode=ssm; want the addresses of the emitters".to_owned(),
-        )?;
-        check(
-            !self.proxy_enabled || self.upstream.as_ref().is_some_and(|list| !list.0.is_empty()),
-            "upstream",
-            "required by --proxy-enabled; want address:port".to_owned(),
-        )?;
-        check(
-            self.repair_dedup_window <= MOST_DEDUP,
-            "repair-dedup-window",
-            format!(
-                "{:?}; want at most {MOST_DEDUP:?}: a repair that was lost can be had again only after it",
-                self.repair_dedup_window
-            ),
-        )?;
-        let rates = [
-            ("rl-ip-rate", self.rl_ip_rate),
-            ("rl-ip-burst", self.rl_ip_burst),
-            ("rl-group-rate", self.rl_group_rate),
-            ("rl-group-burst", self.rl_group_burst),
-        ];
-        for (option, value) in rates {
-            check(value.is_finite() && value > 0.0, option, format!("{value}; want a number above 0"))?;
-        }
-        Ok(())
-    }
-
-    /// The data fabric.
-    ///
-    /// # Errors
-    /// Scope and mode that do not go together.
-    pub fn data_fabric(&self) -> Result<Fabric, Invalid> {
-        self.fabric.plan()
-    }
-
-    pub(crate) fn source_mode(&self) -> SourceMode {
-        self.fabric.source_mode.into()
-    }
-
-    /// Fabrics that carry the beacon group: one a scope.
-    pub(crate) fn beacon_fabrics(&self) -> Vec<Fabric> {
-        let scopes = match self.fabric.fabric {
-            Family::Ipv4 => vec![self.fabric.scope],
-            Family::Ipv6 => self.beacon_scope.scopes(),
-        };
-        scopes.into_iter().filter_map(|scope| self.fabric.plan_at(scope, "beacon-scope").ok()).collect()
-    }
-
-    /// Shard bits.
-    ///
-    /// # Errors
-    /// More than 15.
-    pub fn shard_bits(&self) -> Result<ShardBits, Invalid> {
-        self.fabric.bits()
-    }
-
-    /// Interfaces that repairs leave by.
-    pub(crate) fn egress_interfaces(&self) -> &[String] {
-        self.egress_iface.as_ref().map_or(&self.fabric.iface.0, |names| &names.0)
-    }
-
-    /// Lifetimes: those of a kind, else `cache-ttl`, else the defaults.
-    ///
-    /// # Errors
-    /// A lifetime of 0.
-    pub fn lifetimes(&self) -> Result<Lifetimes, Invalid> {
-        let standard = Lifetimes::default();
-        let of = |own: Option<Duration>, otherwise: Duration, option: &'static str| {
-            let ttl = own.or(self.cache_ttl).unwrap_or(otherwise);
-            if ttl.is_zero() { Err(Invalid::new(option, "0; want more than 0")) } else { Ok(ttl) }
-        };
-        Ok(Lifetimes {
-            tx: of(self.cache_ttl_tx, standard.tx, "cache-ttl-tx")?,
-            block: of(self.cache_ttl_block, standard.block, "cache-ttl-block")?,
-            subtree: of(self.cache_ttl_subtree, standard.subtree, "cache-ttl-subtree")?,
-            anchor: of(self.cache_ttl_anchor, standard.anchor, "cache-ttl-anchor")?,
-        })
-    }
-
-    /// Upstreams in their order.
-    ///
-    /// # Errors
-    /// A name instead of an address, or no port.
-    pub fn upstreams(&self) -> Result<Vec<SocketAddr>, Invalid> {
-        let hosts = self.upstream.as_ref().map_or(&[][..], |list| &list.0);
-        let most = if self.proxy_max_endpoints == 0 { usize::MAX } else { self.proxy_max_endpoints };
-        let literal = |host: &service::config::HostPort| {
-            host.literal(9300)
-                .ok_or_else(|| Invalid::new("upstream", format!("{host}; want an address with a port")))
-        };
-        hosts.iter().take(most).map(literal).collect()
-    }
-
-    /// Longest wait for the shared tier.
-    pub(crate) fn op_timeout(&self) -> Duration {
-        self.backend.op_timeout(Purpose::Frames)
-    }
-
-    /// The shared tier, `Settings::None` without one.
-    ///
-    /// # Errors
-    /// `none` (a frame store keeps frames), or a kind without its address.
-    pub fn shared_tier(&self) -> Result<Settings, Invalid> {
-        match self.backend.kind_or(BackendKind::Memory)? {
-            BackendKind::Memory => Ok(Settings::None),
-            BackendKind::None => Err(Invalid::new(
-                "cache-backend",
-                "none; a frame store keeps frames: want memory, redis or aerospike",
-            )),
-            kind => self.backend.settings(kind, Purpose::Frames),
-        }
-    }
-
-    pub(crate) fn policy(&self) -> Policy {
-        let ways = Ways { multicast: self.beacon_flags_multicast, unicast: self.beacon_flags_unicast };
-        Policy { ways, dedup_window: self.repair_dedup_window }
-    }
-
-    pub(crate) fn request_rates(&self) -> RequestRates {
-        RequestRates {
-            ip: Rate { rate: self.rl_ip_rate, burst: self.rl_ip_burst },
-            sequence: Rate::per_window(self.rl_sequence_max, self.rl_sequence_window),
-            chain: Rate::per_window(self.rl_chain_rate, self.rl_chain_window),
-        }
-    }
-
-    pub(crate) fn repair_rates(&self) -> RepairRates {
-        RepairRates {
-            group: Rate { rate: self.rl_group_rate, burst: self.rl_group_burst },
-            bytes: Rate::per_window(self.rl_bytes_rate.bytes().max(1), Duration::from_secs(1)),
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! Retry role: store, answer NACKs, advertise, fetch upstream.
 //!
 //! The path of a frame: `runtime::worker` receives it from its group, `pipeline::admit` looks at it, `pipeline::store`
-//! keeps it. The path of a request: `runtime::door` receives it, `pipeline::answer` and `pipeline::limit` check it,
-//! `runtime::directory` knows the worker of its flow, the worker looks it up and sends the frame back to the group it
-//! came from, and the door sends the reply.
+//! keeps it.
+//!
+//! The path of a request: `runtime::nack_server` receives it, `pipeline::answer` and `pipeline::limit` check it,
+//! `runtime::directory` knows the worker of its flow. The worker looks it up (`pipeline::endpoint`), sends the frame to the
+//! group it came from (`pipeline::emit`) and hands the answer back. The NACK server sends the reply.
 
 pub mod config;
-#[cfg_attr(not(feature = "mutants"), allow(dead_code, reason = "only the simulator plants faults"))]
 #[doc(hidden)]
 pub mod mutation;
 pub mod pipeline;

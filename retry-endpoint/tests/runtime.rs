@@ -18,7 +18,8 @@ use std::time::Duration;
 use support::frame_of;
 
 const FLOW: HashKey = HashKey(0x0123_4567_89AB_CDEF);
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait of a test for what must come.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn frame(seq: u64) -> Vec<u8> {
     frame_of(FLOW, seq, &vec![u8::try_from(seq % 250).unwrap(); 40 + usize::try_from(seq % 7).unwrap()])
@@ -51,10 +52,10 @@ impl World {
         config.fabric.fabric = Family::Ipv4;
         config.fabric.mc_ipv4_net = self.net;
         config.fabric.iface = Names(vec!["lo".to_owned()]);
-        config.listen_port = self.port;
-        config.egress_port = self.port;
-        config.beacon_port = self.beacon_port;
-        config.workers = 3;
+        config.store.listen_port = self.port;
+        config.repairs.egress_port = self.port;
+        config.beacon.beacon_port = self.beacon_port;
+        config.store.workers = 3;
         config
     }
 
@@ -129,13 +130,13 @@ impl Endpoint {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        let reached = tokio::time::timeout(TIMEOUT, reached).await;
         assert!(reached.is_ok(), "{what}: {:?}", self.running.counters());
     }
 
     async fn stop(self) {
         self.lifecycle.begin_drain();
-        tokio::time::timeout(PATIENCE, self.running.wait()).await.unwrap();
+        tokio::time::timeout(TIMEOUT, self.running.wait()).await.unwrap();
     }
 }
 
@@ -161,7 +162,7 @@ impl Socket {
             self.burst.clear();
             let burst = &mut self.burst;
             let receive = self.ready.read_with(|socket| socket.receive(burst, 16));
-            tokio::time::timeout(PATIENCE, receive).await.expect("nothing came").unwrap();
+            tokio::time::timeout(TIMEOUT, receive).await.expect("nothing came").unwrap();
             let arrivals = self.burst.arrivals().iter();
             self.waiting
                 .extend(arrivals.map(|arrival| (self.burst.bytes(arrival.span).to_vec(), arrival.source)));
@@ -232,7 +233,9 @@ async fn a_lost_frame_comes_back_to_its_group_and_a_number_never_sent_is_a_miss(
 #[tokio::test]
 async fn repairs_by_unicast_are_the_very_frames_and_come_before_their_ack() {
     let world = World::new();
-    let config = Config { beacon_flags_multicast: false, beacon_flags_unicast: true, ..world.config() };
+    let mut config = world.config();
+    config.beacon.beacon_flags_multicast = false;
+    config.beacon.beacon_flags_unicast = true;
     let endpoint = world.endpoint(config, None).await;
     world.emit(0, &(1..=20).map(frame).collect::<Vec<_>>());
     endpoint.until("stored", |counters| counters.frames_stored == 20).await;
@@ -337,7 +340,9 @@ async fn a_miss_is_fetched_upstream_kept_and_replayed() {
     upstream.until("stored", |counters| counters.frames_stored == 1).await;
 
     let hosts: HostPorts = upstream.running.nack.to_string().parse().unwrap();
-    let endpoint = near.endpoint(Config { upstream: Some(hosts), ..near.config() }, None).await;
+    let mut config = near.config();
+    config.upstreams.upstream = Some(hosts);
+    let endpoint = near.endpoint(config, None).await;
     let shard = frame::ShardBits::new(2).unwrap().group_of(lost[8..40].try_into().unwrap());
     let mut group = near.member(shard, near.port);
     let mut requester = Socket::requester();
@@ -384,13 +389,16 @@ async fn a_start_that_cannot_work_names_the_option() {
     let mut config = world.config();
     config.fabric.iface = Names(vec!["no-such-if".to_owned()]);
     assert!(start(config).await.contains("no-such-if"));
-    let config = Config { nack_max_range: 257, ..world.config() };
+    let mut config = world.config();
+    config.requests.nack_max_range = 257;
     assert_eq!(start(config).await, "--nack-max-range: 257; want 1 to 256");
     let mut config = world.config();
     config.backend.cache_backend = Some(service::config::BackendKind::None);
     assert!(start(config).await.starts_with("--cache-backend: none"));
     let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let refused = start(Config { nack_port: port, ..world.config() }).await;
+    let mut config = world.config();
+    config.requests.nack_port = port;
+    let refused = start(config).await;
     assert!(refused.contains(&format!("--nack-port {port}")), "{refused}");
 }

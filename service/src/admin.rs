@@ -4,8 +4,9 @@
 //! reach. Limits: [`CONNECTIONS`] connections at once, more wait in the kernel's backlog; a connection that is silent for
 //! [`IDLE`] is closed; bodies are not read.
 
+use crate::lifecycle::Lifecycle;
 use crate::logs::Logs;
-use crate::{Lifecycle, Registry};
+use crate::metrics::Registry;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

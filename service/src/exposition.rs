@@ -22,6 +22,21 @@ pub fn parse(page: &str) -> Result<Page, String> {
     Ok(reader.series)
 }
 
+/// What `expected` names and `page` does not have. `expected` is a list of `# TYPE` lines and of series without their
+/// values: names that people's dashboards and alerts rely on. What the page has beyond it is of no interest.
+pub fn missing<'e>(page: &str, expected: &'e str) -> Vec<&'e str> {
+    let on_page: HashSet<&str> = page
+        .lines()
+        .filter_map(|line| if line.starts_with('#') { Some(line) } else { series(line) })
+        .collect();
+    expected.lines().filter(|line| !line.is_empty() && !on_page.contains(line)).collect()
+}
+
+/// The id of a sample.
+fn series(line: &str) -> Option<&str> {
+    line.rsplit_once(' ').map(|(id, _)| id)
+}
+
 #[derive(Default)]
 struct Reader {
     helps: HashSet<String>,
@@ -140,7 +155,14 @@ fn check_histograms(reader: &Reader) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{missing, parse};
+
+    #[test]
+    fn a_name_that_vanished_is_found() {
+        let page = "# HELP a x\n# TYPE a counter\na{l=\"x y\"} 1\n";
+        assert!(missing(page, "# TYPE a counter\na{l=\"x y\"}\n").is_empty());
+        assert_eq!(missing(page, "# TYPE a gauge\na\n"), ["# TYPE a gauge", "a"]);
+    }
 
     #[test]
     fn a_valid_page_is_read_and_each_fault_is_found() {

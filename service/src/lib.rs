@@ -1,4 +1,4 @@
-//! What every role shares: configuration, admin HTTP, metrics, logs, signals, drain.
+#![doc = include_str!("../README.md")]
 
 pub mod admin;
 pub mod config;

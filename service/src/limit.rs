@@ -74,7 +74,7 @@ impl Limit {
     fn take_suppressed(&self) -> u64 {
         let suppressed = self.suppressed.swap(0, Ordering::Relaxed);
         if suppressed > 0 {
-            metrics::counter!("oncecast_log_suppressed_total", "site" => self.site).increment(suppressed);
+            ::metrics::counter!("oncecast_log_suppressed_total", "site" => self.site).increment(suppressed);
         }
         suppressed
     }

@@ -138,7 +138,7 @@ impl Write for Queue {
         self.progress.queued.fetch_add(1, Ordering::Relaxed);
         if self.lines.try_send(queued).is_err() {
             self.progress.queued.fetch_sub(1, Ordering::Relaxed);
-            metrics::counter!("oncecast_log_dropped_total").increment(1);
+            ::metrics::counter!("oncecast_log_dropped_total").increment(1);
         }
         Ok(line.len())
     }

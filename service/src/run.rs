@@ -4,12 +4,13 @@
 //! panic, 130 and 143 when a second SIGINT or SIGTERM ended a drain.
 
 use crate::admin::{Admin, Pages};
-use crate::config::layers::EXIT_USAGE;
-use crate::config::{Invalid, LogFormat, RoleLoaded, print};
+use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
+use crate::lifecycle::Lifecycle;
 use crate::logs::{self, Logs};
+use crate::metrics::{self, Registry};
 use crate::process::Process;
-use crate::worker::thread::EXIT_PANIC;
-use crate::{Lifecycle, Registry, limit, metrics, notify};
+use crate::worker::thread::{EXIT_PANIC, panic_text};
+use crate::{limit, notify};
 use cache_backend::Memory;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -252,7 +253,7 @@ fn panics_end_the_process() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = crate::worker::thread::panic_text(panic.payload());
+        let text = panic_text(panic.payload());
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(thread, place, %backtrace, "panic, ending the process: {text}");
         logs::flush();

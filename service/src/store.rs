@@ -7,8 +7,8 @@
 //! Cost: four looks a second at the breakers, and one real write every few seconds; nothing on the packet path.
 
 use crate::config::Purpose;
-use crate::metrics::{Buckets, Registry, Sink, Source};
-use crate::{Condition, Lifecycle};
+use crate::lifecycle::{Condition, Lifecycle};
+use crate::metrics::{Buckets, Registry, Sink, Source, Value};
 use cache_backend::guard::Latency;
 use cache_backend::{Backend, BreakerState, GuardStats, OpErrorKind};
 use serde_json::json;
@@ -23,18 +23,38 @@ const ASK: Duration = Duration::from_secs(5);
 /// The same while it does not.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-crate::metric_table! {
-    /// Metrics of shared stores, the same on every role. `store` is what it is for (claims, frames, marks).
-    pub static METRICS;
+/// What one server counts.
+type Guard = Arc<GuardStats>;
 
-    BATCH_TIME = histogram("oncecast_store_batch_seconds", ["store", "backend", "server"], "Time from request to answer of batches that were answered.");
-    ANSWERED = counter("oncecast_store_answered_total", ["store", "backend", "server"], "Keys that were answered.");
-    ERRORS = counter("oncecast_store_errors_total", ["store", "backend", "server", "kind"], "Keys without an answer: timeout, disconnected, refused, garbled, breaker_open, overloaded.");
-    BREAKER = gauge("oncecast_store_breaker_state", ["store", "backend", "server"], "0 closed, 1 half open (a probe is under way), 2 open (the server is not asked).");
-    TRANSITIONS = counter("oncecast_store_breaker_transitions_total", ["store", "backend", "server", "state"], "Times the breaker went into a state.");
-    BATCHES = gauge("oncecast_store_batches_in_flight", ["store", "backend", "server"], "Batches that wait for their answer.");
-    BYTES = gauge("oncecast_store_bytes_in_flight", ["store", "backend", "server"], "Bytes of keys and values that wait for their answer.");
-    DEADLINE = gauge("oncecast_store_deadline_seconds", ["store", "backend", "server"], "Longest wait that the next batch gets; follows the p99.");
+/// The labels of a server; what the store is for comes from its [`Store`].
+fn of(guard: &Guard) -> [&str; 2] {
+    [guard.backend(), guard.server()]
+}
+
+crate::counters! {
+    /// Metrics of shared stores, the same on every role. `store` is what it is for (claims, frames, marks).
+    pub static METRICS: Table of Guard {
+        => histogram("oncecast_store_batch_seconds", ["store", "backend", "server"], "Time from request to answer of batches that were answered.")
+            = |guard, series| series.put(&of(guard), guard.latency());
+        => counter("oncecast_store_answered_total", ["store", "backend", "server"], "Keys that were answered.")
+            = |guard, series| series.put(&of(guard), guard.answered());
+        => counter("oncecast_store_errors_total", ["store", "backend", "server", "kind"], "Keys without an answer: timeout, disconnected, refused, garbled, breaker_open, overloaded.")
+            = |guard, series| for kind in OpErrorKind::ALL {
+                series.put(&[guard.backend(), guard.server(), kind.label()], guard.errors(kind));
+            };
+        => gauge("oncecast_store_breaker_state", ["store", "backend", "server"], "0 closed, 1 half open (a probe is under way), 2 open (the server is not asked).")
+            = |guard, series| series.put(&of(guard), f64::from(guard.state() as u8));
+        => counter("oncecast_store_breaker_transitions_total", ["store", "backend", "server", "state"], "Times the breaker went into a state.")
+            = |guard, series| for state in BreakerState::ALL {
+                series.put(&[guard.backend(), guard.server(), state.label()], guard.transitions(state));
+            };
+        => gauge("oncecast_store_batches_in_flight", ["store", "backend", "server"], "Batches that wait for their answer.")
+            = |guard, series| series.put(&of(guard), guard.batches_in_flight());
+        => gauge("oncecast_store_bytes_in_flight", ["store", "backend", "server"], "Bytes of keys and values that wait for their answer.")
+            = |guard, series| series.put(&of(guard), guard.bytes_in_flight());
+        => gauge("oncecast_store_deadline_seconds", ["store", "backend", "server"], "Longest wait that the next batch gets; follows the p99.")
+            = |guard, series| series.put(&of(guard), guard.deadline());
+    }
 }
 
 /// Shows `backend` on all pages of the role, and looks after it until the role drains. Sessions may be all that the role
@@ -124,6 +144,12 @@ impl From<&Latency> for Buckets {
     }
 }
 
+impl From<&Latency> for Value {
+    fn from(latency: &Latency) -> Value {
+        Buckets::from(latency).into()
+    }
+}
+
 /// One store of a role.
 struct Store {
     purpose: Purpose,
@@ -133,20 +159,7 @@ struct Store {
 impl Source for Store {
     fn collect(&self, sink: &mut Sink<'_>) {
         for guard in self.backend.guards() {
-            let of = [self.purpose.label(), guard.backend(), guard.server()];
-            let with = |last| [of[0], of[1], of[2], last];
-            sink.buckets(&BATCH_TIME, &of, guard.latency().into());
-            sink.counter(&ANSWERED, &of, guard.answered());
-            for kind in OpErrorKind::ALL {
-                sink.counter(&ERRORS, &with(kind.label()), guard.errors(kind));
-            }
-            sink.gauge(&BREAKER, &of, f64::from(guard.state() as u8));
-            for state in BreakerState::ALL {
-                sink.counter(&TRANSITIONS, &with(state.label()), guard.transitions(state));
-            }
-            sink.gauge(&BATCHES, &of, guard.batches_in_flight() as f64);
-            sink.gauge(&BYTES, &of, guard.bytes_in_flight() as f64);
-            sink.gauge(&DEADLINE, &of, guard.deadline().as_secs_f64());
+            METRICS.collect(&guard, &mut sink.with(&[("store", self.purpose.label())]));
         }
     }
 }
@@ -232,7 +245,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_is_valid() {
-        let faults: Vec<String> = METRICS.iter().filter_map(|metric| metric.fault()).collect();
+        let faults: Vec<String> = METRICS.metrics().filter_map(|metric| metric.fault()).collect();
         assert!(faults.is_empty(), "{faults:?}");
     }
 }

@@ -1,13 +1,24 @@
-//! A deterministic world of whole nodes: proxies and listeners that run their real pipelines, one retry endpoint with its
-//! real store and answers, and models of everything around them, all drawn from one seed.
+//! A deterministic world of whole nodes: proxies and listeners that run their real pipelines, one or two retry endpoints with
+//! their real stores and answers, and models of everything around them, all drawn from one seed.
 //!
 //! 2 to 4 proxies of one or two workers; 1 to 3 listeners, a pair in front of one consumer included; 50 frames or more, some
-//! of which leave in fragments. Modelled are the kernel that takes trains or refuses them ([`kernel`]), a multicast network
-//! that loses, repeats, reorders, delays and forges ([`network`]), the shared store and the way to it, TCP connections
-//! to the consumers with acknowledgements ([`consumer`]), and the runtime of each role: rounds and turns, timers and
-//! calls ([`proxy`], [`listener`], [`endpoint`]).
+//! of which leave in fragments. A world has these parts, each with its own state:
 //!
-//! What is checked ([`trail`], [`check`]):
+//! | Part | Module |
+//! |---|---|
+//! | time, events, random numbers | `crate::context`, `event`, `plan` |
+//! | a multicast network that loses, repeats, reorders, delays and forges | `network` |
+//! | the shared store and the calls to it | `crate::store`, `crate::store_calls`, `worker` |
+//! | processes, their rounds and ends | `fleet`, `node`, `worker` |
+//! | a proxy, and its kernel, which takes trains or refuses them | `proxy`, `kernel` |
+//! | a listener, and the TCP connection to its consumer | `listener`, `consumer` |
+//! | a retry endpoint | `endpoint` |
+//! | what the checks know, and what they conclude | `evidence`, `history`, `verdict` |
+//!
+//! `world` brings them together: it takes the next event and hands it to the part that it is for. A process gets all that
+//! surrounds it as one argument, the `environment`.
+//!
+//! What is checked (`evidence`, `history`, `verdict`):
 //! * no number twice: no HashKey with SeqNum ever carries two frames, or one frame twice;
 //! * no loss at a proxy: an id that a living process received was sent by somebody, unless the kernel refused it and the
 //!   process counted that; frames accepted are frames sent, suppressed or counted as dropped;
@@ -24,103 +35,34 @@
 //! Healthy here means: a call takes at most 30 ms and a round at most 15 ms, together less than the 50 ms that a frame
 //! waits for the store; a timer is at most 2 ms late.
 
-mod check;
 mod consumer;
 mod endpoint;
+mod environment;
+mod event;
+mod evidence;
+mod fleet;
 mod frames;
+mod history;
 mod kernel;
 mod listener;
 mod mutation;
 mod network;
 mod node;
+mod node_config;
 mod plan;
 mod proxy;
-mod strike;
-mod trail;
+mod summary;
+mod verdict;
+mod worker;
 mod world;
 
 pub use mutation::Mutation;
+pub use summary::Summary;
 
-use crate::hunt::Sum;
 use crate::violation::{Violation, guarded};
-use std::fmt;
 
 /// What kind of worlds to run.
 pub type Options = crate::options::Options<Mutation>;
-
-/// What happened in worlds without a violation.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Summary {
-    /// Worlds with at least two proxies, 50 ids and three faults.
-    pub counted: u64,
-    /// Events handled.
-    pub events: u64,
-    /// Ids sent at least once.
-    pub sent: u64,
-    /// Sent again, each explained by a fault.
-    pub sent_again: u64,
-    /// Frames that consumers received for the first time.
-    pub delivered: u64,
-    /// Received again, each explained by a fault.
-    pub delivered_again: u64,
-    /// Ids that nodes had claimed or handed over within the lease around the faults that struck them: as many may come
-    /// again.
-    pub covered: u64,
-    /// Numbers that came only because they were asked for.
-    pub repaired: u64,
-    /// Sent and never delivered, because no listener of the consumer lived through it.
-    pub unserved: u64,
-    /// Sent by a proxy that died before its next digest in a flow of which the listener never heard, in a world whose
-    /// endpoints do not announce flows.
-    pub unheard: u64,
-    /// Flows that endpoints announced because their sender fell silent.
-    pub announced: u64,
-    /// Questions about what may follow a flow's last number.
-    pub probes: u64,
-}
-
-impl Sum for Summary {
-    fn add(&mut self, world: &Summary) {
-        self.counted += world.counted;
-        self.events += world.events;
-        self.sent += world.sent;
-        self.sent_again += world.sent_again;
-        self.delivered += world.delivered;
-        self.delivered_again += world.delivered_again;
-        self.covered += world.covered;
-        self.repaired += world.repaired;
-        self.unserved += world.unserved;
-        self.unheard += world.unheard;
-        self.announced += world.announced;
-        self.probes += world.probes;
-    }
-
-    fn counted(&self) -> u64 {
-        self.counted
-    }
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} events; {} ids sent, {} again; {} delivered, {} again (leases around the faults covered {}); {} numbers \
-             repaired, {} flows announced by endpoints, {} probes; not delivered: {} while no listener of the consumer \
-             lived, {} of flows that only an endpoint of an old kind knew",
-            self.events,
-            self.sent,
-            self.sent_again,
-            self.delivered,
-            self.delivered_again,
-            self.covered,
-            self.repaired,
-            self.announced,
-            self.probes,
-            self.unserved,
-            self.unheard,
-        )
-    }
-}
 
 /// Runs the world of `seed`.
 pub fn run(seed: u64, options: &Options) -> Result<Summary, Violation> {

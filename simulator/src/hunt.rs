@@ -5,15 +5,15 @@ use crate::violation::Violation;
 use std::fmt::Display;
 use std::ops::Range;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Seeds that a thread takes at once.
 const SLICE: u64 = 16;
 
 /// What worlds without a violation add up to.
-pub trait Sum: Default + Send + Display {
+pub trait Totals: Default + Send + Display {
     /// Adds what happened in another world.
     fn add(&mut self, other: &Self);
     /// Worlds that count: at least two proxies, 50 ids and three faults.
@@ -30,10 +30,12 @@ pub struct Hunt<S> {
     pub summary: S,
     /// The first promise that was found broken; the run ends there.
     pub violation: Option<Violation>,
+    /// All seeds before this one were run: a later run continues with it.
+    pub next: u64,
 }
 
 /// Runs the worlds of `seeds` until one breaks a promise.
-pub fn hunt<S: Sum>(
+pub fn hunt<S: Totals>(
     seeds: Range<u64>,
     threads: usize,
     run: impl Fn(u64) -> Result<S, Violation> + Sync,
@@ -42,7 +44,7 @@ pub fn hunt<S: Sum>(
 }
 
 /// As `hunt`, and no longer than `most`: what was run until then counts.
-fn hunt_until<S: Sum>(
+fn hunt_until<S: Totals>(
     seeds: Range<u64>,
     threads: usize,
     most: Option<Duration>,
@@ -50,18 +52,22 @@ fn hunt_until<S: Sum>(
 ) -> Hunt<S> {
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
-    let total = Mutex::new(Hunt { seeds: 0, seconds: 0.0, summary: S::default(), violation: None });
+    let none = Hunt { seeds: 0, seconds: 0.0, summary: S::default(), violation: None, next: seeds.end };
+    let total = Mutex::new(none);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let from = next.fetch_add(SLICE, Relaxed);
                     if from >= seeds.end || most.is_some_and(|most| start.elapsed() >= most) {
+                        // A slice that was begun is finished: the least that was not is where all ends.
+                        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                        total.next = total.next.min(from);
                         return;
                     }
                     for seed in from..(from + SLICE).min(seeds.end) {
                         let result = run(seed);
-                        let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                         if total.violation.is_some() {
                             return;
                         }
@@ -75,14 +81,15 @@ fn hunt_until<S: Sum>(
             });
         }
     });
-    let mut hunt = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut hunt = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     hunt.seconds = start.elapsed().as_secs_f64();
     hunt
 }
 
 /// What the examples are told.
 pub struct Arguments {
-    /// `--seed`, or `--from` and `--seeds` or `--counted`.
+    /// `--seed`, or `--from` and `--seeds` or `--counted`; all there are from `--from` on, where only `--seconds` bounds
+    /// them; else 10,000.
     pub seeds: Range<u64>,
     /// `--threads`; all cores without it.
     pub threads: usize,
@@ -114,7 +121,11 @@ impl Arguments {
             (Some(seed), _) => seed..seed + 1,
             // One world in sixteen has no fault and does not count.
             (None, Some(counted)) => from..from + counted + counted.div_ceil(15) + 1,
-            (None, None) => from..from + number("--seeds").unwrap_or(10_000),
+            (None, None) => match (number("--seeds"), number("--seconds")) {
+                (Some(count), _) => from..from + count,
+                (None, Some(_)) => from..u64::MAX / 2,
+                (None, None) => from..from + 10_000,
+            },
         };
         Arguments {
             seeds,
@@ -130,7 +141,7 @@ impl Arguments {
 
 /// Runs the worlds that were asked for: without a mutant none may break a promise, with one (or with each of `all`)
 /// some world must.
-pub fn report<S: Sum, M: Copy + Sync + Display>(
+pub fn report<S: Totals, M: Copy + Sync + Display>(
     arguments: &Arguments,
     mutants: &[M],
     run: impl Fn(u64, &Options<M>) -> Result<S, Violation> + Sync,
@@ -162,7 +173,7 @@ pub fn report<S: Sum, M: Copy + Sync + Display>(
     if found > 0 && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn report_worlds<S: Sum>(hunt: &Hunt<S>) -> ExitCode {
+fn report_worlds<S: Totals>(hunt: &Hunt<S>) -> ExitCode {
     println!(
         "{} worlds in {:.1} s ({:.0}/s), of which {} count (at least 2 proxies, 50 ids, 3 faults): {}",
         hunt.seeds,
@@ -172,10 +183,30 @@ fn report_worlds<S: Sum>(hunt: &Hunt<S>) -> ExitCode {
         hunt.summary,
     );
     match &hunt.violation {
-        None => ExitCode::SUCCESS,
+        None => {
+            println!("to continue: --from {}", hunt.next);
+            ExitCode::SUCCESS
+        }
         Some(violation) => {
             println!("VIOLATION in {violation}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::{Options, Summary, run};
+
+    fn worlds(most: Option<Duration>) -> Hunt<Summary> {
+        hunt_until(5..40, 2, most, |seed| run(seed, &Options::default()))
+    }
+
+    #[test]
+    fn a_run_says_where_to_continue() {
+        let (whole, cut) = (worlds(None), worlds(Some(Duration::ZERO)));
+        assert_eq!((whole.seeds, whole.next), (35, 40));
+        assert_eq!((cut.seeds, cut.next), (0, 5));
     }
 }

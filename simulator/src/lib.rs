@@ -6,10 +6,11 @@
 //! * [`fabric`]: whole nodes. Proxies, listeners and a retry endpoint run their real pipelines, with a network, kernels and
 //!   consumers between them.
 //!
-//! Both share the backend ([`store`]), the way to it ([`way`]), what goes wrong ([`fault`]), time ([`timeline`]) and the
-//! dice ([`random`]). [`hunt`] runs many seeds on many cores.
+//! Both share the store (`store`), the calls to it (`store_calls`), what goes wrong (`fault`), and time and
+//! random numbers (`context`). [`hunt`] runs many seeds on many cores.
 
 pub mod claims;
+mod context;
 pub mod fabric;
 mod fault;
 pub mod hunt;
@@ -17,9 +18,9 @@ mod options;
 mod owners;
 mod random;
 mod store;
+mod store_calls;
 mod timeline;
 mod violation;
-mod way;
 
 pub use options::Options;
 pub use violation::Violation;

@@ -1,4 +1,4 @@
-//! The world's dice.
+//! The random numbers of a world: all that a seed draws.
 
 use crate::MS;
 

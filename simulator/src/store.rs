@@ -16,6 +16,7 @@ pub(crate) struct Store {
     map: BTreeMap<Vec<u8>, Stored>,
     /// What each recent write replaced.
     undo: VecDeque<(u64, Vec<u8>, Option<Stored>)>,
+    down_until: u64,
 }
 
 #[derive(Clone)]
@@ -31,6 +32,11 @@ pub(crate) enum Change {
 }
 
 impl Store {
+    /// It carries out nothing now.
+    pub(crate) fn is_down(&self, now: u64) -> bool {
+        self.down_until > now
+    }
+
     /// Carries out a request; tells what it changed.
     pub(crate) fn execute(&mut self, now: u64, ask: &Ask, mut changed: impl FnMut(Change)) -> Answer {
         match ask {
@@ -82,9 +88,10 @@ impl Store {
         self.map.retain(|_, _| !random.percent(25));
     }
 
-    /// The replica that takes over has not seen the latest writes. Returns the keys whose deletion came undone, with the
-    /// first bytes of their ids.
-    pub(crate) fn fail_over(&mut self, now: u64, random: &mut Random) -> Vec<(Vec<u8>, [u8; 8])> {
+    /// The replica that takes over at `until` has not seen the latest writes. Returns the keys whose deletion came undone,
+    /// with the first bytes of their ids.
+    pub(crate) fn fail_over(&mut self, now: u64, until: u64, random: &mut Random) -> Vec<(Vec<u8>, [u8; 8])> {
+        self.down_until = until;
         let back_to = now.saturating_sub(random.between(1_000, REPLICATION_LAG));
         let mut unreleased = Vec::new();
         while self.undo.back().is_some_and(|&(at, ..)| at >= back_to) {

@@ -1,7 +1,7 @@
 //! Whole nodes keep their promises under faults, and the simulator would notice if they did not.
 
 use simulator::fabric::{Mutation, Options, Summary, run};
-use simulator::hunt::{Sum, hunt};
+use simulator::hunt::{Totals, hunt};
 
 /// Worlds of the short form.
 const SHORT: u64 = 300;

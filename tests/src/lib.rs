@@ -10,11 +10,13 @@ pub mod net;
 pub mod process;
 pub mod redis;
 pub mod relay;
+mod skip;
 pub mod stand_in;
 
 pub use fleet::{Fleet, Setup};
 pub use net::{Host, Net};
 pub use process::{Process, oncecast};
+pub use skip::skipped;
 
 use std::path::PathBuf;
 

@@ -22,9 +22,7 @@ impl Redis {
     /// `None`, said loudly, where namespaces or `redis-server` are missing.
     pub fn world() -> Option<Net> {
         if Command::new(server()).arg("--version").output().is_err() {
-            eprintln!(
-                "\n*** SKIPPED: redis-server is not installed (Debian: apt-get install redis-server) ***\n"
-            );
+            crate::skipped("redis-server (Debian: apt-get install redis-server)");
             return None;
         }
         Net::new()

@@ -63,6 +63,7 @@ impl Share {
 }
 
 /// What the node does wrong, and what it saw.
+// Wide because each field is one misbehaviour that a test switches on, or one thing it asks about afterwards.
 #[derive(Default)]
 pub struct Node {
     share: Share,

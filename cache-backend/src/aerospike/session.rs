@@ -20,7 +20,8 @@
 //! Cost, measured on loopback (`docs/performance.md`): about 2 µs of the worker's processor time for a claim in a request of
 //! 256, about 15 µs for one alone.
 
-use super::{BIN, Config, NAME, causes, chain, exists, expiration, milliseconds, missing};
+use super::errors::{causes, chain, exists, missing};
+use super::servers::{BIN, Config, NAME, expiration, milliseconds};
 use crate::{Answers, Claimed, KeyValues, OpError, OpErrorKind, Session};
 use ::aerospike::errors::{Error, ErrorKind};
 use ::aerospike::operations::put;

@@ -23,6 +23,7 @@
 //!
 //! Cost: one write and one read syscall for as many batches as are there; one copy of keys and values; an allocation for
 //! each old value, none for a created key.
+// Long because one connection is one state machine; the next change of the Redis client replaces it.
 
 use super::address::Endpoint;
 use super::dial::{CLAIM_SCRIPT, ClaimForm, DialError, Dialer, Dialled, Proof, Target};

@@ -26,9 +26,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn redis_is_installed() -> bool {
     let there = Command::new(tests::redis::server()).arg("--version").stdout(Stdio::null()).status().is_ok();
     if !there {
-        eprintln!(
-            "\n*** SKIPPED: redis-server is not installed (Debian: apt-get install redis-server) ***\n"
-        );
+        tests::skipped("redis-server (Debian: apt-get install redis-server)");
     }
     there
 }

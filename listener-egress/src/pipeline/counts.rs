@@ -1,4 +1,4 @@
-//! What one worker counted. Plain numbers: the runtime copies them into shared cells after each burst.
+//! What one worker counted, and how it is shown. Plain numbers: the runtime copies them into shared cells after each burst.
 //!
 //! Every datagram that does not reach a consumer is counted under exactly one reason here.
 
@@ -87,111 +87,98 @@ service::reasons! {
     }
 }
 
-/// Totals of one worker since its start.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Datagrams taken from sockets, after injected loss.
-    pub received: u64,
-    /// Of those, by byte 6 for data frames (index = version 1..=9, 0 = other).
-    pub received_by_version: [u64; 10],
-    /// By `DropReason`.
-    pub dropped: [u64; DropReason::ALL.len()],
-    /// Numbers lost for good, by `Loss`.
-    pub lost: [u64; Loss::ALL.len()],
-    /// Numbers found missing.
-    pub gaps_detected: u64,
-    /// Missing numbers that came after they were requested.
-    pub recovered: u64,
-    /// Missing numbers that came before anyone asked: reordering.
-    pub reordered: u64,
-    /// Frames under a number that was seen before.
-    pub duplicates: u64,
-    /// Frames under a number that was seen before, with an id that was not.
-    pub collisions: u64,
-    /// Flows that began anew under their old key.
-    pub restarts: u64,
-    /// Jumps held back until a second frame or digest confirms them.
-    pub jumps_held: u64,
-    /// Untrusted frames whose subtree contradicts their flow.
-    pub flow_mismatch: u64,
-    /// Flows that found no room in the table.
-    pub flows_refused: u64,
-    /// Flows that left for others or for their age.
-    pub flows_evicted: u64,
-    /// Requests sent, and the numbers they named.
-    pub nacks: u64,
-    /// Numbers named by requests.
-    pub nack_numbers: u64,
-    /// Requests that got no answer and no frame in time.
-    pub nack_timeouts: u64,
-    /// Responses taken, by kind.
-    pub acks: u64,
-    /// See `acks`.
-    pub misses: u64,
-    /// See `acks`.
-    pub throttled: u64,
-    /// Probes for a flow's next numbers.
-    pub tail_probes: u64,
-    /// Flows of which no endpoint said whether more was sent.
-    pub flows_unconfirmed: u64,
-    /// Digest entries taken.
-    pub digest_entries: u64,
-    /// ADVERTs taken.
-    pub adverts: u64,
-    /// ADVERTs refused: table full or undecodable.
-    pub adverts_rejected: u64,
-    /// Objects begun, finished, given up, and finished with a wrong hash.
-    pub reassembly_started: u64,
-    /// See `reassembly_started`.
-    pub reassembly_completed: u64,
-    /// See `reassembly_started`.
-    pub reassembly_abandoned: u64,
-    /// See `reassembly_started`.
-    pub reassembly_hash_mismatch: u64,
-    /// Frames that the gate let through.
-    pub claims_won: u64,
-    /// Frames that wait for tier 2.
-    pub claims_waited: u64,
-    /// Frames let through without a decision.
-    pub claims_open: u64,
-    /// Frames handed to the consumer (UDP: taken by the kernel; TCP: acknowledged).
-    pub delivered: u64,
-    /// Their bytes, header included.
-    pub delivered_bytes: u64,
-    /// V7 headers emitted.
-    pub headers: u64,
-    /// Announcements taken and refused.
-    pub announces: u64,
-    /// See `announces`.
-    pub announces_rejected: u64,
-    /// Flows that go on where the consumer's listeners were before this process.
-    pub flows_resumed: u64,
-    /// Flows older than this process whose position nobody kept: a fixed number of frames is asked for.
-    pub flows_without_position: u64,
-    /// Numbers from before this process that are owed.
-    pub catch_up: u64,
-    /// Positions written to the shared store.
-    pub positions_kept: u64,
-    /// Flows that found no place in the positions last written.
-    pub positions_left_out: u64,
-    /// Open gaps now, in numbers.
-    pub open_gaps: u64,
-    /// Flows now.
-    pub flows: u64,
-    /// Flows that only a position names, and that are still being asked about.
-    pub flows_unheard: u64,
-    /// Endpoints now.
-    pub endpoints: u64,
-    /// Bytes held for reassembly now.
-    pub reassembly_bytes: u64,
-    /// Bytes of frames that wait for a claim now.
-    pub waiting_bytes: u64,
-    /// Frames that waited for the store longer than they may although the worker had a turn in time: none.
-    pub claims_overdue: u64,
-    /// The same because the worker's turn came late.
-    pub claims_late: u64,
-    /// Transactions that were new at the gate and are not marked, by `Withheld`.
-    pub marks_withheld: [u64; Withheld::ALL.len()],
+service::reasons! {
+    /// Byte 6 of a datagram.
+    pub(crate) enum Version {
+        /// No data frame.
+        Other = "other",
+        /// A frame without a number.
+        V1 = "v1",
+        /// A transaction.
+        V2 = "v2",
+        /// A fragment.
+        V3 = "v3",
+        /// A block.
+        V4 = "v4",
+        /// A subtree.
+        V5 = "v5",
+        /// An anchor.
+        V6 = "v6",
+        /// A block header.
+        V7 = "v7",
+        /// A bundle.
+        V8 = "v8",
+        /// An object.
+        V9 = "v9",
+    }
+}
+
+service::counters! {
+    /// Totals of one worker since its start.
+    #[derive(Clone, Debug, Default)]
+    pub struct Counts {
+        pub received_by_version: [u64; Version::ALL] => counter("bsl_frames_received_total", ["worker", "version"], "Datagrams received, by byte 6");
+        pub dropped: [u64; DropReason::ALL] => counter("bsl_frames_dropped_total", ["worker", "reason"], "Datagrams and frames that went no further");
+        pub delivered: u64 => counter("bsl_frames_forwarded_total", ["worker"], "Frames handed to the consumer");
+        pub delivered_bytes: u64 => counter("bsl_bytes_forwarded_total", ["worker"], "Their bytes on the fabric");
+        => counter("bsl_frames_invalid_payload_total", ["worker"], "Frames whose payload is not that of their id") = |counts| counts.dropped_for(DropReason::PayloadHash);
+        => counter("bsl_frames_tx_deduped_total", ["worker"], "Frames whose id was delivered before") = |counts| counts.suppressed();
+        pub duplicates: u64 => counter("bsl_frames_duplicate_total", ["worker"], "Frames under a number that was seen before");
+        pub collisions: u64 => counter("bsl_sequence_collisions_total", ["worker"], "Frames with a new id under a number seen before");
+        pub restarts: u64 => counter("bsl_seq_rebaselines_total", ["worker"], "Flows that began anew under their old key");
+        pub jumps_held: u64 => counter("bsl_jumps_held_total", ["worker"], "Jumps held until a second frame confirms them");
+        pub flow_mismatch: u64 => counter("bsl_flow_mismatch_total", ["worker"], "Refused frames that contradict their flow");
+        pub flows_refused: u64 => counter("bsl_nack_flows_refused_total", ["worker"], "Flows that found the table full");
+        pub flows_evicted: u64 => counter("bsl_nack_flows_evicted_total", ["worker"], "Flows that left the table");
+        pub gaps_detected: u64 => counter("bsl_gaps_detected_total", ["worker"], "Numbers found missing");
+        pub recovered: u64 => counter("bsl_gaps_recovered_total", ["worker"], "Requested numbers that came");
+        pub reordered: u64 => counter("bsl_gaps_suppressed_total", ["worker"], "Missing numbers that came before they were requested");
+        pub lost: [u64; Loss::ALL] => counter("bsl_gaps_unrecovered_total", ["worker", "reason"], "Numbers given up, by reason");
+        pub open_gaps: u64 => gauge("bsl_gaps_open", ["worker"], "Numbers missing now");
+        pub nacks: u64 => counter("bsl_nacks_dispatched_total", ["worker"], "Requests sent");
+        pub nack_numbers: u64 => counter("bsl_nack_numbers_total", ["worker"], "Numbers named by requests");
+        pub nack_timeouts: u64 => counter("bsl_nack_timeouts_total", ["worker"], "Requests that timed out");
+        pub acks: u64 => counter("bsl_nack_acks_total", ["worker"], "ACKs received");
+        pub misses: u64 => counter("bsl_nack_misses_total", ["worker"], "MISSes received");
+        pub throttled: u64 => counter("bsl_nacks_throttled_total", ["worker"], "THROTTLED received");
+        pub flows_resumed: u64 => counter("bsl_flows_resumed_total", ["worker"], "Flows that go on where this consumer's listeners were before the start");
+        pub flows_without_position: u64 => counter("bsl_flows_without_position_total", ["worker"], "Flows older than the process whose position the store did not have: --catch-up frames are asked for");
+        pub catch_up: u64 => counter("bsl_catch_up_numbers_total", ["worker"], "Numbers from before the start that were owed");
+        pub positions_kept: u64 => counter("bsl_positions_kept_total", ["worker"], "Positions written to the shared store");
+        pub positions_left_out: u64 => gauge("bsl_positions_left_out", ["worker"], "Flows that found no place in the positions last written");
+        pub flows: u64 => gauge("bsl_flows", ["worker"], "Flows tracked now");
+        pub flows_unheard: u64 => gauge("bsl_flows_unheard", ["worker"], "Flows from before the start that still wait for a frame or an endpoint's word");
+        pub tail_probes: u64 => counter("bsl_tail_probes_sent_total", ["worker"], "Probes for a flow's next numbers");
+        pub flows_unconfirmed: u64 => counter("bsl_flows_unconfirmed_total", ["worker"], "Silent flows of which no retry endpoint said whether more was sent");
+        pub digest_entries: u64 => counter("bsl_digest_entries_total", ["worker"], "Entries of flow digests taken");
+        pub adverts: u64 => counter("bsl_beacon_adverts_received_total", ["worker"], "ADVERTs taken");
+        pub adverts_rejected: u64 => counter("bsl_beacon_adverts_rejected_total", ["worker"], "ADVERTs refused");
+        pub endpoints: u64 => gauge("bsl_beacon_registry_endpoints", ["worker"], "Endpoints known now");
+        pub reassembly_started: u64 => counter("bsl_reassembly_started_total", ["worker"], "Objects whose first fragment came");
+        pub reassembly_completed: u64 => counter("bsl_reassembly_completed_total", ["worker"], "Objects rebuilt");
+        pub reassembly_abandoned: u64 => counter("bsl_reassembly_abandoned_total", ["worker"], "Objects given up");
+        pub reassembly_hash_mismatch: u64 => counter("bsl_reassembly_hash_mismatch_total", ["worker"], "Objects rebuilt to another hash");
+        pub reassembly_bytes: u64 => gauge("bsl_reassembly_bytes", ["worker"], "Bytes held for incomplete objects");
+        => counter("bsl_late_fragments_total", ["worker"], "Fragments of finished objects") = |counts| counts.dropped_for(DropReason::LateFragment);
+        pub claims_won: u64 => counter("bsl_egress_claim_won_total", ["worker"], "Frames that the gate let through");
+        pub claims_waited: u64 => counter("bsl_egress_claim_waited_total", ["worker"], "Frames that waited for the shared store");
+        pub claims_open: u64 => counter("bsl_egress_claim_open_total", ["worker"], "Frames let through undecided");
+        pub claims_overdue: u64 => counter("bsl_egress_claim_overdue_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout although the worker had a turn in time: always 0, or a fault");
+        pub claims_late: u64 => counter("bsl_egress_claim_late_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout because the worker's turn came late");
+        => counter("bsl_egress_claim_local_hit_total", ["worker"], "Frames whose id this process had seen") = |counts| counts.dropped_for(DropReason::Deduplicated);
+        pub waiting_bytes: u64 => gauge("bsl_claim_waiting_bytes", ["worker"], "Bytes of frames that wait for a claim");
+        pub marks_withheld: [u64; Withheld::ALL] => counter(
+            "bsl_ingress_mark_withheld_total",
+            ["worker", "reason"],
+            "Transactions new at the gate of which no courtesy mark is written: unicast (or in another group than its own), unnumbered (V1), repair (or an old number), fragments, late (the worker was)",
+        );
+        pub headers: u64 => counter("bsl_header_forwarded_total", ["worker"], "Block headers emitted");
+        pub announces: u64 => counter("bsl_subtree_group_announces_received_total", ["worker"], "Announcements taken");
+        pub announces_rejected: u64 => counter("bsl_subtree_group_announces_rejected_total", ["worker"], "Announcements refused");
+    } and {
+        /// Datagrams taken from sockets, after injected loss.
+        pub received: u64,
+    }
 }
 
 impl Counts {
@@ -207,6 +194,10 @@ impl Counts {
     /// Numbers given up for whatever reason.
     pub fn lost_total(&self) -> u64 {
         self.lost.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+    /// Frames whose id the gate had seen, here or elsewhere.
+    pub fn suppressed(&self) -> u64 {
+        self.dropped_for(DropReason::Deduplicated) + self.dropped_for(DropReason::DeduplicatedElsewhere)
     }
     /// How often `reason` was counted.
     pub fn dropped_for(&self, reason: DropReason) -> u64 {

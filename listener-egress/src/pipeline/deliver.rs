@@ -3,12 +3,15 @@
 //! A consumer gets whole frames (header and payload) or payloads; padding behind the declared length never leaves.
 //!
 //! `StreamQueue` (TCP): every record is a big-endian u32 length, then the bytes. A record stays until the consumer's
-//! TCP acknowledged all of it; when a connection breaks, what was not acknowledged is sent again on the next one.
-//! `DatagramQueue` (UDP): one datagram a record; a record leaves when the kernel took it.
+//! TCP acknowledged all of it. When a connection breaks, what was not acknowledged is sent again on the next one.
+//! `DatagramQueue` (UDP): one datagram a record. A record leaves when the kernel took it.
 //!
-//! Both are bounded in bytes. Overflow rule: the newest record is refused, counted as `consumer_queue_full`, and its claim
-//! released, so that a sibling may deliver it; receiving never stops. Retry endpoints are the second buffer: a refused
-//! frame counts as missing again and is asked for when the queue is half empty, until the repair horizon.
+//! Limits: both are bounded in bytes. When a queue is full, the newest record is refused and counted as
+//! `consumer_queue_full`. Its claim is released, so that a sibling may deliver it; receiving never stops. Retry endpoints
+//! are the second buffer: a refused frame is missing again, and is asked for when the queue is half empty, until the
+//! repair horizon.
+//!
+//! Cost: one copy of a record.
 
 use std::collections::VecDeque;
 use txidset::Ticket;

@@ -1,7 +1,7 @@
 //! Which frames the consumer wants: sources, shards, subtrees.
 //!
-//! Content filters decide what is delivered and what is repaired; they never hide a frame from the tracker. The source
-//! filter alone acts at the door: an excluded source may not move a flow. Known endpoints pass it for repairs.
+//! Filters of contents decide what is delivered and what is repaired. They never hide a frame from the tracker. The source
+//! filter alone acts before it: an excluded source may not move a flow. Known endpoints pass it with repairs.
 //!
 //! Order (wire 1.10 and the Go stack): shard include; subtree exclude, then include, then announced groups (BRC-127).
 //! Announcements are bounded; the oldest to expire makes room.

@@ -1,18 +1,17 @@
 //! The last gate before the consumer: each id once.
 //!
-//! A verified frame claims its class and id (`txidset`); the consumer's name is part of the claim's prefix, so that the
-//! listeners of one deployment share the gate and those of another do not. A frame that must wait for tier 2 is copied
-//! into a bounded table; when that is full, the frame passes unclaimed (a duplicate is better than a loss).
+//! A verified frame claims its class and id (`txidset`). The consumer's name is part of the claim's prefix: the listeners
+//! of one deployment share the gate, those of another do not. A frame that must wait for tier 2 is copied into a bounded
+//! table. When that is full, the frame passes unclaimed: a duplicate is better than a loss.
 //!
-//! What the gate lets through carries a ticket that says how its delivery went: handed over, or failed (the claim is
-//! released in both tiers, so that a sibling, or a resend, gets through).
+//! What the gate lets through carries a ticket that says how its delivery went. It was handed over; or it failed, and the
+//! claim is released in both tiers, so that a sibling, or a resend, gets through.
 
 use super::counts::{Counts, DropReason};
 use super::mark::{Markable, Sighted};
 use super::reassemble::{Parts, Rebuilt};
-use super::slots::{Slot, Slots};
-use crate::mutation::Mutation;
 use frame::{DataFrame, HashKey, Id, Kind, SeqNum};
+use gap_track::slots::{Slot, Slots};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +31,7 @@ pub fn claim_key(frame: &DataFrame<'_>) -> Option<ClaimKey> {
 
 /// Where the bytes of a frame are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum FramePlace {
     /// In the batch that is being worked on.
     Batch(u32),
     /// In the gate's own table.
@@ -41,31 +40,37 @@ pub enum Place {
 
 /// A frame in the gate's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept(Slot);
+pub(super) struct Kept(Slot);
 
 /// A frame on its way to the consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub(super) struct Delivery {
     /// Its bytes, from the first of the header.
-    pub place: Place,
+    pub(super) place: FramePlace,
     /// Declared length: what lies behind is padding.
-    pub wire_len: u32,
+    pub(super) wire_len: u32,
     /// Of which the header.
-    pub header_len: u16,
+    pub(super) header_len: u16,
     /// What to answer how it went; `None` if it passed without a claim.
-    pub ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// A frame that asks to pass.
-pub(crate) struct Candidate {
-    pub(crate) key: ClaimKey,
-    pub(crate) place: Place,
-    pub(crate) wire_len: u32,
-    pub(crate) header_len: u16,
+pub(super) struct Candidate {
+    pub(super) key: ClaimKey,
+    pub(super) place: FramePlace,
+    pub(super) wire_len: u32,
+    pub(super) header_len: u16,
     /// Its number is behind its flow's highest and was not missing.
-    pub(crate) behind: Option<Novel>,
+    pub(super) behind: Option<Novel>,
     /// Whether to mark it if its id is new.
-    pub(crate) mark: Markable,
+    pub(super) mark: Markable,
+}
+
+impl Candidate {
+    fn delivery(&self, ticket: Option<Ticket>) -> Delivery {
+        Delivery { place: self.place, wire_len: self.wire_len, header_len: self.header_len, ticket }
+    }
 }
 
 impl Claimant for Candidate {
@@ -79,13 +84,13 @@ impl Claimant for Candidate {
 
 /// A frame whose id may be new although its number is not.
 #[derive(Clone, Copy)]
-pub(crate) struct Novel {
-    pub(crate) key: HashKey,
-    pub(crate) seq: SeqNum,
-    pub(crate) source: IpAddr,
+pub(super) struct Novel {
+    pub(super) key: HashKey,
+    pub(super) seq: SeqNum,
+    pub(super) source: IpAddr,
 }
 
-struct Waiting {
+struct KeptFrame {
     frame: Vec<u8>,
     wire_len: u32,
     header_len: u16,
@@ -93,17 +98,17 @@ struct Waiting {
     parts: Option<Parts>,
 }
 
-impl Waiting {
+impl KeptFrame {
     /// Without its bytes.
-    fn empty(wire_len: u32, header_len: u16) -> Waiting {
-        Waiting { frame: Vec::new(), wire_len, header_len, parts: None }
+    fn empty(wire_len: u32, header_len: u16) -> KeptFrame {
+        KeptFrame { frame: Vec::new(), wire_len, header_len, parts: None }
     }
 }
 
 /// See the module text.
-pub struct Gate {
+pub(super) struct Gate {
     claims: Option<Claims>,
-    kept: Slots<Waiting>,
+    kept: Slots<KeptFrame>,
     spare: Vec<Vec<u8>>,
     bytes: usize,
     budget: usize,
@@ -111,9 +116,10 @@ pub struct Gate {
     verdicts: Vec<Verdict>,
     /// Names given to those that wait, in order.
     waiting: Vec<Slot>,
-    /// New ids of the last batch that are to be marked.
-    pub(super) sighted: Vec<Sighted>,
-    pub(super) mutation: Option<Mutation>,
+    /// New ids of the last batches that are to be marked.
+    sighted: Vec<Sighted>,
+    #[cfg(feature = "mutants")]
+    mutation: Option<crate::mutation::Mutation>,
 }
 
 /// Buffers kept for reuse, each at most this long.
@@ -122,7 +128,7 @@ const SPARE_BYTES: usize = 4096;
 
 impl Gate {
     /// `None` for `local`: no gate, every frame passes. `budget`: bytes of frames that wait.
-    pub fn new(config: ClaimsConfig, local: Option<Arc<LocalSet>>, budget: usize, seed: u64) -> Gate {
+    pub(super) fn new(config: ClaimsConfig, local: Option<Arc<LocalSet>>, budget: usize, seed: u64) -> Gate {
         Gate {
             claims: local.map(|local| Claims::new(config, local, seed)),
             kept: Slots::new(),
@@ -133,41 +139,57 @@ impl Gate {
             verdicts: Vec::new(),
             waiting: Vec::new(),
             sighted: Vec::new(),
+            #[cfg(feature = "mutants")]
             mutation: None,
         }
     }
 
-    pub(crate) fn ask(&mut self, candidate: Candidate) {
+    /// Plants a fault.
+    #[cfg(feature = "mutants")]
+    pub(super) fn mutate(&mut self, mutation: crate::mutation::Mutation) {
+        self.mutation = Some(mutation);
+    }
+
+    /// New ids that are to be marked, since `forget_sighted`.
+    pub(super) fn sighted(&self) -> &[Sighted] {
+        &self.sighted
+    }
+
+    /// They were handed over.
+    pub(super) fn forget_sighted(&mut self) {
+        self.sighted.clear();
+    }
+
+    /// A frame asks to pass: `judge` answers.
+    pub(super) fn ask(&mut self, candidate: Candidate) {
         self.candidates.push(candidate);
     }
 
     /// Keeps a rebuilt frame until it was delivered.
-    pub(crate) fn keep(&mut self, rebuilt: Rebuilt, wire_len: u32, header_len: u16) -> Place {
+    pub(super) fn keep(&mut self, rebuilt: Rebuilt, wire_len: u32, header_len: u16) -> FramePlace {
         let Rebuilt { frame, parts } = rebuilt;
         self.bytes += frame.len();
-        Place::Kept(Kept(self.kept.insert(Waiting { frame, wire_len, header_len, parts: Some(parts) })))
+        FramePlace::Kept(Kept(self.kept.insert(KeptFrame {
+            frame,
+            wire_len,
+            header_len,
+            parts: Some(parts),
+        })))
     }
 
     /// Decides about all candidates of a batch. Frames that pass are appended to `out`; ids that were new although their
     /// number was not are named to `novel`.
-    pub(crate) fn judge<'a>(
+    pub(super) fn judge<'a>(
         &mut self,
         now: Instant,
         bytes_of: impl Fn(u32) -> &'a [u8],
         out: &mut Vec<Delivery>,
-        mut novel: impl FnMut(Novel, &mut Counts),
+        mut novel: impl FnMut(Novel),
         counts: &mut Counts,
     ) {
         let mut candidates = std::mem::take(&mut self.candidates);
         let Some(claims) = &mut self.claims else {
-            for c in candidates.drain(..) {
-                out.push(Delivery {
-                    place: c.place,
-                    wire_len: c.wire_len,
-                    header_len: c.header_len,
-                    ticket: None,
-                });
-            }
+            out.extend(candidates.drain(..).map(|c| c.delivery(None)));
             self.candidates = candidates;
             return;
         };
@@ -183,8 +205,8 @@ impl Gate {
             |at| {
                 let c = &candidates[at];
                 let slot = match c.place {
-                    Place::Kept(Kept(slot)) => slot,
-                    Place::Batch(_) => kept.insert(Waiting::empty(c.wire_len, c.header_len)),
+                    FramePlace::Kept(Kept(slot)) => slot,
+                    FramePlace::Batch(_) => kept.insert(KeptFrame::empty(c.wire_len, c.header_len)),
                 };
                 waiting.push(slot);
                 Some(slot.token())
@@ -193,58 +215,37 @@ impl Gate {
         );
         // Won without being asked about, because the store does not answer.
         let unasked = stats.by(Why::BreakerOpen).value() - before;
-        let mut waiting = 0;
+        let mut waited = 0;
         for (index, c) in candidates.drain(..).enumerate() {
-            let mut delivery =
-                Delivery { place: c.place, wire_len: c.wire_len, header_len: c.header_len, ticket: None };
             let verdict = self.verdicts.get(index).copied();
-            if let (Some(behind), Some(Verdict::Won(_) | Verdict::Wait)) = (c.behind, verdict) {
-                novel(behind, counts);
-            }
-            if c.mark != Markable::No && matches!(verdict, Some(Verdict::Won(_) | Verdict::Wait)) {
-                match (c.mark, c.place) {
-                    (Markable::Yes, Place::Batch(at)) => self.sighted.push(sighted(&c.key.id, bytes_of(at))),
-                    (Markable::Withheld(why), _) => counts.marks_withheld[why.index()] += 1,
-                    _ => {}
+            if matches!(verdict, Some(Verdict::Won(_) | Verdict::Wait)) {
+                if let Some(behind) = c.behind {
+                    novel(behind);
                 }
+                self.mark(&c, &bytes_of, counts);
             }
             match verdict {
                 Some(Verdict::Seen) => {
                     counts.drop(DropReason::Deduplicated);
-                    if let Place::Kept(Kept(slot)) = c.place {
+                    if let FramePlace::Kept(Kept(slot)) = c.place {
                         self.forget(slot);
                     }
                 }
                 Some(Verdict::Wait) => {
+                    let slot = self.waiting.get(waited).copied();
+                    waited += 1;
                     counts.claims_waited += 1;
-                    let slot = self.waiting.get(waiting).copied();
-                    waiting += 1;
-                    if let (Place::Batch(at), Some(slot)) = (c.place, slot) {
-                        let frame = bytes_of(at);
-                        let padded = self.mutation == Some(Mutation::PaddingDelivered);
-                        let frame = frame.get(..c.wire_len as usize).filter(|_| !padded).unwrap_or(frame);
-                        if self.bytes + frame.len() > self.budget {
-                            counts.claims_open += 1;
-                            // Settled only when the consumer has it, like any other.
-                            delivery.ticket =
-                                self.claims.as_mut().and_then(|claims| claims.let_through(slot.token()));
-                            if delivery.ticket.is_some() {
-                                self.kept.remove(slot);
-                            }
-                            if self.mutation != Some(Mutation::FullTableDrops) {
-                                out.push(delivery);
-                            }
-                        } else {
-                            self.fill(slot, frame);
-                        }
+                    if let (FramePlace::Batch(at), Some(slot)) = (c.place, slot) {
+                        out.extend(self.wait(&c, slot, bytes_of(at), counts));
                     }
                 }
                 won => {
                     counts.claims_won += 1;
-                    if let Some(Verdict::Won(ticket)) = won {
-                        delivery.ticket = Some(ticket);
-                    }
-                    out.push(delivery);
+                    out.push(c.delivery(if let Some(Verdict::Won(ticket)) = won {
+                        Some(ticket)
+                    } else {
+                        None
+                    }));
                 }
             }
         }
@@ -253,8 +254,34 @@ impl Gate {
         self.candidates = candidates;
     }
 
+    /// Notes a new id that is to be marked, or why it is not.
+    fn mark<'a>(&mut self, c: &Candidate, bytes_of: impl Fn(u32) -> &'a [u8], counts: &mut Counts) {
+        match (c.mark, c.place) {
+            (Markable::Yes, FramePlace::Batch(at)) => self.sighted.push(sighted(&c.key.id, bytes_of(at))),
+            (Markable::Withheld(why), _) => counts.marks_withheld[why.index()] += 1,
+            (Markable::No | Markable::Yes, _) => {}
+        }
+    }
+
+    /// Keeps a copy of a frame that waits for tier 2; where there is no room for it, the frame passes at once.
+    fn wait(&mut self, c: &Candidate, slot: Slot, frame: &[u8], counts: &mut Counts) -> Option<Delivery> {
+        let padded = planted!(self, PaddingDelivered);
+        let frame = frame.get(..c.wire_len as usize).filter(|_| !padded).unwrap_or(frame);
+        if self.bytes + frame.len() <= self.budget {
+            self.fill(slot, frame);
+            return None;
+        }
+        counts.claims_open += 1;
+        // Settled only when the consumer has it, like any other.
+        let ticket = self.claims.as_mut().and_then(|claims| claims.let_through(slot.token()));
+        if ticket.is_some() {
+            self.kept.remove(slot);
+        }
+        (!planted!(self, FullTableDrops)).then(|| c.delivery(ticket))
+    }
+
     /// Frames whose claims were decided meanwhile.
-    pub(crate) fn decided(&mut self, now: Instant, out: &mut Vec<Delivery>, counts: &mut Counts) {
+    pub(super) fn decided(&mut self, now: Instant, out: &mut Vec<Delivery>, counts: &mut Counts) {
         let Some(claims) = &mut self.claims else { return };
         while let Some(decision) = claims.next_decision() {
             match decision {
@@ -264,7 +291,7 @@ impl Gate {
                     counts.claims_open += u64::from(!matches!(why, Why::Won | Why::TakenOver));
                     match self.kept.get(slot) {
                         Some(w) if !w.frame.is_empty() => out.push(Delivery {
-                            place: Place::Kept(Kept(slot)),
+                            place: FramePlace::Kept(Kept(slot)),
                             wire_len: w.wire_len,
                             header_len: w.header_len,
                             ticket: Some(ticket),
@@ -279,9 +306,9 @@ impl Gate {
                 Decision::Suppress { token, .. } => {
                     counts.drop(DropReason::DeduplicatedElsewhere);
                     let slot = Slot::of_token(token);
-                    if let Some(waiting) = self.kept.remove(slot) {
-                        self.bytes -= waiting.frame.len();
-                        recycle(&mut self.spare, waiting.frame);
+                    if let Some(kept) = self.kept.remove(slot) {
+                        self.bytes -= kept.frame.len();
+                        recycle(&mut self.spare, kept.frame);
                     }
                 }
             }
@@ -290,7 +317,7 @@ impl Gate {
 
     /// May the frame still leave under its claim? `false`: the process was late (a pause, a full queue), another
     /// listener may have taken over; the frame is kept and a decision follows.
-    pub(crate) fn may_leave<'a>(
+    pub(super) fn may_leave<'a>(
         &mut self,
         now: Instant,
         delivery: &Delivery,
@@ -300,9 +327,9 @@ impl Gate {
         let kept = &mut self.kept;
         let mut copy = None;
         let may = claims.may_send(now, ticket, || match delivery.place {
-            Place::Kept(Kept(slot)) => slot.token(),
-            Place::Batch(_) => {
-                let slot = kept.insert(Waiting::empty(delivery.wire_len, delivery.header_len));
+            FramePlace::Kept(Kept(slot)) => slot.token(),
+            FramePlace::Batch(_) => {
+                let slot = kept.insert(KeptFrame::empty(delivery.wire_len, delivery.header_len));
                 copy = Some(slot);
                 slot.token()
             }
@@ -314,53 +341,53 @@ impl Gate {
     }
 
     /// The frame was handed to the consumer, or queued for it: its kept copy goes.
-    pub(crate) fn release(&mut self, delivery: &Delivery) {
-        if let Place::Kept(Kept(slot)) = delivery.place {
+    pub(super) fn release(&mut self, delivery: &Delivery) {
+        if let FramePlace::Kept(Kept(slot)) = delivery.place {
             self.forget(slot);
         }
     }
 
     /// Bytes of a kept frame.
-    pub(crate) fn bytes_of(&self, kept: Kept) -> &[u8] {
-        self.kept.get(kept.0).map_or(&[], |waiting| &waiting.frame)
+    pub(super) fn bytes_of(&self, kept: Kept) -> &[u8] {
+        self.kept.get(kept.0).map_or(&[], |kept| &kept.frame)
     }
 
     /// What a kept frame was made of, if it was rebuilt.
-    pub(crate) fn parts_of(&self, delivery: &Delivery) -> Option<&Parts> {
-        let Place::Kept(Kept(slot)) = delivery.place else { return None };
+    pub(super) fn parts_of(&self, delivery: &Delivery) -> Option<&Parts> {
+        let FramePlace::Kept(Kept(slot)) = delivery.place else { return None };
         self.kept.get(slot)?.parts.as_ref()
     }
 
     /// The consumer has the frame.
-    pub(crate) fn sent(&mut self, now: Instant, ticket: Ticket) {
+    pub(super) fn sent(&mut self, now: Instant, ticket: Ticket) {
         if let Some(claims) = &mut self.claims {
             claims.sent(now, ticket);
         }
     }
 
     /// The consumer will not get the frame from us.
-    pub(crate) fn failed(&mut self, now: Instant, ticket: Ticket) {
+    pub(super) fn failed(&mut self, now: Instant, ticket: Ticket) {
         if let Some(claims) = &mut self.claims {
             claims.failed(now, ticket);
         }
     }
 
     /// The protocol, for its driver.
-    pub fn claims_mut(&mut self) -> Option<&mut Claims> {
+    pub(super) fn claims_mut(&mut self) -> Option<&mut Claims> {
         self.claims.as_mut()
     }
 
-    pub(crate) fn claims(&self) -> Option<&Claims> {
+    pub(super) fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()
     }
 
     /// Bytes of frames that are kept.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Frames that wait.
-    pub fn waiting(&self) -> usize {
+    /// Frames that are kept.
+    pub(super) fn kept(&self) -> usize {
         self.kept.len()
     }
 
@@ -368,21 +395,21 @@ impl Gate {
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.extend_from_slice(frame);
         self.bytes += buffer.len();
-        if let Some(waiting) = self.kept.get_mut(slot) {
-            waiting.frame = buffer;
+        if let Some(kept) = self.kept.get_mut(slot) {
+            kept.frame = buffer;
         }
     }
 
     fn forget(&mut self, slot: Slot) {
-        if let Some(waiting) = self.kept.remove(slot) {
-            self.bytes -= waiting.frame.len();
-            recycle(&mut self.spare, waiting.frame);
+        if let Some(kept) = self.kept.remove(slot) {
+            self.bytes -= kept.frame.len();
+            recycle(&mut self.spare, kept.frame);
         }
     }
 }
 
 fn sighted(id: &Id, frame: &[u8]) -> Sighted {
-    let (flow, number) = frame::data::stamped(frame).map_or((0, 0), |(_, flow, seq)| (flow.0, seq.0));
+    let (flow, number) = frame::datagram::stamped(frame).map_or((0, 0), |(_, flow, seq)| (flow.0, seq.0));
     Sighted { id: *id, flow, number }
 }
 

@@ -1,13 +1,13 @@
 //! Which transactions a listener marks where the proxies claim (docs/claims.md, courtesy marks).
 //!
 //! Why so few: a mark suppresses every further copy at the proxies of a site, and nobody counts that as a loss. So one
-//! datagram to one listener must not be enough: a frame is marked only if it was verified, came by multicast in the group
-//! that its id belongs to, under a number (whoever lost it can have it repaired), when it was due (not as a repair or as an
-//! old number), at a worker that has its turns in time, and is new at the gate. What is new there but fails one of the others is counted by reason.
+//! datagram to one listener must not be enough. A frame is marked only if all of this holds: it was verified; it came by
+//! multicast, in the group of its id; it has a number, so that whoever lost it can have it repaired; it came when it was
+//! due, not as a repair or under an old number; the worker had its turns in time; and it is new at the gate. What is new
+//! there but fails one of the others is counted by reason.
 //!
 //! Cost: nothing unless marks are on; then a compare of addresses a frame, and 48 bytes a new one until the burst's end.
 
-use super::track::Seen;
 use frame::{Fabric, GroupIndex, Id};
 use std::net::IpAddr;
 
@@ -29,10 +29,12 @@ service::reasons! {
 
 /// Whether a frame is to be marked if it is new at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Markable {
+pub(super) enum Markable {
     /// Marks are off, or not for this class.
     No,
+    /// It is.
     Yes,
+    /// It is not, and this is why.
     Withheld(Withheld),
 }
 
@@ -48,32 +50,27 @@ pub struct Sighted {
 }
 
 /// What is known of a frame's arrival.
-pub(crate) struct Arrived {
+pub(super) struct Arrived {
     /// Destination of the datagram, where the socket told it.
-    pub(crate) to: Option<IpAddr>,
+    pub(super) to: Option<IpAddr>,
     /// Group of its id.
-    pub(crate) group: GroupIndex,
-    /// What the tracker made of its number; `None`: it has none.
-    pub(crate) seen: Option<Seen>,
+    pub(super) group: GroupIndex,
+    /// It came when its number was due; `None`: it has no number.
+    pub(super) due: Option<bool>,
     /// From the host of a retry endpoint.
-    pub(crate) from_endpoint: bool,
+    pub(super) from_endpoint: bool,
     /// The worker had its turns in time.
-    pub(crate) punctual: bool,
+    pub(super) punctual: bool,
 }
 
 impl Arrived {
-    pub(crate) fn judge(&self, fabric: &Fabric) -> Markable {
-        let due = match self.seen {
-            Some(Seen::Advanced) => true,
-            // Reordered on its way.
-            Some(Seen::Filled(filled)) => !filled.requested,
-            Some(Seen::Known | Seen::Held | Seen::Untracked) | None => false,
-        };
+    /// Whether the frame is to be marked if it is new at the gate.
+    pub(super) fn judge(&self, fabric: &Fabric) -> Markable {
         if self.to != Some(fabric.address(self.group)) {
             Markable::Withheld(Withheld::Unicast)
-        } else if self.seen.is_none() {
+        } else if self.due.is_none() {
             Markable::Withheld(Withheld::Unnumbered)
-        } else if !due || self.from_endpoint {
+        } else if self.due != Some(true) || self.from_endpoint {
             Markable::Withheld(Withheld::Repair)
         } else if !self.punctual {
             Markable::Withheld(Withheld::Late)

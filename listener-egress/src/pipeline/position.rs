@@ -1,15 +1,16 @@
 //! How far the listeners of a consumer are, kept in the shared store, so that the process after this one goes on there.
 //!
 //! Why: a process that dies takes with it what it had claimed and not delivered, and the copies that it had parked.
-//! Retry endpoints still hold those frames; what the next process must know is from where on. A fixed reach is too long
+//! Retry endpoints still hold those frames. The next process must know from where on to ask. A fixed reach is too long
 //! for most flows and too short for the worst: a frame that falls behind it is lost in silence.
 //!
 //! Promise: below a flow's position every number has reached its end: its frame was handed over and the store knows, was
 //! suppressed because another had handed it over, was refused by a filter or a check, or was given up and counted as
 //! lost. So positions of any listener of the consumer hold for all of them, and the highest wins.
 //!
-//! How: a snapshot of the flows' first missing numbers is taken together with a watermark in the claims; it is written when the
-//! watermark is passed (`txidset::Watermark`) and everything that passed without a claim has left. One snapshot at a time.
+//! How: a snapshot of the flows' first missing numbers is taken together with a watermark in the claims. It is written when
+//! the watermark is passed (`txidset::Watermark`) and everything that passed without a claim has left. One snapshot at a
+//! time.
 //!
 //! With the positions go the retry endpoints, so that nothing waits for the first ADVERT.
 //!
@@ -17,13 +18,16 @@
 //! worker's flows per snapshot, ten a second at most and fewer with many flows; one write of 18 bytes a flow where
 //! something changed.
 
-use super::registry::{Known, MAX_ENDPOINTS};
-use super::{FlowClass, Pipeline, Position, Reassembler};
+use super::counts::Counts;
+use super::reassemble::Reassembler;
+use super::registry::{Known, MAX_ENDPOINTS, Registry};
+use super::request::Tracker;
 use frame::{GroupIndex, HashKey};
+use gap_track::{FlowClass, Position};
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
-use txidset::Watermark;
+use txidset::{Claims, Watermark};
 
 /// Flows in one value.
 pub const MAX_FLOWS: usize = 4096;
@@ -134,9 +138,10 @@ fn flow(bytes: &[u8; FLOW]) -> Position {
     }
 }
 
-/// What is kept, and what waits to be.
-#[derive(Default)]
-pub(super) struct Keeper {
+/// Keeps the positions of one worker.
+pub(super) struct PositionKeeper {
+    /// Index of the worker among those whose positions are kept; `None`: they are not.
+    worker: Option<u16>,
     snapshot: Option<Snapshot>,
     /// Written last, and when.
     written: Option<(Vec<u8>, Instant)>,
@@ -146,62 +151,67 @@ pub(super) struct Keeper {
     not_before: Option<Instant>,
 }
 
-/// Positions that wait for their watermark.
+/// Positions that wait until what came before them has left.
 struct Snapshot {
     watermark: Watermark,
     positions: Positions,
 }
 
-impl Pipeline {
-    /// Goes on where the consumer's listeners were before this process; `mine`: groups that this worker receives. `None`:
-    /// the store did not say; then their positions stand until endpoints hold nothing from before this process.
-    pub fn resume(&mut self, now: Instant, positions: Option<&Positions>, mine: impl Fn(GroupIndex) -> bool) {
-        match positions {
-            Some(positions) => {
-                self.requester.registry.remember(now, &positions.endpoints);
-                let wanted = |left: &&Position| mine(left.group) && self.wants_group(left.group);
-                let flows: Vec<_> = positions.flows.iter().filter(wanted).copied().collect();
-                self.tracker.resume(flows);
-            }
-            None => self.keeper.not_before = Some(now + FlowClass::Block.horizon()),
-        }
+/// What positions are taken from.
+pub(super) struct Sources<'a> {
+    pub(super) tracker: &'a Tracker,
+    pub(super) reassembler: &'a Reassembler,
+    pub(super) registry: &'a Registry,
+}
+
+impl PositionKeeper {
+    pub(super) fn new(worker: Option<u16>) -> PositionKeeper {
+        PositionKeeper { worker, snapshot: None, written: None, pause: 0, not_before: None }
     }
 
-    /// Writes the snapshot that is due, and takes the next. Call ten times a second.
-    pub(super) fn keep_positions(&mut self, now: Instant) {
-        let Some(index) = self.settings.positions else { return };
-        self.keeper.pause = self.keeper.pause.saturating_sub(1);
-        if self.keeper.pause > 0 || self.keeper.not_before.is_some_and(|at| now < at) {
+    /// The store did not say where the consumer's listeners were: their positions stand until endpoints hold nothing from
+    /// before this process.
+    pub(super) fn let_stand(&mut self, now: Instant) {
+        self.not_before = Some(now + FlowClass::Block.horizon());
+    }
+
+    /// Writes the snapshot that is due, and takes the next. Call ten times a second. `unclaimed`: frames without a claim
+    /// that have not left yet.
+    pub(super) fn keep(
+        &mut self,
+        now: Instant,
+        sources: &Sources<'_>,
+        claims: Option<&mut Claims>,
+        unclaimed: u64,
+        counts: &mut Counts,
+    ) {
+        let (Some(worker), Some(claims)) = (self.worker, claims) else { return };
+        self.pause = self.pause.saturating_sub(1);
+        if self.pause > 0 || self.not_before.is_some_and(|at| now < at) {
             return;
         }
-        if let Some(snapshot) = &mut self.keeper.snapshot {
-            let Some(claims) = self.gate.claims_mut() else { return };
-            if self.unclaimed > 0 || !claims.is_passed(&mut snapshot.watermark) {
+        if let Some(snapshot) = &mut self.snapshot {
+            if unclaimed > 0 || !claims.is_passed(&mut snapshot.watermark) {
                 return;
             }
             let value = snapshot.positions.encode();
             let refresh = claims.config().ttl / 4;
-            let known = self.keeper.written.as_ref().is_some_and(|(written, at)| {
+            let known = self.written.as_ref().is_some_and(|(written, at)| {
                 *written == value && now.saturating_duration_since(*at) < refresh
             });
             if !known && !snapshot.positions.flows.is_empty() {
-                claims.keep_positions(index, &value);
-                self.counts.positions_kept += 1;
-                self.keeper.written = Some((value, now));
+                claims.keep_positions(worker, &value);
+                counts.positions_kept += 1;
+                self.written = Some((value, now));
             }
         }
-        self.keeper.snapshot = self.snapshot_now();
-        self.keeper.pause = self.tracker.flows() / MAX_FLOWS;
-    }
-
-    fn snapshot_now(&mut self) -> Option<Snapshot> {
         let mut flows = Vec::new();
-        let left_out = self.tracker.positions(MAX_FLOWS, &mut flows);
-        self.counts.positions_left_out = left_out as u64;
-        hold_back(&mut flows, &self.reassembler);
-        let endpoints = self.requester.registry.known().collect();
-        let watermark = self.gate.claims_mut()?.watermark();
-        Some(Snapshot { watermark, positions: Positions { endpoints, flows } })
+        counts.positions_left_out = sources.tracker.positions(MAX_FLOWS, &mut flows) as u64;
+        hold_back(&mut flows, sources.reassembler);
+        let endpoints = sources.registry.known().collect();
+        self.snapshot =
+            Some(Snapshot { watermark: claims.watermark(), positions: Positions { endpoints, flows } });
+        self.pause = sources.tracker.flows() / MAX_FLOWS;
     }
 }
 

@@ -1,18 +1,18 @@
 //! Fragments (wire 5) back into frames.
 //!
-//! One buffer per object: the header of the frame to be, then the payload; each fragment is written at its place. The
-//! grid (equal lengths, shorter last) follows from any one fragment, and every other must fit it. The key holds all
-//! that the fragments of one object share, so that a poisoned copy with other lengths opens a slot of its own instead
-//! of spoiling the real one. The rebuilt frame carries flow key and number of fragment 0, whatever came first.
+//! Each original has one buffer: the header of the frame to be, then the payload. Each fragment is written at its place. The
+//! grid (equal lengths, the last may be shorter) follows from any one fragment, and every other must fit it. The key holds
+//! all that the fragments of one original share: a poisoned copy with other lengths opens an assembly of its own and does
+//! not spoil the real one. The rebuilt frame carries flow key and number of fragment 0, whatever came first.
 //!
-//! A lost fragment is a gap like any other: the tracker requests it. So a slot lives as long as its gaps are repaired.
-//! Objects that were finished are remembered for a while: late copies do not reopen them. An object that fails its hash
-//! gives its numbers back to the tracker, once.
+//! A lost fragment is a gap like any other, and is requested. So an assembly lives as long as its gaps are repaired.
+//! Originals that were finished are remembered for a while: late copies do not reopen them. One that fails its hash gives
+//! its numbers back to the tracker, once.
 //!
-//! Limits: bytes over all slots (`budget`; the slot without progress for the longest makes room), slots, longest object.
-//! Everything is checked before memory is taken.
+//! Limits: bytes over all assemblies (`budget`; the one without progress for the longest makes room), assemblies, the
+//! longest original. Everything is checked before memory is taken.
 
-use super::counts::{Counts, DropReason};
+use super::counts::{Counts, DropReason, Loss};
 use frame::fragment::opens_slot;
 use frame::{Fragment, HashKey, Id, Kind, SeqNum};
 use hashbrown::HashMap;
@@ -23,15 +23,15 @@ use std::time::{Duration, Instant};
 /// Bounds of reassembly.
 #[derive(Clone, Copy, Debug)]
 pub struct ReassemblyLimits {
-    /// Bytes over all slots.
+    /// Bytes over all assemblies.
     pub budget: usize,
-    /// Objects at once.
+    /// Originals at once.
     pub slots: usize,
     /// Longest payload.
     pub longest: u32,
-    /// Objects remembered after they were finished.
+    /// Originals remembered after they were finished.
     pub memory: usize,
-    /// Life of a slot whose fragments carry no number and cannot be repaired.
+    /// Life of an assembly whose fragments carry no number and cannot be repaired.
     pub unnumbered_ttl: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Default for ReassemblyLimits {
     }
 }
 
-/// What all fragments of one object share.
+/// What all fragments of one original share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     id: Id,
@@ -57,7 +57,7 @@ struct Key {
     total: u16,
 }
 
-struct Slot {
+struct Assembly {
     /// Header of the frame to be, then its payload.
     buffer: Vec<u8>,
     /// Bytes of every fragment but the last.
@@ -72,7 +72,7 @@ struct Slot {
     progress: Instant,
 }
 
-/// How the last attempt at an object ended.
+/// How the last attempt at an original ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
     Finished,
@@ -100,12 +100,12 @@ pub struct Parts {
 /// See the module text.
 pub struct Reassembler {
     limits: ReassemblyLimits,
-    slots: HashMap<Key, Slot>,
+    assemblies: HashMap<Key, Assembly>,
     bytes: usize,
     ended: LruCache<Key, Ended>,
 }
 
-/// What one object costs besides its payload.
+/// What one original costs besides its payload.
 fn cost(original_len: u32, total: u16) -> usize {
     frame::data::HEADER + original_len as usize + usize::from(total) * (size_of::<SeqNum>() + 1)
 }
@@ -114,7 +114,7 @@ impl Reassembler {
     /// An empty reassembler.
     pub fn new(limits: ReassemblyLimits) -> Reassembler {
         let memory = NonZeroUsize::new(limits.memory.max(1)).unwrap_or(NonZeroUsize::MIN);
-        Reassembler { slots: HashMap::new(), bytes: 0, ended: LruCache::new(memory), limits }
+        Reassembler { assemblies: HashMap::new(), bytes: 0, ended: LruCache::new(memory), limits }
     }
 
     /// Takes one fragment; the frame, when it was the last that was missing. `horizon`: how long lost fragments of its
@@ -133,15 +133,15 @@ impl Reassembler {
             original_len: fragment.original_len,
             total: fragment.total,
         };
-        if !self.slots.contains_key(&key) {
+        if !self.assemblies.contains_key(&key) {
             if self.ended.peek(&key) == Some(&Ended::Finished) {
                 return Err(DropReason::LateFragment);
             }
             self.open(now, key, fragment, horizon, counts)?;
         }
-        let Some(slot) = self.slots.get_mut(&key) else { return Err(DropReason::FragmentGrid) };
-        slot.write(now, fragment)?;
-        if slot.missing > 0 {
+        let Some(assembly) = self.assemblies.get_mut(&key) else { return Err(DropReason::FragmentGrid) };
+        assembly.write(now, fragment)?;
+        if assembly.missing > 0 {
             return Ok(None);
         }
         Ok(self.finish(key))
@@ -159,7 +159,7 @@ impl Reassembler {
     }
 
     /// The rebuilt frame failed its hash. `true`: its numbers should be requested again; `false`: that was the second
-    /// time, the object is given up.
+    /// time, the original is given up.
     pub fn failed(&mut self, parts: &Parts, counts: &mut Counts) -> bool {
         counts.reassembly_hash_mismatch += 1;
         let again = self.ended.peek(&parts.key) != Some(&Ended::Failed);
@@ -167,10 +167,10 @@ impl Reassembler {
         again
     }
 
-    /// Gives up slots whose time is over. Call about once a second.
+    /// Gives up assemblies whose time is over. Call about once a second.
     pub fn purge(&mut self, now: Instant, counts: &mut Counts) {
         let expired: Vec<Key> =
-            self.slots.iter().filter(|(_, s)| now >= s.expires).map(|(k, _)| *k).collect();
+            self.assemblies.iter().filter(|(_, s)| now >= s.expires).map(|(k, _)| *k).collect();
         for key in expired {
             self.abandon(key, counts);
         }
@@ -181,13 +181,13 @@ impl Reassembler {
         self.bytes
     }
 
-    /// Flow and lowest number of every object that is not complete.
+    /// Flow and lowest number of every original that is not complete.
     pub fn incomplete(&self) -> impl Iterator<Item = (HashKey, SeqNum)> {
-        let lowest = |slot: &Slot| {
-            let numbers = slot.numbers.iter().zip(&slot.present);
+        let lowest = |assembly: &Assembly| {
+            let numbers = assembly.numbers.iter().zip(&assembly.present);
             numbers.filter(|(seq, present)| **present && seq.0 > 0).map(|(seq, _)| *seq).min()
         };
-        self.slots.iter().filter_map(move |(key, slot)| Some((key.hash_key, lowest(slot)?)))
+        self.assemblies.iter().filter_map(move |(key, assembly)| Some((key.hash_key, lowest(assembly)?)))
     }
 
     fn open(
@@ -211,8 +211,8 @@ impl Reassembler {
         }
         let grid = grid(fragment).ok_or(DropReason::FragmentGrid)?;
         let need = cost(key.original_len, key.total);
-        while self.slots.len() >= self.limits.slots || self.bytes + need > self.limits.budget {
-            let Some(victim) = self.slots.iter().min_by_key(|(_, s)| s.progress).map(|(k, _)| *k) else {
+        while self.assemblies.len() >= self.limits.slots || self.bytes + need > self.limits.budget {
+            let Some(victim) = self.assemblies.iter().min_by_key(|(_, s)| s.progress).map(|(k, _)| *k) else {
                 return Err(DropReason::FragmentTooLong);
             };
             self.abandon(victim, counts);
@@ -221,9 +221,9 @@ impl Reassembler {
         self.bytes += need;
         counts.reassembly_started += 1;
         let parts = usize::from(key.total);
-        self.slots.insert(
+        self.assemblies.insert(
             key,
-            Slot {
+            Assembly {
                 buffer: vec![0; frame::data::HEADER + key.original_len as usize],
                 grid,
                 numbers: vec![SeqNum(0); parts],
@@ -239,27 +239,27 @@ impl Reassembler {
     }
 
     fn finish(&mut self, key: Key) -> Option<Rebuilt> {
-        let mut slot = self.slots.remove(&key)?;
+        let mut assembly = self.assemblies.remove(&key)?;
         self.bytes -= cost(key.original_len, key.total);
         let fields = frame::data::HeaderFields {
-            kind: slot.kind,
-            msg_type: slot.msg_type,
+            kind: assembly.kind,
+            msg_type: assembly.msg_type,
             id: &key.id,
             hash_key: key.hash_key,
-            seq_num: *slot.numbers.first()?,
+            seq_num: *assembly.numbers.first()?,
             second_id: &key.second_id,
             payload_len: key.original_len,
         };
-        frame::data::encode_header(&fields, &mut slot.buffer)?;
-        let parts = Parts { numbers: slot.numbers, hash_key: key.hash_key, key };
-        Some(Rebuilt { frame: slot.buffer, parts })
+        frame::data::encode_header(&fields, &mut assembly.buffer)?;
+        let parts = Parts { numbers: assembly.numbers, hash_key: key.hash_key, key };
+        Some(Rebuilt { frame: assembly.buffer, parts })
     }
 
     fn abandon(&mut self, key: Key, counts: &mut Counts) {
-        if self.slots.remove(&key).is_some() {
+        if self.assemblies.remove(&key).is_some() {
             self.bytes -= cost(key.original_len, key.total);
             counts.reassembly_abandoned += 1;
-            counts.lose(super::counts::Loss::Reassembly, 1);
+            counts.lose(Loss::Reassembly, 1);
         }
     }
 }
@@ -282,7 +282,7 @@ fn grid(fragment: &Fragment<'_>) -> Option<usize> {
     (grid > 0 && last >= 1 && last <= grid).then_some(grid)
 }
 
-impl Slot {
+impl Assembly {
     fn write(&mut self, now: Instant, fragment: &Fragment<'_>) -> Result<(), DropReason> {
         let index = usize::from(fragment.index);
         if grid(fragment) != Some(self.grid) {

@@ -1,17 +1,18 @@
 //! Retry endpoints: who may be asked, and in which order.
 //!
-//! Endpoints announce themselves by ADVERT (wire 1.14, 7) or are given by `--retry-endpoints`. Order: tier ascending,
-//! preference descending, then rendezvous by flow, so that all listeners ask the same one of several equals for one
-//! flow and its repair is made once. Given endpoints are the last tier and never expire, whatever was announced. A
-//! draining one leaves at once; others three of their intervals after their last word.
+//! Endpoints announce themselves by ADVERT (wire 1.14, 7) or are given by `--retry-endpoints`. The order is: tier
+//! ascending, preference descending, then rendezvous by flow. So all listeners ask the same one of several equals for one
+//! flow, and its repair is made once. Given endpoints are the last tier and never expire, whatever was announced. A
+//! draining one leaves at once; others leave three of their intervals after their last word.
 //!
-//! Those that the consumer's listeners knew before this process are remembered (`position`): after a start requests need
+//! Those that the consumer's listeners knew before this process are remembered (`position`): after a start, requests need
 //! not wait for the first ADVERT.
 //!
-//! Keyed by (instance, address, port): two hosts under one name do not overwrite each other. Bounded at `MAX_ENDPOINTS`;
-//! a newcomer of a nearer tier takes the place of the farthest.
+//! The key is (instance, address, port): two hosts under one name do not overwrite each other.
+//!
+//! Limits: `MAX_ENDPOINTS`; a newcomer of a nearer tier takes the place of the farthest.
 
-use super::request::Path;
+use super::path::Path;
 use frame::{Advert, HashKey};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -26,17 +27,17 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 const GIVEN_TIER: u16 = 256;
 
 /// One endpoint.
-pub(crate) struct Endpoint {
-    pub(crate) id: u32,
-    pub(crate) address: SocketAddr,
+pub(super) struct Endpoint {
+    pub(super) id: u32,
+    pub(super) address: SocketAddr,
     instance: u32,
     tier: u16,
     preference: u8,
     /// Longest range served; `None` = single numbers only, as far as known.
-    pub(crate) max_range: Option<u16>,
+    pub(super) max_range: Option<u16>,
     /// `None` = given, never expires.
     expires: Option<Instant>,
-    pub(crate) path: Path,
+    pub(super) path: Path,
 }
 
 /// What is worth remembering of an endpoint.
@@ -69,7 +70,7 @@ pub enum Change {
 
 /// See the module text.
 pub struct Registry {
-    pub(crate) endpoints: Vec<Endpoint>,
+    endpoints: Vec<Endpoint>,
     next_id: u32,
     /// Requests per second to each endpoint that serves single numbers only.
     single_rate: f64,
@@ -178,11 +179,16 @@ impl Registry {
         self.endpoints.iter().any(|e| e.address.ip() == host)
     }
 
-    pub(crate) fn by_id(&mut self, id: u32) -> Option<&mut Endpoint> {
+    pub(super) fn by_id(&mut self, id: u32) -> Option<&mut Endpoint> {
         self.endpoints.iter_mut().find(|e| e.id == id)
     }
 
-    pub(crate) fn by_address(&mut self, address: SocketAddr) -> Option<&mut Endpoint> {
+    /// The endpoint at a place below `len`.
+    pub(super) fn at(&mut self, place: usize) -> Option<&mut Endpoint> {
+        self.endpoints.get_mut(place)
+    }
+
+    pub(super) fn by_address(&mut self, address: SocketAddr) -> Option<&mut Endpoint> {
         let address = SocketAddr::new(unmapped(address.ip()), address.port());
         let announced = self.endpoints.iter().position(|e| e.expires.is_some() && e.address == address);
         let index = announced.or_else(|| self.endpoints.iter().position(|e| e.address == address))?;
@@ -197,12 +203,12 @@ impl Registry {
     }
 
     /// How many may be asked now.
-    pub(crate) fn candidates(&self, now: Instant) -> usize {
+    pub(super) fn candidates(&self, now: Instant) -> usize {
         self.eligible(now).count()
     }
 
     /// The endpoint to ask for a flow after `hop` others were asked in vain.
-    pub(crate) fn choose(&self, now: Instant, key: HashKey, hop: u8) -> Option<u32> {
+    pub(super) fn choose(&self, now: Instant, key: HashKey, hop: u8) -> Option<u32> {
         let mut order = [((0, 0, 0), 0); MAX_ENDPOINTS];
         let mut n = 0;
         for endpoint in self.eligible(now) {
@@ -274,6 +280,6 @@ fn mix(mut x: u64) -> u64 {
 }
 
 /// `::ffff:a.b.c.d` is a.b.c.d.
-pub(crate) fn unmapped(address: IpAddr) -> IpAddr {
+pub(super) fn unmapped(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }

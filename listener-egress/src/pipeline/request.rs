@@ -1,36 +1,35 @@
 //! Requests for missing numbers: what is asked of whom, and when again.
 //!
-//! A gap is asked for after the reorder delay, then again when its timeout passes: the endpoint's measured round trip
-//! (RFC 6298's estimator, between 5 ms and 2 s), doubled with each round in vain, jittered. An endpoint that says MISS,
-//! or stays silent twice, is left for the next of the order; after the last the round ends, the gap rests and begins
-//! again at the nearest. One that answers nobody is left out, ever longer, until it speaks of itself. This goes on until
-//! the repair horizon, not for a number of attempts. An ACK never closes a gap: it re-arms the timer once. Answers count only from the address that was asked, for a flow and numbers that were asked.
+//! A gap is asked for after the reorder delay. It is asked for again when its timeout passes: the endpoint's measured round
+//! trip, doubled with each round in vain, jittered. An endpoint that says MISS, or stays silent twice, is left for the next
+//! of the order. After the last the round ends; the gap rests and begins again at the nearest. One that answers nobody is
+//! left out, ever longer, until it speaks of itself. This goes on until the repair horizon, not for a number of attempts.
+//! An ACK never closes a gap: it re-arms the timer once. Answers count only from the address that was asked, for a flow
+//! and numbers that were asked.
 //!
-//! Ranges go to endpoints that serve them (ADVERT flag, or an extended reply); to others single numbers, below the
+//! Ranges go to endpoints that serve them (ADVERT flag, or an extended reply). Others get single numbers, below the
 //! published limit of the Go stack (100/s and 10 at once for an address).
 //!
-//! Limits: numbers under way per endpoint are held in a window that grows while repairs arrive and shrinks when more
-//! than half of them do not (a full receive queue, a dead link); the rest queues at the endpoint. All queues hold gaps
-//! of the tracker's bounded table.
+//! How far the repair of a gap is travels with the gap ([`Repair`]); the tracker keeps it and does not read it.
+//!
+//! Limits: numbers under way per endpoint are bounded (`path`); the rest queues at the endpoint. All queues hold gaps of the
+//! tracker's bounded table.
 //!
 //! Cost: a request costs O(log gaps) for its deadline. Nothing is scanned per tick.
 
 use super::counts::{Counts, DropReason};
+use super::path::{Bucket, RTO_CAP};
 use super::registry::{Change, Registry};
-use super::slots::Slot;
-use super::track::{Asked, Filled, InFlight, Phase, Question, Tracker};
 use frame::control::Extended;
-use frame::{Ack, Advert, HashKey, Nack, Response, SeqNum};
+use frame::{Ack, Advert, Nack, Response, SeqNum};
+use gap_track::{Asked, Filled, Gap, GapEvent, GapId, Question};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-const RTO_FIRST: Duration = Duration::from_millis(50);
-const RTO_FLOOR: Duration = Duration::from_millis(5);
-const RTO_CAP: Duration = Duration::from_secs(2);
 /// Endpoints answer for a multicast repair, but do not repeat it, for about 10 ms after it was sent.
 const REPEAT_AFTER: Duration = Duration::from_millis(12);
 /// Time that an endpoint may take for each number of a range.
@@ -41,18 +40,13 @@ const REST_FIRST: Duration = Duration::from_millis(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Silent requests before the next endpoint is asked.
 const TRIES: u8 = 2;
-/// Numbers under way to one endpoint.
-const WINDOW_FIRST: u64 = 512;
-const WINDOW_FLOOR: u64 = 64;
-const WINDOW_CAP: u64 = 8192;
-/// Timeouts in a row after which an endpoint is left out for a while, then for twice as long, as long as others answer.
-const SILENT_AFTER: u32 = 4;
-const SILENT_RETRY: Duration = Duration::from_secs(1);
-const SILENT_MOST: Duration = Duration::from_secs(16);
 /// Probes for the tail of a flow, per second.
 const PROBES_PER_SECOND: f64 = 50.0;
 /// The same of flows that only positions name, after a start: all of them within a few seconds.
 const RESUMED_PER_SECOND: f64 = 1_000.0;
+
+/// The tracker of a listener.
+pub(super) type Tracker = gap_track::Tracker<Repair>;
 
 /// A datagram to send from the request socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,142 +57,62 @@ pub struct Request {
     pub bytes: [u8; Nack::LEN],
 }
 
-/// What is known of the way to an endpoint.
-pub(crate) struct Path {
-    srtt: Option<Duration>,
-    rttvar: Duration,
-    /// Numbers under way.
-    in_flight: u64,
-    window: u64,
-    arrived: u64,
-    timed_out: u64,
-    /// Last sign of life.
-    heard: Option<Instant>,
-    silent: u32,
-    silent_until: Option<Instant>,
-    held_until: Option<Instant>,
-    ready: VecDeque<Slot>,
-    singles: Bucket,
-    /// Single requests under way, oldest first: plain answers name no flow.
-    asked: VecDeque<(SeqNum, HashKey)>,
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    /// Who was asked.
+    endpoint: u32,
+    /// When.
+    sent: Instant,
+    /// First request for these numbers, and no time was taken from it yet: its answer times the endpoint (Karn).
+    times: bool,
+    /// An answer re-armed the timer already; a second one does not.
+    answered: bool,
 }
 
-impl Path {
-    pub(crate) fn new(single_rate: f64) -> Path {
-        Path {
-            srtt: None,
-            rttvar: Duration::ZERO,
-            in_flight: 0,
-            window: WINDOW_FIRST,
-            arrived: 0,
-            timed_out: 0,
-            heard: None,
-            silent: 0,
-            silent_until: None,
-            held_until: None,
-            ready: VecDeque::new(),
-            singles: Bucket::new(single_rate, (single_rate / 10.0).max(1.0)),
-            asked: VecDeque::new(),
-        }
-    }
-
-    /// Too many requests in a row went unanswered: others are asked.
-    pub(crate) fn is_silent(&self, now: Instant) -> bool {
-        self.silent >= SILENT_AFTER && self.silent_until.is_some_and(|until| now < until)
-    }
-
-    fn rto(&self) -> Duration {
-        let Some(srtt) = self.srtt else { return RTO_FIRST };
-        (srtt + (self.rttvar * 4).max(Duration::from_millis(1))).clamp(RTO_FLOOR, RTO_CAP)
-    }
-
-    fn timed(&mut self, rtt: Duration) {
-        match self.srtt {
-            None => {
-                self.srtt = Some(rtt);
-                self.rttvar = rtt / 2;
-            }
-            Some(srtt) => {
-                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
-                self.srtt = Some((srtt * 7 + rtt) / 8);
-            }
-        }
-    }
-
-    /// It spoke of itself: it may be asked again. That it answers is not known yet.
-    pub(crate) fn spoke(&mut self) {
-        self.silent_until = None;
-    }
-
-    fn unanswered(&mut self, now: Instant) {
-        self.silent = self.silent.saturating_add(1);
-        if let Some(times) = self.silent.checked_sub(SILENT_AFTER) {
-            self.silent_until = Some(now + (SILENT_RETRY * (1 << times.min(8))).min(SILENT_MOST));
-        }
-    }
-
-    fn alive(&mut self, now: Instant) {
-        self.silent = 0;
-        self.silent_until = None;
-        self.heard = Some(now);
-    }
-
-    /// `n` numbers are no longer under way.
-    fn landed(&mut self, n: u64, arrived: bool) {
-        self.in_flight = self.in_flight.saturating_sub(n);
-        if arrived {
-            self.arrived += n;
-        } else {
-            self.timed_out += n;
-        }
-        let total = self.arrived + self.timed_out;
-        if total >= self.window.min(256) {
-            // Half of the numbers may be lost to a bad link without saying anything about queues.
-            self.window = if self.timed_out * 2 > total {
-                (self.window / 10 * 7).max(WINDOW_FLOOR)
-            } else {
-                (self.window + self.window / 4).min(WINDOW_CAP)
-            };
-            (self.arrived, self.timed_out) = (0, 0);
-        }
-    }
+/// What a gap waits for.
+#[derive(Clone, Copy, Debug, Default)]
+enum Phase {
+    /// Until `Repair::wake`.
+    #[default]
+    Waiting,
+    /// In the queue of an endpoint; `Repair::wake` is the next look.
+    Queued(u32),
+    /// Asked for; `Repair::wake` is the timeout.
+    InFlight(InFlight),
 }
 
-/// A token bucket.
-struct Bucket {
-    rate: f64,
-    burst: f64,
-    tokens: f64,
-    filled: Option<Instant>,
+/// How far the repair of a gap is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Repair {
+    phase: Phase,
+    /// The one deadline that is valid; `None`: the gap is new, it is due when the tracker says so.
+    wake: Option<Instant>,
+    /// Times all endpoints were asked in vain.
+    round: u8,
+    /// Which endpoint of the order is being asked.
+    hop: u8,
+    /// Times it was asked.
+    tries: u8,
 }
 
-impl Bucket {
-    fn new(rate: f64, burst: f64) -> Bucket {
-        Bucket { rate, burst, tokens: burst, filled: None }
+impl Repair {
+    /// Nobody is being asked, and it is in no queue.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.phase, Phase::Waiting)
     }
-    fn take(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.filled.unwrap_or(now));
-        self.filled = Some(now);
-        self.tokens = (self.tokens + since.as_secs_f64() * self.rate).min(self.burst);
-        if self.tokens < 1.0 {
-            return false;
-        }
-        self.tokens -= 1.0;
-        true
-    }
-    /// When the next token will be there.
-    fn next(&self, now: Instant) -> Instant {
-        let short = (1.0 - self.tokens).max(0.0) / self.rate.max(0.01);
-        // Rounded up: a token that is a rounding error short would be waited for in steps of nothing.
-        self.filled.unwrap_or(now) + Duration::from_secs_f64(short) + Duration::from_micros(100)
+
+    /// Factor on timeouts: doubles with every request in vain.
+    fn backoff(&self) -> u32 {
+        1 << u32::from(self.round.saturating_mul(2).saturating_add(self.tries)).min(9)
     }
 }
 
 /// See the module text.
-pub struct Requester {
+pub(super) struct Requester {
     /// Who can be asked.
-    pub registry: Registry,
-    deadlines: BinaryHeap<Reverse<(Instant, Slot)>>,
+    pub(super) registry: Registry,
+    deadlines: BinaryHeap<Reverse<(Instant, GapId)>>,
     requests: Vec<Request>,
     probes: Bucket,
     resumed_probes: Bucket,
@@ -209,7 +123,7 @@ pub struct Requester {
 
 impl Requester {
     /// `seed` jitters.
-    pub fn new(registry: Registry, seed: u64) -> Requester {
+    pub(super) fn new(registry: Registry, seed: u64) -> Requester {
         Requester {
             registry,
             deadlines: BinaryHeap::new(),
@@ -223,7 +137,7 @@ impl Requester {
     }
 
     /// Takes an ADVERT.
-    pub fn advert(&mut self, now: Instant, advert: &Advert, counts: &mut Counts) {
+    pub(super) fn advert(&mut self, now: Instant, advert: &Advert, counts: &mut Counts) {
         match self.registry.advert(now, advert) {
             Change::Ignored => counts.adverts_rejected += 1,
             _ => counts.adverts += 1,
@@ -231,13 +145,19 @@ impl Requester {
     }
 
     /// Is there room at the consumer? Deferred numbers are asked for only then.
-    pub fn set_room(&mut self, room: bool) {
+    pub(super) fn set_room(&mut self, room: bool) {
         self.room = room;
     }
 
     /// A missing number arrived.
-    pub fn filled(&mut self, now: Instant, filled: &Filled) {
-        let Some(request) = filled.in_flight else { return };
+    pub(super) fn filled(&mut self, now: Instant, filled: &Filled<Repair>, tracker: &mut Tracker) {
+        let Phase::InFlight(request) = filled.repair.phase else { return };
+        // The rest of the range is answered by what comes later: it times nobody.
+        for rest in filled.rest.into_iter().flatten() {
+            if let Some(Repair { phase: Phase::InFlight(request), .. }) = tracker.repair_mut(rest) {
+                request.times = false;
+            }
+        }
         let Some(endpoint) = self.registry.by_id(request.endpoint) else { return };
         endpoint.path.landed(1, true);
         endpoint.path.alive(now);
@@ -247,7 +167,7 @@ impl Requester {
     }
 
     /// A response arrived on the request socket. `false`: nobody asked `from`.
-    pub fn response(
+    pub(super) fn response(
         &mut self,
         now: Instant,
         from: SocketAddr,
@@ -271,17 +191,11 @@ impl Requester {
             endpoint.max_range.get_or_insert(u16::try_from(Extended::MAX_RANGE).unwrap_or(u16::MAX));
             self.extended(now, id, response.verdict, &extended, tracker);
             if !matches!(response.verdict, Ack::Throttled { .. }) {
-                tracker.probed(now, &extended, self.registry.candidates(now), counts);
+                tracker.probed(now, &extended, self.registry.candidates(now));
             }
             return true;
         }
-        let asked = &mut endpoint.path.asked;
-        let place = match response.verdict {
-            // MISS carries no number: the oldest request is the best guess, and a wrong one costs a detour only.
-            Ack::Miss => (!asked.is_empty()).then_some(0),
-            _ => asked.iter().position(|(seq, _)| *seq == response.seq_num),
-        };
-        let Some((seq, key)) = place.and_then(|place| asked.remove(place)) else {
+        let Some((seq, key)) = endpoint.path.answered_single(response.verdict, response.seq_num) else {
             counts.drop(DropReason::StrayResponse);
             return false;
         };
@@ -315,153 +229,172 @@ impl Requester {
         }
     }
 
-    fn cut(&mut self, name: Slot, at: u64, tracker: &mut Tracker) -> Option<Slot> {
+    fn cut(&mut self, name: GapId, at: u64, tracker: &mut Tracker) -> Option<GapId> {
         let rest = tracker.split(name, at)?;
         self.adopt(rest, tracker);
         Some(rest)
     }
 
     /// What one answer means for one gap that was asked of that endpoint.
-    fn judge(&mut self, now: Instant, id: u32, name: Slot, verdict: Ack, tracker: &mut Tracker) {
-        let Some(gap) = tracker.gap_mut(name) else { return };
-        let Phase::InFlight(request) = gap.phase else { return };
+    fn judge(&mut self, now: Instant, id: u32, name: GapId, verdict: Ack, tracker: &mut Tracker) {
+        let Some(gap) = tracker.gap(name) else { return };
+        let Phase::InFlight(request) = gap.repair.phase else { return };
         let Some(endpoint) = self.registry.by_id(id).filter(|e| e.id == request.endpoint) else { return };
+        let path = &mut endpoint.path;
         if request.times {
-            endpoint.path.timed(now.saturating_duration_since(request.sent));
+            path.timed(now.saturating_duration_since(request.sent));
         }
-        let again = InFlight { times: false, answered: true, ..request };
         match verdict {
-            Ack::Ack { .. } if request.answered => {}
+            Ack::Ack { .. } if request.answered => return,
             Ack::Ack { .. } => {
-                gap.phase = Phase::InFlight(again);
+                let again = Phase::InFlight(InFlight { times: false, answered: true, ..request });
                 // The frame was sent before the answer: if it does not come, it was lost. The backoff stays: a repair that
                 // cannot reach us must not be asked for at the pace of the round trip.
-                let rto = endpoint.path.rto().max(REPEAT_AFTER);
-                gap.wake = (now + (rto * gap.backoff()).min(RTO_CAP)).min(gap.expires);
-                self.deadlines.push(Reverse((gap.wake, name)));
+                let rto = path.rto().max(REPEAT_AFTER);
+                let wake = now + (rto * gap.repair.backoff()).min(RTO_CAP);
+                return self.set(name, &gap, again, wake, tracker);
             }
-            Ack::Miss => {
-                endpoint.path.in_flight = endpoint.path.in_flight.saturating_sub(gap.numbers());
-                gap.tries = 0;
-                self.next_hop(now, name, tracker);
-            }
-            Ack::Throttled { bucket } => {
-                let hold = Duration::from_millis(125 << bucket.min(4));
-                endpoint.path.held_until = Some(now + hold);
-                endpoint.path.in_flight = endpoint.path.in_flight.saturating_sub(gap.numbers());
-                gap.tries = 0;
-                self.next_hop(now, name, tracker);
-            }
+            Ack::Miss => {}
+            Ack::Throttled { bucket } => path.hold(now + Duration::from_millis(125 << bucket.min(4))),
         }
+        path.returned(gap.numbers());
+        if let Some(repair) = tracker.repair_mut(name) {
+            repair.tries = 0;
+        }
+        self.next_hop(now, name, tracker);
+    }
+
+    /// Gives a gap a phase and its deadline, at the latest the horizon.
+    fn set(&mut self, name: GapId, gap: &Gap<Repair>, phase: Phase, wake: Instant, tracker: &mut Tracker) {
+        let wake = wake.min(gap.expires);
+        if let Some(repair) = tracker.repair_mut(name) {
+            repair.phase = phase;
+            repair.wake = Some(wake);
+        }
+        self.deadlines.push(Reverse((wake, name)));
     }
 
     /// Moves a gap to the next endpoint; behind the last one it rests, then begins again at the nearest.
-    fn next_hop(&mut self, now: Instant, name: Slot, tracker: &mut Tracker) {
-        let Some(gap) = tracker.gap_mut(name) else { return };
-        gap.hop = gap.hop.saturating_add(1);
-        let known = self.registry.candidates(now);
-        if usize::from(gap.hop) < known {
+    fn next_hop(&mut self, now: Instant, name: GapId, tracker: &mut Tracker) {
+        let Some(repair) = tracker.repair_mut(name) else { return };
+        repair.hop = repair.hop.saturating_add(1);
+        if usize::from(repair.hop) < self.registry.candidates(now) {
             return self.enqueue(now, name, tracker);
         }
-        gap.hop = 0;
-        gap.round = gap.round.saturating_add(1);
-        let rest = (REST_FIRST * (1 << gap.round.min(7))).min(RTO_CAP);
-        gap.phase = Phase::Waiting;
-        gap.wake = (now + rest.mul_f64(self.rng.random_range(0.5..1.0))).min(gap.expires);
-        self.deadlines.push(Reverse((gap.wake, name)));
+        repair.hop = 0;
+        repair.round = repair.round.saturating_add(1);
+        let rest = (REST_FIRST * (1 << repair.round.min(7))).min(RTO_CAP);
+        let wake = now + rest.mul_f64(self.rng.random_range(0.5..1.0));
+        if let Some(gap) = tracker.gap(name) {
+            self.set(name, &gap, Phase::Waiting, wake, tracker);
+        }
     }
 
     /// Puts a gap into the queue of the endpoint whose turn it is.
-    fn enqueue(&mut self, now: Instant, name: Slot, tracker: &mut Tracker) {
+    fn enqueue(&mut self, now: Instant, name: GapId, tracker: &mut Tracker) {
         let Some(gap) = tracker.gap(name) else { return };
-        let Some(key) = tracker.flow(gap.flow).map(|flow| flow.key) else { return };
-        let chosen = self.registry.choose(now, key, gap.hop);
-        let Some(gap) = tracker.gap_mut(name) else { return };
-        gap.wake = (now + LOOK_AGAIN).min(gap.expires);
-        gap.phase = Phase::Waiting;
-        if let Some(id) = chosen
+        let Some((key, _)) = tracker.flow_of(name) else { return };
+        let mut phase = Phase::Waiting;
+        if let Some(id) = self.registry.choose(now, key, gap.repair.hop)
             && let Some(endpoint) = self.registry.by_id(id)
         {
-            gap.phase = Phase::Queued(id);
-            endpoint.path.ready.push_back(name);
+            phase = Phase::Queued(id);
+            endpoint.path.enqueue(name);
         }
-        self.deadlines.push(Reverse((gap.wake, name)));
+        self.set(name, &gap, phase, now + LOOK_AGAIN, tracker);
     }
 
-    /// Takes in gaps that the tracker opened or split. Call after each batch, before `on_timeout`.
-    pub fn settle(&mut self, tracker: &mut Tracker) {
-        while let Some((id, numbers)) = tracker.take_released() {
-            if let Some(endpoint) = self.registry.by_id(id) {
-                endpoint.path.landed(numbers, false);
+    /// Takes in what happened to gaps in the tracker. Call after each batch, before `on_timeout`.
+    pub(super) fn settle(&mut self, tracker: &mut Tracker) {
+        while let Some(event) = tracker.next_event() {
+            match event {
+                GapEvent::Due(name) => self.due(name, tracker),
+                GapEvent::CutOff(name) => self.adopt(name, tracker),
+                GapEvent::Closed(Repair { phase: Phase::InFlight(request), .. }, numbers) => {
+                    if let Some(endpoint) = self.registry.by_id(request.endpoint) {
+                        endpoint.path.landed(numbers, false);
+                    }
+                }
+                GapEvent::Closed(..) => {}
             }
         }
-        while let Some(name) = tracker.take_fresh() {
-            self.adopt(name, tracker);
+    }
+
+    /// A gap is new, or later frames hastened it.
+    fn due(&mut self, name: GapId, tracker: &mut Tracker) {
+        let Some(gap) = tracker.gap(name) else { return };
+        let earlier = gap.repair.wake.is_none_or(|wake| gap.due < wake);
+        if earlier && gap.repair.waits() && !gap.requested {
+            self.set(name, &gap, Phase::Waiting, gap.due, tracker);
         }
     }
 
-    fn adopt(&mut self, name: Slot, tracker: &mut Tracker) {
-        let Some(gap) = tracker.gap_mut(name) else { return };
-        if let Phase::Queued(id) = gap.phase {
+    /// A gap was cut off from another and is in the same state.
+    fn adopt(&mut self, name: GapId, tracker: &mut Tracker) {
+        let Some(gap) = tracker.gap(name) else { return };
+        let mut phase = gap.repair.phase;
+        if let Phase::Queued(id) = phase {
             match self.registry.by_id(id) {
-                Some(endpoint) => endpoint.path.ready.push_back(name),
-                None => gap.phase = Phase::Waiting,
+                Some(endpoint) => endpoint.path.enqueue(name),
+                None => phase = Phase::Waiting,
             }
         }
-        self.deadlines.push(Reverse((gap.wake, name)));
+        self.set(name, &gap, phase, gap.repair.wake.unwrap_or(gap.due), tracker);
     }
 
     /// Runs everything that is due and fills the windows.
-    pub fn on_timeout(&mut self, now: Instant, tracker: &mut Tracker, counts: &mut Counts) {
+    pub(super) fn on_timeout(&mut self, now: Instant, tracker: &mut Tracker, counts: &mut Counts) {
         self.registry.expire(now);
         while let Some(&Reverse((due, name))) = self.deadlines.peek() {
             if due > now {
                 break;
             }
             self.deadlines.pop();
-            if tracker.gap(name).is_some_and(|gap| gap.wake == due) {
-                self.wake(now, name, tracker, counts);
+            if let Some(gap) = tracker.gap(name).filter(|gap| gap.repair.wake == Some(due)) {
+                self.wake(now, name, &gap, tracker, counts);
             }
         }
         self.settle(tracker);
         self.dispatch(now, tracker, counts);
     }
 
-    fn wake(&mut self, now: Instant, name: Slot, tracker: &mut Tracker, counts: &mut Counts) {
-        let Some(gap) = tracker.gap_mut(name) else { return };
+    fn wake(
+        &mut self,
+        now: Instant,
+        name: GapId,
+        gap: &Gap<Repair>,
+        tracker: &mut Tracker,
+        counts: &mut Counts,
+    ) {
         if now >= gap.expires {
-            return tracker.give_up(name, counts);
+            return tracker.give_up(name);
         }
-        match gap.phase {
+        match gap.repair.phase {
             Phase::Waiting if gap.deferred && !self.room => {
-                gap.wake = (now + LOOK_AGAIN).min(gap.expires);
-                self.deadlines.push(Reverse((gap.wake, name)));
+                self.set(name, gap, Phase::Waiting, now + LOOK_AGAIN, tracker);
             }
-            Phase::Waiting => self.enqueue(now, name, tracker),
             Phase::Queued(id) if self.registry.by_id(id).is_some() => {
-                gap.wake = (now + LOOK_AGAIN).min(gap.expires);
-                self.deadlines.push(Reverse((gap.wake, name)));
+                self.set(name, gap, Phase::Queued(id), now + LOOK_AGAIN, tracker);
             }
-            Phase::Queued(_) => self.enqueue(now, name, tracker),
+            Phase::Waiting | Phase::Queued(_) => self.enqueue(now, name, tracker),
             Phase::InFlight(request) => {
                 counts.nack_timeouts += 1;
-                gap.tries += 1;
-                let numbers = gap.numbers();
-                let exhausted = gap.tries >= TRIES;
                 let known = self.registry.candidates(now);
                 if let Some(endpoint) = self.registry.by_id(request.endpoint) {
-                    let path = &mut endpoint.path;
-                    path.landed(numbers, false);
-                    if path.heard.is_none_or(|heard| heard < request.sent) {
-                        path.unanswered(now);
+                    endpoint.path.landed(gap.numbers(), false);
+                    if !endpoint.path.heard_since(request.sent) {
+                        endpoint.path.unanswered(now);
                     }
                 }
-                if exhausted {
-                    gap.tries = 0;
-                    gap.hop = gap.hop.saturating_add(1);
-                    if usize::from(gap.hop) >= known {
-                        gap.hop = 0;
-                        gap.round = gap.round.saturating_add(1);
+                if let Some(repair) = tracker.repair_mut(name) {
+                    repair.tries += 1;
+                    if repair.tries >= TRIES {
+                        repair.tries = 0;
+                        repair.hop = repair.hop.saturating_add(1);
+                        if usize::from(repair.hop) >= known {
+                            repair.hop = 0;
+                            repair.round = repair.round.saturating_add(1);
+                        }
                     }
                 }
                 self.enqueue(now, name, tracker);
@@ -472,83 +405,71 @@ impl Requester {
     /// Sends what the windows, the paces and the holds allow.
     fn dispatch(&mut self, now: Instant, tracker: &mut Tracker, counts: &mut Counts) {
         self.resume = None;
-        for index in 0..self.registry.endpoints.len() {
-            while self.ask(now, index, tracker, counts) {}
+        for place in 0..self.registry.len() {
+            while self.ask(now, place, tracker, counts) {}
         }
     }
 
-    /// Sends one request to the endpoint at `index`; `false` when it can take none now.
-    fn ask(&mut self, now: Instant, index: usize, tracker: &mut Tracker, counts: &mut Counts) -> bool {
-        let Some(endpoint) = self.registry.endpoints.get_mut(index) else { return false };
+    /// Sends one request to the endpoint at `place`; `false` when it can take none now.
+    fn ask(&mut self, now: Instant, place: usize, tracker: &mut Tracker, counts: &mut Counts) -> bool {
+        let Some(endpoint) = self.registry.at(place) else { return false };
         let path = &mut endpoint.path;
-        let Some(&name) = path.ready.front() else { return false };
-        let queued = Phase::Queued(endpoint.id);
-        let Some(&gap) = tracker.gap(name).filter(|gap| gap.phase == queued) else {
-            path.ready.pop_front();
+        let Some(name) = path.first() else { return false };
+        let queued = |gap: &Gap<Repair>| matches!(gap.repair.phase, Phase::Queued(id) if id == endpoint.id);
+        let Some(gap) = tracker.gap(name).filter(queued) else {
+            path.leave_first();
             return true;
         };
-        if let Some(until) = path.held_until.filter(|until| now < *until) {
-            self.resume = Some(self.resume.map_or(until, |resume| resume.min(until)));
+        let room = path.room();
+        let later = match path.held_until(now) {
+            None if room == 0 => return false,
+            None if endpoint.max_range.is_none() => path.take_single(now).err(),
+            held => held,
+        };
+        if let Some(later) = later {
+            self.resume = Some(self.resume.map_or(later, |resume| resume.min(later)));
             return false;
         }
-        let room = path.window.saturating_sub(path.in_flight);
-        if room == 0 {
-            return false;
-        }
-        if endpoint.max_range.is_none() && !path.singles.take(now) {
-            let next = path.singles.next(now);
-            self.resume = Some(self.resume.map_or(next, |resume| resume.min(next)));
-            return false;
-        }
-        path.ready.pop_front();
+        path.leave_first();
         let longest = endpoint.max_range.map_or(1, |max| u64::from(max).clamp(1, Extended::MAX_RANGE));
         let take = gap.numbers().min(longest).min(room);
         if take < gap.numbers()
             && let Some(rest) = tracker.split(name, gap.first + take)
         {
-            path.ready.push_front(rest);
-            self.deadlines.push(Reverse((gap.wake, rest)));
+            path.enqueue_first(rest);
+            self.deadlines.extend(gap.repair.wake.map(|wake| Reverse((wake, rest))));
         }
-        path.in_flight += take;
-        let flow = tracker.flow(gap.flow).map(|flow| (flow.key, flow.subtree));
-        let Some((key, subtree_id)) = flow else { return true };
+        path.sent(take);
+        let Some((key, subtree_id)) = tracker.flow_of(name) else { return true };
         if endpoint.max_range.is_none() {
-            path.asked.push_back((SeqNum(gap.first), key));
-            if path.asked.len() > 256 {
-                path.asked.pop_front();
-            }
+            path.asked_single(SeqNum(gap.first), key);
         }
         let rto = path.rto() + PER_NUMBER * u32::try_from(take).unwrap_or(0);
-        let rto = (rto * gap.backoff()).min(RTO_CAP);
+        let rto = (rto * gap.repair.backoff()).min(RTO_CAP);
         let wake = now + rto.mul_f64(self.rng.random_range(1.0..1.25));
-        if let Some(gap) = tracker.gap_mut(name) {
-            gap.phase = Phase::InFlight(InFlight {
-                endpoint: endpoint.id,
-                sent: now,
-                times: !gap.requested,
-                answered: false,
-            });
-            gap.requested = true;
-            gap.wake = wake.min(gap.expires);
-            self.deadlines.push(Reverse((gap.wake, name)));
-        }
-        counts.nacks += 1;
-        counts.nack_numbers += take;
         let (start, end) = (SeqNum(gap.first), SeqNum(gap.first + take - 1));
         let nack = Nack { flags: Nack::EXTENDED, hash_key: key, start, end, subtree_id };
         self.requests.push(Request { to: endpoint.address, bytes: nack.encode() });
+        let request = InFlight { endpoint: endpoint.id, sent: now, times: !gap.requested, answered: false };
+        self.set(name, &gap, Phase::InFlight(request), wake, tracker);
+        tracker.set_requested(name);
+        counts.nacks += 1;
+        counts.nack_numbers += take;
         true
     }
 
     /// Puts a question about what follows a flow's last number.
-    pub(crate) fn probe(&mut self, now: Instant, question: &Question) -> Asked {
+    pub(super) fn probe(&mut self, now: Instant, question: &Question) -> Asked {
         let Question { key, subtree, first, width, hop, unanswered, resumed } = *question;
         let candidates = u8::try_from(self.registry.candidates(now)).unwrap_or(u8::MAX);
         let Some(id) = self.registry.choose(now, key, hop % candidates.max(1)) else { return Asked::Not };
         let Some(endpoint) = self.registry.by_id(id) else { return Asked::Not };
         let bucket = if resumed { &mut self.resumed_probes } else { &mut self.probes };
-        let held = endpoint.path.held_until.is_some_and(|until| now < until);
-        if held || !bucket.take(now) || endpoint.max_range.is_none() && !endpoint.path.singles.take(now) {
+        let held = endpoint.path.held_until(now).is_some();
+        if held
+            || !bucket.take(now)
+            || endpoint.max_range.is_none() && endpoint.path.take_single(now).is_err()
+        {
             return Asked::Not;
         }
         let most = endpoint.max_range.map_or(1, |most| most.clamp(1, width));
@@ -563,12 +484,12 @@ impl Requester {
     }
 
     /// Takes the requests to send.
-    pub fn take_requests(&mut self, out: &mut Vec<Request>) {
-        out.append(&mut self.requests);
+    pub(super) fn take_requests(&mut self) -> std::vec::Drain<'_, Request> {
+        self.requests.drain(..)
     }
 
     /// When `on_timeout` wants to be called next.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let due = self.deadlines.peek().map(|Reverse((due, _))| *due);
         [due, self.resume, self.registry.next_expiry()].into_iter().flatten().min()
     }

@@ -1,6 +1,6 @@
 //! Does the payload belong to the id in the header?
 //!
-//! Ids decide what is claimed and which gap is closed, so a frame that fails here leaves no trace but a counter.
+//! Ids decide what is claimed and which gap is closed. So a frame that fails here leaves no trace but a counter.
 //! Transactions: canonical TxID, Extended Format aware (wire 1.2). Blocks: header hash and proof of work (wire 1.4).
 //! Subtree data: Merkle root over the nodes (wire 1.5).
 //!

@@ -1,10 +1,10 @@
 //! The consumer's end: a UDP socket or a TCP connection behind the bounded queue of the pipeline.
 //!
-//! Nothing here waits on the path of a frame. What the consumer does not take stays in the queue; when that is full, the
-//! newest frame is refused. A TCP connection that breaks is made again with a growing pause, and what the peer had not
+//! Nothing here waits on the path of a frame. What the consumer does not take stays in the queue. When that is full, the
+//! newest frame is refused. A TCP connection that breaks is made again after a growing pause, and what the peer had not
 //! acknowledged is sent again. A consumer that ends its sending half is taken as gone: it must keep it open.
 
-use crate::pipeline::{DatagramQueue, DropReason, Full, Handed, Run, StreamQueue};
+use crate::pipeline::{DatagramQueue, DropReason, Fates, Full, Handed, Run, StreamQueue};
 use multicast_io::{Sender, SocketOptions, Span, Train, unacknowledged, wildcard};
 use std::future::pending;
 use std::io::{self, IoSlice};
@@ -20,13 +20,6 @@ const ACK_LOOK: Duration = Duration::from_millis(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
-
-/// Frames whose fate became known.
-#[derive(Default)]
-pub(super) struct Fates {
-    pub(super) delivered: Vec<Handed>,
-    pub(super) refused: Vec<(Handed, DropReason)>,
-}
 
 /// See the module text.
 pub(super) enum Consumer {

@@ -1,120 +1,110 @@
 //! The control thread: the beacon group (ADVERTs, flow digests) and the announcement group (BRC-127).
 //!
 //! Its sockets are bound to the group addresses, so that they take nothing else. What it decodes goes to the workers
-//! through bounded inboxes: ADVERTs and announcements to all, digest entries to the worker that owns their group. A full
-//! inbox drops the newest, counted: all three are repeated by their senders.
+//! through bounded mailboxes: ADVERTs and announcements to all, digest entries to the worker that owns their group. A full
+//! mailbox drops the newest, counted: all three are repeated by their senders.
 
 use super::cells::Cells;
-use super::layout::owner;
-use super::worker::News;
-use frame::{Datagram, Kind};
+use frame::digest::{Digest, Entry};
+use frame::{Advert, Datagram, Kind, SubtreeGroupAnnounce};
 use multicast_io::membership::REJOIN;
-use multicast_io::{Burst, Joined, Loss, Ready};
-use service::metrics::Kind as MetricKind;
-use service::{Counter, Lifecycle, Metric, Sink, Source};
+use multicast_io::{Burst, Joined, Loss};
+use service::worker::{Inlet, Intake, IntakeRules, Mailboxes, Weighed, owner};
+use service::{Counter, Lifecycle};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::time::Instant;
 
 /// Datagrams of one receive call; control traffic is slow.
 const BATCH: usize = 16;
 
-/// Totals of the control thread.
-#[derive(Default)]
-pub(super) struct ControlCells {
-    pub(super) received: Counter,
-    pub(super) dropped_on_purpose: Counter,
-    decode_errors: Counter,
-    manifests: Counter,
-    unexpected: Counter,
+/// What the control thread tells a worker.
+pub(super) enum ControlMessage {
+    Advert(Advert),
+    /// Entries whose groups the worker owns.
+    Digest(IpAddr, Vec<Entry>),
+    Announce(IpAddr, SubtreeGroupAnnounce),
 }
 
-static CONTROL: Metric = Metric {
-    name: "bsl_control_datagrams_total",
-    kind: MetricKind::Counter,
-    labels: &["outcome"],
-    help: "Datagrams of the beacon and announcement groups",
-};
-
-impl Source for ControlCells {
-    fn collect(&self, sink: &mut Sink<'_>) {
-        sink.counter(&CONTROL, &["received"], self.received.get());
-        sink.counter(&CONTROL, &["dropped_on_purpose"], self.dropped_on_purpose.get());
-        sink.counter(&CONTROL, &["decode_error"], self.decode_errors.get());
-        sink.counter(&CONTROL, &["manifest"], self.manifests.get());
-        sink.counter(&CONTROL, &["unexpected"], self.unexpected.get());
+impl Weighed for ControlMessage {
+    fn weight(&self) -> usize {
+        let entries = if let ControlMessage::Digest(_, entries) = self { entries.len() } else { 0 };
+        size_of::<ControlMessage>() + entries * size_of::<Entry>()
     }
 }
 
-/// The metric of the control thread, for the documentation and its check.
-pub(super) fn metric() -> &'static Metric {
-    &CONTROL
+service::counters! {
+    /// Totals of the control thread.
+    #[derive(Default)]
+    pub(super) struct ControlCells {
+        pub(super) received: Counter = "received",
+        pub(super) dropped_on_purpose: Counter = "dropped_on_purpose",
+        decode_errors: Counter = "decode_error",
+        manifests: Counter = "manifest",
+        unexpected: Counter = "unexpected"
+            => counter("bsl_control_datagrams_total", ["outcome"], "Datagrams of the beacon and announcement groups");
+    }
 }
 
-/// See the module text.
+/// What the thread is born with: see the module text.
 pub(super) struct Control {
     pub(super) sockets: Vec<Joined>,
-    pub(super) workers: Vec<(mpsc::Sender<News>, Arc<Cells>)>,
+    pub(super) post: Post,
     pub(super) loss: Loss,
-    pub(super) cells: Arc<ControlCells>,
     pub(super) lifecycle: Lifecycle,
 }
 
 impl Control {
-    /// Runs until the role drains.
-    pub(super) async fn run(self) {
-        let Control { sockets, workers, loss, cells, lifecycle } = self;
-        let post = std::rc::Rc::new(std::cell::RefCell::new(Post { workers, loss, cells }));
-        for joined in sockets {
-            let post = post.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = listen(joined, &post).await {
-                    // Without digests and ADVERTs repairs end: nobody should find that out from lost frames.
-                    panic!("control socket: {error}");
+    /// Registers the sockets. The work ends when the role drains.
+    pub(super) fn open(self) -> io::Result<impl Future<Output = ()>> {
+        let Control { sockets, post, loss, lifecycle } = self;
+        let inlets = sockets.into_iter().map(|Joined { receiver, memberships }| Inlet {
+            tag: (),
+            name: "a control group",
+            receiver,
+            memberships: Some(memberships),
+        });
+        let rules = IntakeRules { messages: BATCH, ..IntakeRules::default() };
+        let mut intake = Intake::new(rules, inlets.collect())?.with_loss(loss);
+        Ok(async move {
+            let mut burst = Burst::new(BATCH, 0);
+            let mut rejoin = tokio::time::interval(REJOIN);
+            let mut drain = std::pin::pin!(lifecycle.drain_began());
+            loop {
+                tokio::select! {
+                    () = &mut drain => return,
+                    () = intake.ready() => {}
+                    _ = rejoin.tick() => {}
                 }
-            });
-        }
-        lifecycle.drain_began().await;
+                while intake.next(&mut burst).is_some() {
+                    post.take(&burst);
+                }
+                post.dropped_on_purpose(intake.dropped_on_purpose());
+                intake.upkeep(Instant::now());
+            }
+        })
     }
 }
 
-async fn listen(joined: Joined, post: &std::cell::RefCell<Post>) -> io::Result<()> {
-    let Joined { receiver, memberships } = joined;
-    let mut socket = Ready::new(receiver)?;
-    let mut burst = Burst::new(BATCH, 0);
-    let mut rejoin = tokio::time::interval(REJOIN);
-    loop {
-        burst.clear();
-        tokio::select! {
-            taken = socket.read_with(|receiver| receiver.receive(&mut burst, BATCH)) => {
-                taken?;
-                post.borrow_mut().take(&mut burst);
-            }
-            _ = rejoin.tick() => {
-                if let Err(error) = memberships.assert(socket.get_ref()) {
-                    service::limited!(error, 1, "joining a control group again failed: {error}");
-                }
-            }
-        }
-    }
-}
-
-struct Post {
-    workers: Vec<(mpsc::Sender<News>, Arc<Cells>)>,
-    loss: Loss,
-    cells: Arc<ControlCells>,
+/// The way to the workers.
+pub(super) struct Post {
+    pub(super) workers: Mailboxes<ControlMessage>,
+    /// By worker.
+    pub(super) shown: Vec<Arc<Cells>>,
+    pub(super) cells: Arc<ControlCells>,
 }
 
 impl Post {
-    fn take(&mut self, burst: &mut Burst) {
-        let dropped = self.loss.dropped();
-        self.loss.apply(burst, 0);
-        self.cells.dropped_on_purpose.add(self.loss.dropped() - dropped);
+    fn take(&self, burst: &Burst) {
         for arrival in burst.arrivals() {
             self.cells.received.add(1);
             self.dispatch(arrival.source.ip(), burst.bytes(arrival.span));
         }
+    }
+
+    fn dropped_on_purpose(&self, total: u64) {
+        self.cells.dropped_on_purpose.add(total - self.cells.dropped_on_purpose.get());
     }
 
     fn dispatch(&self, source: IpAddr, bytes: &[u8]) {
@@ -122,33 +112,37 @@ impl Post {
             return self.cells.manifests.add(1);
         }
         match Datagram::decode(bytes) {
-            Ok(Datagram::Advert(advert)) => self.to_all(|| News::Advert(advert)),
-            Ok(Datagram::SubtreeGroupAnnounce(announce)) => self.to_all(|| News::Announce(source, announce)),
+            Ok(Datagram::Advert(advert)) => self.to_all(|| ControlMessage::Advert(advert)),
+            Ok(Datagram::SubtreeGroupAnnounce(announce)) => {
+                self.to_all(|| ControlMessage::Announce(source, announce));
+            }
             Ok(Datagram::Digest(digest)) => self.digest(source, &digest),
             Ok(_) => self.cells.unexpected.add(1),
             Err(_) => self.cells.decode_errors.add(1),
         }
     }
 
-    fn digest(&self, source: IpAddr, digest: &frame::digest::Digest<'_>) {
-        for worker in 0..self.workers.len() {
-            let mine = |entry: &frame::digest::Entry| owner(entry.group, self.workers.len()) == worker;
+    fn digest(&self, source: IpAddr, digest: &Digest<'_>) {
+        let workers = self.workers.workers();
+        for worker in 0..workers {
+            let mine = |entry: &Entry| owner(entry.group, workers) == worker;
             let entries: Vec<_> = digest.entries().filter(mine).collect();
             if !entries.is_empty() {
-                self.to(worker, News::Digest(source, entries));
+                self.to(worker, ControlMessage::Digest(source, entries));
             }
         }
     }
 
-    fn to_all(&self, news: impl Fn() -> News) {
-        for worker in 0..self.workers.len() {
-            self.to(worker, news());
+    fn to_all(&self, message: impl Fn() -> ControlMessage) {
+        for worker in 0..self.workers.workers() {
+            self.to(worker, message());
         }
     }
 
-    fn to(&self, worker: usize, news: News) {
-        let Some((inbox, cells)) = self.workers.get(worker) else { return };
-        if inbox.try_send(news).is_err() {
+    fn to(&self, worker: usize, message: ControlMessage) {
+        if !self.workers.send(worker, message)
+            && let Some(cells) = self.shown.get(worker)
+        {
             cells.show(|shown| shown.inbox_dropped += 1);
         }
     }

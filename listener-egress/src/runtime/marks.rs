@@ -95,25 +95,16 @@ impl Drop for Marker {
     }
 }
 
-service::metric_table! {
-    /// The metrics of marks.
-    pub(super) static METRICS;
-
-    SET = counter("bsl_ingress_mark_set_total", [], "Courtesy marks written: their ids were not claimed in the proxies' store");
-    EXISTED = counter("bsl_ingress_mark_existed_total", [], "Courtesy marks that changed nothing: the id was claimed or marked");
-    ERRORS = counter("bsl_ingress_mark_errors_total", [], "Courtesy marks without an answer from the store; never tried again");
-    DROPPED = counter("bsl_ingress_mark_dropped_total", ["reason"], "Courtesy marks that were not sent: full (the queue was), late (their time was over), paused (the prefix is another fabric's)");
-}
-
-/// What became of marks. `full` has many writers, the others one.
-#[derive(Default)]
-struct MarkCells {
-    set: Counter,
-    existed: Counter,
-    errors: Counter,
-    full: AtomicUsize,
-    late: Counter,
-    paused: Counter,
+service::counters! {
+    /// What became of marks. `full` has many writers, the others one.
+    #[derive(Default)]
+    pub(super) struct MarkCells {
+        set: Counter => counter("bsl_ingress_mark_set_total", [], "Courtesy marks written: their ids were not claimed in the proxies' store");
+        existed: Counter => counter("bsl_ingress_mark_existed_total", [], "Courtesy marks that changed nothing: the id was claimed or marked");
+        errors: Counter => counter("bsl_ingress_mark_errors_total", [], "Courtesy marks without an answer from the store; never tried again");
+        late: Counter = "late", paused: Counter = "paused", full: AtomicUsize = "full"
+            => counter("bsl_ingress_mark_dropped_total", ["reason"], "Courtesy marks that were not sent: full (the queue was), late (their time was over), paused (the prefix is another fabric's)");
+    }
 }
 
 impl MarkCells {
@@ -124,13 +115,7 @@ impl MarkCells {
 
 impl Source for Queue {
     fn collect(&self, sink: &mut Sink<'_>) {
-        let cells = &self.cells;
-        sink.counter(&SET, &[], cells.set.get());
-        sink.counter(&EXISTED, &[], cells.existed.get());
-        sink.counter(&ERRORS, &[], cells.errors.get());
-        sink.counter(&DROPPED, &["full"], cells.full());
-        sink.counter(&DROPPED, &["late"], cells.late.get());
-        sink.counter(&DROPPED, &["paused"], cells.paused.get());
+        self.cells.collect(sink);
     }
 }
 
@@ -187,7 +172,7 @@ impl Marks {
     }
 
     async fn first_look(&mut self) -> anyhow::Result<()> {
-        let place = self.plan.place();
+        let place = place(&self.plan);
         tracing::info!(
             backend = self.backend.name(),
             %place,
@@ -202,7 +187,7 @@ impl Marks {
         let session = self.backend.session().await.context("--ingress-set-backend")?;
         let found = self.plan.word.read(session.as_ref()).await;
         if let Ok(Some(Standing::Theirs(theirs))) = &found {
-            return Err(Invalid::new("ingress-set-prefix", self.plan.refusal(theirs)).into());
+            return Err(Invalid::new("ingress-set-prefix", refusal(&self.plan, theirs)).into());
         }
         match found {
             Ok(found) => self.standing.tell(&self.plan, found),
@@ -215,7 +200,7 @@ impl Marks {
         registry.add(self.queue.clone());
         let queue = self.queue.clone();
         let (backend, ttl) = (self.backend.name(), self.plan.ttl.as_secs_f64());
-        let place = self.plan.place();
+        let place = place(&self.plan);
         registry.add_detail("marks", move || {
             let cells = &queue.cells;
             json!({
@@ -268,32 +253,30 @@ impl Marks {
     }
 }
 
-impl MarkPlan {
-    /// Prefix, and where that is part of it the namespace and set, for people.
-    fn place(&self) -> String {
-        match &self.settings {
-            Settings::Aerospike(settings) => {
-                format!("prefix {:?} namespace {:?} set {:?}", self.prefix, settings.namespace, settings.set)
-            }
-            _ => format!("prefix {:?}", self.prefix),
+/// Prefix, and where that is part of it the namespace and set, for people.
+fn place(plan: &MarkPlan) -> String {
+    match &plan.settings {
+        Settings::Aerospike(settings) => {
+            format!("prefix {:?} namespace {:?} set {:?}", plan.prefix, settings.namespace, settings.set)
         }
+        _ => format!("prefix {:?}", plan.prefix),
     }
+}
 
-    fn refusal(&self, theirs: &str) -> String {
-        format!(
-            "{:?}: in this store it belongs to another fabric: \"{theirs}\", this one is \"{}\", and marks would suppress \
-             transactions there that nobody there has. Want the store and prefix of this fabric's proxies \
-             (--txid-dedup-prefix, --fabric-name there)",
-            self.prefix,
-            self.word.text()
-        )
-    }
+fn refusal(plan: &MarkPlan, theirs: &str) -> String {
+    format!(
+        "{:?}: in this store it belongs to another fabric: \"{theirs}\", this one is \"{}\", and marks would suppress \
+         transactions there that nobody there has. Want the store and prefix of this fabric's proxies \
+         (--txid-dedup-prefix, --fabric-name there)",
+        plan.prefix,
+        plan.word.text()
+    )
 }
 
 impl Watched {
     /// What stands under the prefix now; each change is one line in the log.
     fn tell(&mut self, plan: &MarkPlan, standing: Option<Standing>) {
-        let place = plan.place();
+        let place = place(plan);
         self.paused = matches!(standing, Some(Standing::Theirs(_)));
         self.found = standing.is_some();
         let problem = match standing {

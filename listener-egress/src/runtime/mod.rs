@@ -1,15 +1,18 @@
 //! Sockets, threads and timers around the pipeline.
 //!
-//! Threads: one for each worker (`worker`), one for the control groups (`control`), one for courtesy marks (`marks`) where they
-//! are on. `layout` says which worker owns which
-//! group; `before` is what an earlier process left in the shared store; `consumer` is the way out; `cells` are the numbers that others see.
+//! Threads, each on the chassis of `service::worker`: one for each worker (`worker`), one for the control groups
+//! (`control`), one for courtesy marks (`marks`) where they are on. `layout` says what is joined; `predecessor` is what an
+//! earlier process left in the shared store; `io` is what stands around a round, `consumer` the way out of it; `report` and
+//! `cells` are what others see.
 
-mod before;
 mod cells;
 mod consumer;
 mod control;
+mod io;
 mod layout;
 mod marks;
+mod predecessor;
+mod report;
 mod worker;
 
 pub use cells::Counters;
@@ -18,34 +21,36 @@ use crate::config::{Config, Proto, resolve};
 use crate::pipeline::Pipeline;
 use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
-use before::Before;
 use cache_backend::Backend;
 use cells::Cells;
 use consumer::{Datagrams, Stream};
-use control::{Control, ControlCells};
+use control::{Control, ControlCells, ControlMessage, Post};
 use frame::GroupIndex;
 use frame::flow::Origin;
-use layout::{Layout, owner};
+use io::Io;
 use marks::Marks;
 use multicast_io::{Loss, wildcard};
+use predecessor::Predecessor;
+use report::Report;
 use service::config::{BackendKind, Purpose};
+use service::worker::{Layout, Mailbox, Mailboxes, Threads, owner};
 use service::{Deps, Metric};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
 use txidset::LocalSet;
 use txidset::node::ProcessPlace;
 use worker::Start;
 
-/// Messages that wait for a worker.
-const INBOX: usize = 1024;
+/// Control messages that wait for a worker, and their bytes.
+const MAILBOX: usize = 1024;
+const MAILBOX_BYTES: usize = 16 << 20;
 
 /// A started listener.
 pub struct Running {
     workers: Vec<Arc<Cells>>,
     control: Arc<ControlCells>,
-    threads: Vec<service::Worker>,
+    threads: Threads,
     /// Held until every thread has ended.
     node: Option<ProcessPlace>,
 }
@@ -64,9 +69,7 @@ impl Running {
 
     /// Completes when every thread has ended, some time after drain began.
     pub async fn wait(self) {
-        for mut thread in self.threads {
-            thread.ended().await;
-        }
+        self.threads.ended().await;
         drop(self.node);
     }
 }
@@ -83,7 +86,7 @@ fn total(workers: &[Arc<Cells>], control: &ControlCells) -> Counters {
 
 /// The metrics of the role, for the documentation and its check.
 pub fn metrics() -> impl Iterator<Item = &'static Metric> {
-    cells::metrics().chain([control::metric()]).chain(marks::METRICS.iter().copied())
+    cells::metrics().chain(ControlCells::TABLE.metrics()).chain(marks::MarkCells::TABLE.metrics())
 }
 
 /// Joins the groups and begins to deliver; everything that cannot work is an error here.
@@ -105,9 +108,9 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
-    let before = Before::of(&config, backend.as_deref()).await?;
+    let predecessor = Predecessor::of(&config, backend.as_deref()).await?;
     let marks = Marks::open(&config, &deps.lifecycle, &deps.registry).await?;
-    Starting::new(config, deps, backend, before, marks)?.start().await
+    Starting::new(config, deps, backend, predecessor, marks)?.start().await
 }
 
 /// What all workers are made from.
@@ -119,7 +122,7 @@ struct Starting {
     local: Option<Arc<LocalSet>>,
     consumer: SocketAddr,
     seed: u64,
-    before: Before,
+    predecessor: Predecessor,
     marks: Option<Marks>,
 }
 
@@ -128,90 +131,79 @@ impl Starting {
         config: Config,
         deps: Deps,
         backend: Option<Arc<dyn Backend>>,
-        before: Before,
+        predecessor: Predecessor,
         marks: Option<Marks>,
     ) -> anyhow::Result<Starting> {
-        let layout = Layout::new(&config)?;
+        let layout = layout::layout(&config)?;
         let consumer = resolve(&config.egress_addr, 9100, "egress-addr")?;
         let seed = rand::random();
         let capacity = config.egress_dedup_local_cap;
         let local =
             (capacity > 0).then(|| Arc::new(LocalSet::new(capacity, config.egress_dedup_ttl_redis, seed)));
-        Ok(Starting { config, deps, backend, layout, local, consumer, seed, before, marks })
+        Ok(Starting { config, deps, backend, layout, local, consumer, seed, predecessor, marks })
     }
 
     async fn start(mut self) -> anyhow::Result<Running> {
         let joins = self.deps.lifecycle.condition("groups");
         let control = Arc::new(ControlCells::default());
-        let mut running =
-            Running { workers: Vec::new(), control: control.clone(), threads: Vec::new(), node: None };
-        let (mut inboxes, mut opened, mut starts, mut owners) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for index in 0..self.layout.workers {
+        let mut threads = Threads::of(&self.deps.lifecycle);
+        let (mailboxes, ends) = Mailboxes::open(self.layout.workers, MAILBOX, MAILBOX_BYTES);
+        let (mut workers, mut starts, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, mailbox) in ends.into_iter().enumerate() {
             let cells = Cells::new(index.to_string());
-            let (inbox, news) = mpsc::channel(INBOX);
-            let (open, outcome) = oneshot::channel();
-            let mut start = self.worker(index, cells.clone(), news, open)?;
+            let mut start = self.worker(index, cells.clone(), mailbox)?;
             owners.extend(start.pipeline.claims_mut().map(|claims| claims.owner()));
             starts.push(start);
-            inboxes.push((inbox, cells.clone()));
-            running.workers.push(cells);
-            opened.push(outcome);
+            workers.push(cells);
         }
-        running.node = self.before.end(&owners).await;
-        for (index, (start, cells)) in starts.into_iter().zip(&running.workers).enumerate() {
-            running
-                .threads
-                .push(service::spawn_worker(format!("listener-{index}"), move || worker::run(start))?);
+        let node = self.predecessor.end(&owners).await;
+        for (index, (start, cells)) in starts.into_iter().zip(&workers).enumerate() {
+            threads.spawn(format!("listener-{index}"), move || worker::open(start))?;
             self.deps.registry.add(cells.clone());
             self.deps.registry.add_recent(index.to_string(), Arc::clone(&cells.recent));
         }
-        for outcome in opened {
-            if let Err(error) = outcome.await.context("a worker ended while it started").flatten() {
-                self.deps.lifecycle.begin_drain();
-                return Err(error);
-            }
-        }
-        running.threads.push(self.control(inboxes, control.clone())?);
+        threads.all_up().await?;
+        let thread = self.control(mailboxes, workers.clone(), control.clone())?;
+        threads.spawn("listener-control".to_owned(), async move || Ok(thread.open()?))?;
         if let Some(marks) = self.marks.take() {
-            running.threads.push(service::spawn_worker("listener-marks".to_owned(), move || marks.run())?);
+            threads.spawn("listener-marks".to_owned(), async move || Ok(marks.run()))?;
         }
-        self.deps.registry.add(control);
-        let (groups, workers) = (self.layout.groups.len(), self.layout.workers);
-        joins.met(&format!("{groups} groups on {workers} workers"));
+        threads.all_up().await?;
+        self.deps.registry.add(control.clone());
+        let (groups, count) = (self.layout.groups.len(), self.layout.workers);
+        joins.met(&format!("{groups} groups on {count} workers"));
         let way = match self.config.egress_proto {
             Proto::Udp => "udp",
             Proto::Tcp => "tcp",
         };
-        tracing::info!(groups, workers, consumer = %format!("{way}://{}", self.consumer), "listener receives");
-        Ok(running)
+        tracing::info!(groups, workers = count, consumer = %format!("{way}://{}", self.consumer), "listener receives");
+        Ok(Running { workers, control, threads, node })
     }
 
     fn worker(
         &self,
         index: usize,
         cells: Arc<Cells>,
-        inbox: mpsc::Receiver<worker::News>,
-        opened: oneshot::Sender<anyhow::Result<()>>,
+        mailbox: Mailbox<ControlMessage>,
     ) -> anyhow::Result<Start> {
         let (config, layout) = (&self.config, &self.layout);
         let now = Instant::now();
         let seed = self.seed.wrapping_add((index as u64) << 32);
-        let data = layout.open_data(config, index, self.marks.is_some())?;
+        let data = layout::open_data(layout, config, index, self.marks.is_some())?;
         // What holds for the sockets of one worker holds for all.
         if let Some(joined) = data.first().filter(|_| index == 0) {
             joined.receiver.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         }
         // Endpoints of the other family are asked too where the host has it.
-        let requests: Vec<_> = [layout.open_requests(layout.fabric.is_v4())?]
+        let requests: Vec<_> = [layout::open_requests(layout.fabric.is_v4())?]
             .into_iter()
-            .chain(layout.open_requests(!layout.fabric.is_v4()).ok())
+            .chain(layout::open_requests(!layout.fabric.is_v4()).ok())
             .collect();
         let blocks = owner(GroupIndex::BLOCK_BROADCAST, layout.workers) == index;
         let headers = (config.header_egress_enabled && blocks).then(|| self.header_socket()).transpose()?;
         let origin = headers.as_ref().map(|_| Origin::from(self.emitter()));
         let mut settings = config.pipeline(layout.workers, self.backend.is_some(), origin)?;
-        if self.before.keeps_positions() {
+        if self.predecessor.keeps_positions() {
             settings.positions = u16::try_from(index).ok().filter(|index| *index < MAX_WORKERS);
         }
         let queue = (config.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
@@ -220,54 +212,62 @@ impl Starting {
             Proto::Tcp => Stream::open(self.consumer, queue, now),
         };
         let mut pipeline = Pipeline::new(settings, self.local.clone(), seed, now);
-        pipeline.resume(now, self.before.positions(), |group| owner(group, layout.workers) == index);
+        pipeline.resume(now, self.predecessor.positions(), |group| owner(group, layout.workers) == index);
         if let Some(claims) = pipeline.claims_mut() {
             let _ = cells.claims.set(claims.stats());
-            self.before.ended().iter().for_each(|owner| claims.has_ended(now, *owner));
+            self.predecessor.ended().iter().for_each(|owner| claims.has_ended(now, *owner));
         }
+        let connected = self.deps.lifecycle.condition("consumer");
         Ok(Start {
             pipeline,
             data,
             requests,
-            interfaces: layout.interfaces.clone(),
-            consumer,
-            marker: self.marks.as_ref().map(Marks::marker),
-            headers,
-            strip_header: config.strip_header,
             loss: self.loss(index as u64),
             backend: self.backend.clone(),
             op_timeout: config.backend.op_timeout(Purpose::Claims),
-            inbox,
-            cells,
+            io: Io {
+                consumer,
+                marker: self.marks.as_ref().map(Marks::marker),
+                headers,
+                interfaces: layout.interfaces.clone(),
+                strip_header: config.strip_header,
+                recent: cells.recent.clone(),
+                noted_at: None,
+                gives_up: false,
+            },
+            report: Report::new(cells, connected, now),
+            mailbox,
             lifecycle: self.deps.lifecycle.clone(),
-            connected: self.deps.lifecycle.condition("consumer"),
             drain_timeout: config.drain_timeout.max(Duration::from_millis(100)) * 9 / 10,
-            opened,
         })
     }
 
     fn control(
         &self,
-        workers: Vec<(mpsc::Sender<worker::News>, Arc<Cells>)>,
+        mailboxes: Mailboxes<ControlMessage>,
+        shown: Vec<Arc<Cells>>,
         cells: Arc<ControlCells>,
-    ) -> anyhow::Result<service::Worker> {
+    ) -> anyhow::Result<Control> {
         let (config, layout) = (&self.config, &self.layout);
         let mut sockets = Vec::new();
         if config.beacon_enabled {
             let fabric = config.fabric_at(config.beacon_scope, "beacon-scope")?;
             let (port, sources) = (config.beacon_port, &config.ssm_bootstrap_beacon);
-            sockets.extend(layout.open_control(config, fabric, GroupIndex::BEACON, port, sources)?);
+            sockets.extend(layout::open_control(layout, config, fabric, GroupIndex::BEACON, port, sources)?);
         }
         if !config.subtree_groups.0.is_empty() {
             let fabric = config.fabric_at(config.announce_scope, "announce-scope")?;
             let (port, sources) = (config.listen_port, &config.ssm_bootstrap_subtree_announce);
             let group = GroupIndex::SUBTREE_GROUP_ANNOUNCE;
-            sockets.extend(layout.open_control(config, fabric, group, port, sources)?);
+            sockets.extend(layout::open_control(layout, config, fabric, group, port, sources)?);
         }
-        let lifecycle = self.deps.lifecycle.clone();
-        let loss = self.loss(u64::from(u32::MAX));
-        let control = Control { sockets, workers, loss, cells, lifecycle };
-        Ok(service::spawn_worker("listener-control".to_owned(), move || control.run())?)
+        let post = Post { workers: mailboxes, shown, cells };
+        Ok(Control {
+            sockets,
+            post,
+            loss: self.loss(u64::from(u32::MAX)),
+            lifecycle: self.deps.lifecycle.clone(),
+        })
     }
 
     fn loss(&self, stream: u64) -> Loss {

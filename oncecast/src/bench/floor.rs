@@ -3,13 +3,13 @@
 //! The same sockets, batches and trains as a proxy with one worker, and no work on the frames: nothing is decoded beyond
 //! group and length, nothing verified, claimed or numbered. A proxy can approach it and never pass it.
 
-use super::{End, Ending, Groups};
+use super::shared::{End, Ending, Groups};
 use anyhow::Context;
 use frame::data::HEADER;
 use frame::{GroupIndex, ShardBits};
 use multicast_io::{Burst, Interface, Ready, Receiver, Sender, SocketOptions, Span, Train, thread_time};
 use proxy_ingress::pipeline::admit::MAX_DATAGRAM;
-use proxy_ingress::pipeline::train::{Car, Limits, Order, Plan};
+use proxy_ingress::pipeline::train::{Order, TrainFrame, TrainLimits, TrainPlan};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -52,11 +52,11 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
 struct Floor<'a> {
     groups: &'a Groups,
     bits: ShardBits,
-    limits: Limits,
+    limits: TrainLimits,
     sender: Sender,
-    cars: Vec<Car>,
+    cars: Vec<TrainFrame>,
     spans: Vec<Span>,
-    plan: Plan,
+    plan: TrainPlan,
     frames: Vec<Span>,
     trains: Vec<Train>,
     count: Count,
@@ -99,7 +99,7 @@ async fn forward(args: &Args) -> anyhow::Result<serde_json::Value> {
         "part": "floor", "frames": count.frames, "trains": count.trains, "rounds": count.rounds,
         "bytes": count.bytes, "padding": count.padding, "lost": count.lost,
         "seconds": first.map_or(0.0, |first| first.elapsed().as_secs_f64()),
-        "kernel_drops": receiver.get_ref().kernel_drops(), "cpu": super::cpu(began)?,
+        "kernel_drops": receiver.get_ref().kernel_drops(), "cpu": super::shared::cpu(began)?,
     }))
 }
 
@@ -131,7 +131,7 @@ impl Floor<'_> {
         options.send_buffer = Some(8 << 20);
         options.gso = !args.no_gso;
         let sender = Sender::open(&options)?;
-        let limits = Limits {
+        let limits = TrainLimits {
             max_frames: sender.max_train(),
             max_bytes: MAX_DATAGRAM,
             max_segment: super::load::MAX_SEGMENT,
@@ -145,7 +145,7 @@ impl Floor<'_> {
             sender,
             cars: Vec::new(),
             spans: Vec::new(),
-            plan: Plan::new(),
+            plan: TrainPlan::new(),
             frames: Vec::new(),
             trains: Vec::new(),
             count: Count::default(),
@@ -157,7 +157,7 @@ impl Floor<'_> {
         self.spans.clear();
         for arrival in burst.arrivals() {
             let Some((group, len)) = route(self.bits, burst.bytes(arrival.span)) else { continue };
-            self.cars.push(Car::whole(group, len));
+            self.cars.push(TrainFrame::whole(group, len));
             self.spans.push(Span { start: arrival.span.start, len: len.into() });
         }
         self.plan.make(&self.limits, &self.cars);

@@ -1,7 +1,7 @@
 //! `oncecast bench generate`: traffic as fast as one core can send it, or at a rate.
 
-use super::Groups;
 use super::load::{self, Load, Recipe};
+use super::shared::Groups;
 use anyhow::Context;
 use multicast_io::{Interface, Sender, SocketOptions, Train, host_clock, thread_time};
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> anyhow::Result<serde_json::Value> {
     Ok(serde_json::json!({
         "part": "generate", "frames": sent, "bytes": bytes, "seconds": seconds,
         "rate": sent as f64 / seconds.max(1e-9), "trains": trains,
-        "cpu": super::cpu(cpu)?,
+        "cpu": super::shared::cpu(cpu)?,
     }))
 }
 

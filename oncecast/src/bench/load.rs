@@ -8,7 +8,7 @@ use anyhow::Context;
 use frame::data::{HEADER, HeaderFields};
 use frame::{GroupIndex, HashKey, Id, Kind, SeqNum, ShardBits, tx};
 use multicast_io::{Span, Train};
-use proxy_ingress::pipeline::train::{Car, Limits, Order, Plan};
+use proxy_ingress::pipeline::train::{Order, TrainFrame, TrainLimits, TrainPlan};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -66,7 +66,7 @@ impl Load {
             let group = group_of(bytes).0;
             let number = &mut last[usize::from(group)];
             *number += 1;
-            frame::data::stamp(bytes, HashKey(key ^ u64::from(group)), SeqNum(*number));
+            frame::datagram::stamp(bytes, HashKey(key ^ u64::from(group)), SeqNum(*number));
         }
         Ok(load)
     }
@@ -162,7 +162,7 @@ fn couple(
     group_of: impl Fn(&[u8]) -> GroupIndex,
     to: impl Fn(GroupIndex) -> SocketAddr,
 ) -> Load {
-    let limits = Limits {
+    let limits = TrainLimits {
         max_frames: train,
         max_bytes: 65_487,
         max_segment: MAX_SEGMENT,
@@ -170,13 +170,13 @@ fn couple(
         order: Order::Length,
     };
     let mut load = Load { memory, frames: Vec::with_capacity(spans.len()), trains: Vec::new() };
-    let (mut plan, mut random) = (Plan::new(), StdRng::seed_from_u64(1));
+    let (mut plan, mut random) = (TrainPlan::new(), StdRng::seed_from_u64(1));
     for batch in spans.chunks(BATCH) {
         let car = |span: &Span| {
             let group = group_of(&load.memory[span.range()]);
-            Car::whole(group, u16::try_from(span.len).unwrap_or(u16::MAX))
+            TrainFrame::whole(group, u16::try_from(span.len).unwrap_or(u16::MAX))
         };
-        let cars: Vec<Car> = batch.iter().map(car).collect();
+        let cars: Vec<TrainFrame> = batch.iter().map(car).collect();
         plan.make(&limits, &cars);
         plan.trains.shuffle(&mut random);
         for cars in &plan.trains {

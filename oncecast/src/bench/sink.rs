@@ -1,7 +1,8 @@
 //! `oncecast bench sink`: receives and counts, nothing else. With `--latency` it reads the stamps of `bench generate`.
 
 use super::generate::micros;
-use super::{End, Ending, Groups, load};
+use super::load;
+use super::shared::{End, Ending, Groups};
 use anyhow::Context;
 use multicast_io::{Burst, Interface, Ready, Receiver, SocketOptions, thread_time};
 use std::io;
@@ -134,7 +135,7 @@ impl Count {
         let mut report = serde_json::json!({
             "part": "sink", "frames": self.frames, "bytes": self.bytes,
             "rate": self.steady_rate(), "seconds": self.bins.len() as f64 * BIN.as_secs_f64(),
-            "kernel_drops": receiver.kernel_drops(), "cpu": super::cpu(began)?,
+            "kernel_drops": receiver.kernel_drops(), "cpu": super::shared::cpu(began)?,
         });
         if !self.latencies.is_empty() {
             report["latency_us"] = serde_json::json!({

@@ -197,11 +197,11 @@ impl Fleet {
 fn endpoint(site: &Site, index: u8) -> retry_endpoint::Config {
     let mut config = retry_endpoint::Config::for_embedding();
     site.apply(&mut config.fabric);
-    config.listen_port = site.data_port;
-    config.egress_port = site.data_port;
-    config.beacon_port = site.beacon_port;
-    config.nack_addr = site.network.loopback().to_string();
-    config.instance = format!("demo-retry-{index}");
+    config.store.listen_port = site.data_port;
+    config.repairs.egress_port = site.data_port;
+    config.beacon.beacon_port = site.beacon_port;
+    config.requests.nack_addr = site.network.loopback().to_string();
+    config.common.instance = Some(format!("demo-retry-{index}"));
     config
 }
 
@@ -220,9 +220,9 @@ fn listener(site: &Site, consumer: SocketAddr, loss: f64, seed: u64) -> listener
 fn proxy(site: &Site) -> proxy_ingress::Config {
     let mut config = proxy_ingress::Config::for_embedding();
     site.apply(&mut config.fabric);
-    config.listen = site.network.loopback();
-    config.egress_port = site.data_port;
-    config.beacon_port = site.beacon_port;
+    config.receiving.listen = site.network.loopback();
+    config.sending.egress_port = site.data_port;
+    config.sending.beacon_port = site.beacon_port;
     config.backend.cache_backend = Some(BackendKind::Memory);
     config
 }

@@ -1,15 +1,14 @@
 //! First stage: is this datagram (or TCP message) a frame that the fabric carries, and is its id its own?
 //!
-//! Everything that can refuse a frame happens here, before it costs a claim or a number (design section 4): kind,
-//! header, size and fragment count, then the payload's hash. What passes is described by an [`Admitted`] of fixed size;
-//! the bytes stay where they are.
+//! Everything that can refuse a frame happens here, before it costs a claim or a number: kind, header, size and fragment
+//! count, then the payload's hash. An [`Admitted`] of fixed size describes what passes; the bytes stay where they are.
 //!
 //! Cost: one walk over the transaction and one double SHA-256 of the payload; nothing is copied. Only the check of a
 //! subtree root takes memory, bounded by the length of the payload.
 
-use super::drops::DropReason;
+use crate::drops::DropReason;
 use frame::data::DataFrame;
-use frame::fragment::Plan;
+use frame::fragment::FragmentPlan;
 use frame::hash::LONGEST_TOGETHER;
 use frame::subtree::{Form, SubtreeData};
 use frame::{DecodeError, HashKey, Id, Kind, SeqNum, TxId, block, tx};
@@ -79,7 +78,7 @@ pub enum Shape {
     /// As one datagram.
     Whole,
     /// As fragments (V3).
-    Cut(Plan),
+    Cut(FragmentPlan),
 }
 
 /// A frame that passed.
@@ -124,7 +123,7 @@ impl Admitted {
     }
 }
 
-/// Judges one datagram or message.
+/// Checks one datagram or message.
 pub fn admit(policy: &Policy, bytes: &[u8], via: Via) -> Result<Admitted, DropReason> {
     admit_hashed(policy, bytes, via, None)
 }
@@ -253,7 +252,7 @@ fn shape(policy: &Policy, kind: Kind, whole: usize, payload: usize) -> Result<Sh
         Kind::LegacyTx if whole <= MAX_DATAGRAM => Ok(Shape::Whole),
         Kind::LegacyTx => Err(DropReason::Oversize),
         _ if policy.frag_mtu == 0 => Err(DropReason::Oversize),
-        _ => Plan::new(payload, policy.frag_mtu).map(Shape::Cut).ok_or(DropReason::FragmentOverflow),
+        _ => FragmentPlan::new(payload, policy.frag_mtu).map(Shape::Cut).ok_or(DropReason::FragmentOverflow),
     }
 }
 

@@ -1,11 +1,12 @@
-//! Second stage: first sight or not.
+//! Second stage, the ingress gate: first sight or not.
 //!
-//! A whole batch is claimed at once; what tier 1 or an immediate store decides goes on in the same round, without being
-//! copied. What must wait for a shared store keeps its place in the burst until the round ends, is then copied to the
-//! [`slab`](super::slab), and goes on when its decision comes.
+//! All frames of a round are claimed at once. What tier 1 or an immediate store decides goes on in the same round, without
+//! being copied. What must wait for a shared store keeps its place in the burst until the round ends. Then it is copied to
+//! the [`slab`](super::slab), and goes on when its decision comes.
 
 use super::admit::Admitted;
-use super::slab::{BLOCK, Held, Key, Slab};
+use super::slab::{BLOCK, FrameHandle, HeldFrame, Slab};
+#[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use crate::tally::Tally;
 use multicast_io::{Burst, Span};
@@ -16,39 +17,39 @@ use txidset::{ClaimKey, Claimant, Claims, Decision, Ticket, Verdict};
 
 /// A frame on its way through the gate.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub(super) struct Candidate {
     /// What it is.
-    pub frame: Admitted,
+    pub(super) frame: Admitted,
     /// Who sent it.
-    pub sender: IpAddr,
+    pub(super) sender: IpAddr,
     /// When it came to the gate.
-    pub since: Instant,
+    pub(super) since: Instant,
 }
 
 /// A frame that may leave and is in no batch.
 #[derive(Debug)]
-pub struct Cleared {
+pub(super) struct Cleared {
     /// What it is, and who sent it.
-    pub candidate: Candidate,
+    pub(super) candidate: Candidate,
     /// Where its bytes are.
-    pub held: Held,
+    pub(super) held: HeldFrame,
     /// The claim to be answered; `None` where the frame goes without one.
-    pub ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// Frames of one round, and where their bytes are.
-pub type Batch = Vec<(Candidate, Held)>;
+pub(super) type RoundFrames = Vec<(Candidate, HeldFrame)>;
 
 /// A frame whose claim is asked for.
-struct Asked {
+struct ClaimAsked {
     key: ClaimKey,
     /// Bytes that it takes while it waits.
     bytes: u32,
-    /// Place in the batch.
+    /// Position in the batch.
     at: u32,
 }
 
-impl Claimant for Asked {
+impl Claimant for ClaimAsked {
     fn key(&self) -> &ClaimKey {
         &self.key
     }
@@ -58,29 +59,32 @@ impl Claimant for Asked {
 }
 
 /// See the module text.
-pub struct Gate {
+pub(super) struct Gate {
     claims: Claims,
     claiming: bool,
     slab: Slab<Candidate>,
-    /// Frames of this round, written once when they were judged and read once when they are loaded.
-    batch: Batch,
-    asked: Vec<Asked>,
+    /// Frames of this round, written once when they were admitted and read once when they are loaded.
+    batch: RoundFrames,
+    asked: Vec<ClaimAsked>,
     verdicts: Vec<Verdict>,
-    /// Names given to those that wait, in order.
-    waiting: Vec<Key>,
-    /// Places in `batch` of frames that may leave and whose bytes are in the burst: they must be taken in this round.
+    /// Handles given to those that wait, in order.
+    waiting: Vec<FrameHandle>,
+    /// Positions in `batch` of frames that may leave and whose bytes are in the burst: they must be taken in this round.
     present: VecDeque<(u32, Option<Ticket>)>,
     /// Frames that may leave and can wait for room.
     cleared: VecDeque<Cleared>,
     /// Undecided frames that are still in the burst.
-    in_burst: Vec<Key>,
+    in_burst: Vec<FrameHandle>,
+    /// Waiting bytes above which streams are not read.
+    stream_limit: usize,
+    #[cfg(feature = "mutants")]
     pub(super) mutation: Option<Mutation>,
 }
 
 impl Gate {
     /// A gate in front of `claims` with room for `entries` frames, `bytes` of them, that wait for the store, besides those
     /// that are parked. Not `claiming`: everything passes.
-    pub fn new(claims: Claims, claiming: bool, entries: usize, bytes: usize) -> Gate {
+    pub(super) fn new(claims: Claims, claiming: bool, entries: usize, bytes: usize) -> Gate {
         let parked = claims.config().park_bytes;
         Gate {
             claims: claims.limit_waiting(entries, bytes),
@@ -93,30 +97,32 @@ impl Gate {
             present: VecDeque::new(),
             cleared: VecDeque::new(),
             in_burst: Vec::new(),
+            stream_limit: bytes / 2,
+            #[cfg(feature = "mutants")]
             mutation: None,
         }
     }
 
     /// The protocol, for the driver.
-    pub fn claims(&mut self) -> &mut Claims {
+    pub(super) fn claims(&mut self) -> &mut Claims {
         &mut self.claims
     }
 
     /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
-    pub fn offer(&mut self, candidate: Candidate, held: Held) {
+    pub(super) fn offer(&mut self, candidate: Candidate, held: HeldFrame) {
         let at = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         let key = candidate.frame.claim_key().filter(|_| self.claiming);
         let bytes = u32::try_from(held.charge(candidate.frame.len as usize)).unwrap_or(u32::MAX);
         self.batch.push((candidate, held));
         match key {
-            Some(key) => self.asked.push(Asked { key, bytes, at }),
+            Some(key) => self.asked.push(ClaimAsked { key, bytes, at }),
             None => self.clear(at, None),
         }
     }
 
     fn clear(&mut self, at: u32, ticket: Option<Ticket>) {
         match &self.batch[at as usize] {
-            (_, Held::InBurst(_)) => self.present.push_back((at, ticket)),
+            (_, HeldFrame::InBurst(_)) => self.present.push_back((at, ticket)),
             (candidate, held) => {
                 self.cleared.push_back(Cleared { candidate: candidate.clone(), held: held.clone(), ticket });
             }
@@ -124,23 +130,23 @@ impl Gate {
     }
 
     /// Claims the batch.
-    pub fn ask(&mut self, now: Instant, tally: &Tally) {
+    pub(super) fn ask(&mut self, now: Instant, tally: &Tally) {
         if self.asked.is_empty() {
             return;
         }
         self.verdicts.clear();
         self.waiting.clear();
         let (slab, waiting, verdicts) = (&mut self.slab, &mut self.waiting, &mut self.verdicts);
-        let drops = self.mutation == Some(Mutation::FrameWithoutPlaceDropped);
+        let drops = planted!(self, FrameWithoutPlaceDropped);
         let mut dropped = Vec::new();
         self.claims.claim_each(
             now,
             &self.asked,
-            // Only frames that wait take a name.
+            // Only frames that wait take a handle.
             |asked| match slab.reserve() {
-                Some(name) => {
-                    waiting.push(name);
-                    Some(name.token())
+                Some(handle) => {
+                    waiting.push(handle);
+                    Some(handle.token())
                 }
                 None => {
                     tally.slab_overflow.add(1);
@@ -158,10 +164,10 @@ impl Gate {
                 Verdict::Wait => {
                     new += 1;
                     let (candidate, held) = self.batch[at as usize].clone();
-                    let key = self.waiting[waiting];
+                    let handle = self.waiting[waiting];
                     waiting += 1;
-                    self.slab.fill(key, candidate, held);
-                    self.in_burst.push(key);
+                    self.slab.fill(handle, candidate, held);
+                    self.in_burst.push(handle);
                 }
                 Verdict::Seen => {
                     tally.seen_locally.add(1);
@@ -181,29 +187,29 @@ impl Gate {
     }
 
     /// The frames of this round, while those of them that may leave are loaded.
-    pub fn lend_batch(&mut self) -> Batch {
+    pub(super) fn take_batch(&mut self) -> RoundFrames {
         std::mem::take(&mut self.batch)
     }
 
-    /// Ends [`Gate::lend_batch`].
-    pub fn return_batch(&mut self, batch: Batch) {
+    /// Ends [`Gate::take_batch`].
+    pub(super) fn give_batch_back(&mut self, batch: RoundFrames) {
         self.batch = batch;
     }
 
-    /// The next frame of the batch that may leave and is in the burst already: its place, and its claim.
-    pub fn next_present(&mut self) -> Option<(usize, Option<Ticket>)> {
+    /// The next frame of the batch that may leave and is in the burst already: its position, and its claim.
+    pub(super) fn next_present(&mut self) -> Option<(usize, Option<Ticket>)> {
         self.present.pop_front().map(|(at, ticket)| (at as usize, ticket))
     }
 
     /// The next frame that may leave and waited for it outside of the batch.
-    pub fn next(&mut self, now: Instant, tally: &Tally) -> Option<Cleared> {
+    pub(super) fn next(&mut self, now: Instant, tally: &Tally) -> Option<Cleared> {
         if let Some(cleared) = self.cleared.pop_front() {
             return Some(cleared);
         }
         loop {
             match self.claims.next_decision()? {
                 Decision::Suppress { token, why } => {
-                    if let Some((candidate, _)) = self.slab.release(Key::from_token(token)) {
+                    if let Some((candidate, _)) = self.slab.release(FrameHandle::from_token(token)) {
                         tally.deduped(candidate.frame.kind).add(1);
                         tally.wait_time(why).observe(now.saturating_duration_since(candidate.since));
                     }
@@ -211,15 +217,15 @@ impl Gate {
                 Decision::Send { token, ticket, why } => {
                     let gone = self
                         .slab
-                        .find(Key::from_token(token))
-                        .is_none_or(|(_, held)| matches!(held, Held::Gone));
+                        .find(FrameHandle::from_token(token))
+                        .is_none_or(|(_, held)| matches!(held, HeldFrame::Gone));
                     // An owner that comes late asks again: a sibling may have taken over.
-                    let asks = self.mutation != Some(Mutation::LateFrameSent);
+                    let asks = !planted!(self, LateFrameSent);
                     if !gone && asks && !self.claims.may_send(now, ticket, || token) {
                         continue;
                     }
-                    match self.slab.release(Key::from_token(token)) {
-                        None | Some((_, Held::Gone)) => self.claims.sent(now, ticket),
+                    match self.slab.release(FrameHandle::from_token(token)) {
+                        None | Some((_, HeldFrame::Gone)) => self.claims.sent(now, ticket),
                         Some((candidate, held)) => {
                             tally.wait_time(why).observe(now.saturating_duration_since(candidate.since));
                             return Some(Cleared { candidate, held, ticket: Some(ticket) });
@@ -232,50 +238,55 @@ impl Gate {
 
     /// Copies undecided frames out of the burst, which is about to be cleared. Those that find no room are handed to
     /// `overflow`, to be sent undecided.
-    pub fn keep(&mut self, burst: &Burst, tally: &Tally, mut overflow: impl FnMut(Cleared)) {
+    pub(super) fn keep(&mut self, burst: &Burst, tally: &Tally, mut overflow: impl FnMut(Cleared)) {
         self.batch.clear();
-        for key in self.in_burst.drain(..) {
-            let Some((_, Held::InBurst(span))) = self.slab.find(key) else { continue };
+        for handle in self.in_burst.drain(..) {
+            let Some((_, HeldFrame::InBurst(span))) = self.slab.find(handle) else { continue };
             let span: Span = *span;
-            if self.slab.keep(key, burst.bytes(span)) {
+            if self.slab.keep(handle, burst.bytes(span)) {
                 continue;
             }
             tally.slab_overflow.add(1);
             // The ticket says how it went: a claim that settled although the kernel refused its frame would be a loss.
-            let ticket = self.claims.let_through(key.token());
-            if let Some((candidate, _)) = self.slab.find(key) {
-                overflow(Cleared { candidate: candidate.clone(), held: Held::InBurst(span), ticket });
+            let ticket = self.claims.let_through(handle.token());
+            if let Some((candidate, _)) = self.slab.find(handle) {
+                overflow(Cleared { candidate: candidate.clone(), held: HeldFrame::InBurst(span), ticket });
             }
             if ticket.is_some() {
-                self.slab.release(key);
+                self.slab.release(handle);
             } else {
-                self.slab.mark_gone(key);
+                self.slab.mark_gone(handle);
             }
         }
     }
 
     /// Reads the bytes of a copied frame. Its blocks are free already; call before anything else is kept.
-    pub fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
+    pub(super) fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
         self.slab.read(first, len, out);
     }
 
-    /// Frames judged that were not taken by [`Gate::next`] yet.
-    pub fn pending(&self) -> usize {
+    /// Frames admitted that were not taken by [`Gate::next`] yet.
+    pub(super) fn pending(&self) -> usize {
         self.asked.len() + self.present.len() + self.cleared.len()
     }
 
     /// Frames in the batch that are cleared and not taken.
-    pub fn has_cleared(&self) -> bool {
+    pub(super) fn has_cleared(&self) -> bool {
         !(self.cleared.is_empty() && self.present.is_empty())
     }
 
-    /// The store does not keep up.
-    pub fn is_behind(&self) -> bool {
-        self.claims.is_behind()
+    /// Frames of this round were not claimed yet, or are in the burst and not taken: it must not be cleared.
+    pub(super) fn has_unasked(&self) -> bool {
+        !self.asked.is_empty() || !self.present.is_empty()
+    }
+
+    /// The store keeps up, and at most half of the room for waiting frames is taken.
+    pub(super) fn may_read_streams(&self) -> bool {
+        self.slab.used_bytes() <= self.stream_limit && !self.claims.is_behind()
     }
 
     /// Waiting bytes and frames, parked ones included.
-    pub fn load(&self) -> (usize, usize) {
+    pub(super) fn load(&self) -> (usize, usize) {
         (self.slab.used_bytes(), self.slab.len())
     }
 }

@@ -1,16 +1,18 @@
-//! When to announce which flow (design section 7, flow digests): so that receivers find the loss of a flow's last
-//! frames, or of its only one.
+//! When to announce which flow: flow digests (docs/wire-extensions.md) show receivers the loss of a flow's last frames, or
+//! of its only one.
 //!
-//! A flow is announced 100 ms after it became active, every 100 ms while it stays active, then after twice the time
-//! each, up to 10 s, until it expires. Pure schedule: the caller says what time it is and sends what it is given.
+//! A flow is announced 100 ms after it became active, and every 100 ms while it stays active. After that each pause is
+//! twice as long as the one before, up to 10 s, until the flow expires. This is a pure schedule: the caller says what time
+//! it is, and sends what it is given.
 //!
-//! A key that was retired, or whose flow was evicted from a full table, keeps being announced for a while, as far as its
-//! numbers were handed over.
+//! A key that was retired is announced for a while, as far as its numbers were handed over. So is the key of a flow that
+//! was evicted from a full table.
 //!
-//! Limits: at most [`MAX_PER_TICK`] datagrams a tick; flows that did not get a place stay due and come first next time.
-//! Cost: nothing for a frame of an active flow; a heap operation for each announcement.
+//! Limits: at most [`MAX_PER_TICK`] datagrams a tick. A flow that found no place stays due and comes first next time.
+//!
+//! Cost: nothing for a frame of an active flow; one heap operation for each announcement.
 
-use super::number::{Announced, FlowRef, FlowTable};
+use super::number::{Announced, FlowHandle, FlowTable};
 use frame::SeqNum;
 use frame::digest::{ENTRY, Entry, HEADER};
 use std::cmp::Reverse;
@@ -18,32 +20,32 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Time from activity to announcement.
-pub const FIRST: Duration = Duration::from_millis(100);
+pub(super) const FIRST: Duration = Duration::from_millis(100);
 /// Longest time between announcements of a quiet flow.
-pub const LONGEST: Duration = Duration::from_secs(10);
+pub(super) const LONGEST: Duration = Duration::from_secs(10);
 /// Longest digest datagram.
-pub const MAX_DATAGRAM: usize = 1_400;
+pub(super) const MAX_DATAGRAM: usize = 1_400;
 /// Flows in a digest.
-pub const ENTRIES: usize = (MAX_DATAGRAM - HEADER) / ENTRY;
+pub(super) const ENTRIES: usize = (MAX_DATAGRAM - HEADER) / ENTRY;
 /// Digests a tick.
-pub const MAX_PER_TICK: usize = 8;
+pub(super) const MAX_PER_TICK: usize = 8;
 
 /// Keys of the past that are announced; more push out the oldest, counted.
 const MOST_RETIRED: usize = 1_024;
 
-/// The last word about a retired or evicted key.
+/// A retired or evicted key, and what is announced of it.
 #[derive(Clone, Copy, Debug)]
-struct LastWord {
-    flow: FlowRef,
+struct RetiredKey {
+    flow: FlowHandle,
     at: Instant,
     interval: Duration,
     entry: Entry,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
+struct DueFlow {
     at: Instant,
-    flow: FlowRef,
+    flow: FlowHandle,
     interval: Duration,
     /// Number that the last announcement carried.
     announced: u64,
@@ -53,63 +55,63 @@ struct Due {
 
 /// See the module text.
 #[derive(Debug, Default)]
-pub struct Schedule {
-    due: BinaryHeap<Reverse<Due>>,
-    woken: Vec<FlowRef>,
-    retired: VecDeque<LastWord>,
-    unsaid: u64,
+pub(super) struct Schedule {
+    due: BinaryHeap<Reverse<DueFlow>>,
+    woken: Vec<FlowHandle>,
+    retired: VecDeque<RetiredKey>,
+    unannounced: u64,
 }
 
 impl Schedule {
     /// Nothing is due.
-    pub fn new() -> Schedule {
+    pub(super) fn new() -> Schedule {
         Schedule::default()
     }
 
     /// Takes up the flows that became active since the last call, and those that were evicted.
-    pub fn wake(&mut self, now: Instant, flows: &mut FlowTable) {
+    pub(super) fn wake(&mut self, now: Instant, flows: &mut FlowTable) {
         for (flow, announced) in flows.drain_evicted() {
-            self.last_word(now, flow, &announced, 0);
+            self.announce_retired(now, flow, &announced, 0);
         }
         self.woken.extend(flows.drain_woken());
         for flow in self.woken.drain(..) {
             let Some(state) = flows.announced(flow) else { continue };
-            let due = Due { at: now + FIRST, flow, interval: FIRST, announced: 0, woken: state.woken };
+            let due = DueFlow { at: now + FIRST, flow, interval: FIRST, announced: 0, woken: state.woken };
             self.due.push(Reverse(due));
         }
     }
 
-    /// A flow goes on under another key; of the numbers it gave out under this one, `lost` were not handed over. (With
-    /// several interfaces that lost the same frames they count for each, and less is announced than might be.)
-    pub fn last_word(&mut self, now: Instant, name: FlowRef, flow: &Announced, lost: u64) {
+    /// A flow goes on under another key. Of the numbers that it gave out under this one, `lost` were not handed over. (A
+    /// frame that several interfaces lost counts for each of them, so less is announced than might be.)
+    pub(super) fn announce_retired(&mut self, now: Instant, handle: FlowHandle, flow: &Announced, lost: u64) {
         let highest = SeqNum(flow.highest.0.saturating_sub(lost));
         if highest.0 == 0 {
             return;
         }
         if self.retired.len() == MOST_RETIRED {
             self.retired.pop_front();
-            self.unsaid += 1;
+            self.unannounced += 1;
         }
         let entry = Entry { hash_key: flow.hash_key, highest, group: flow.group, subtree_id: flow.subtree };
-        self.retired.push_back(LastWord { flow: name, at: now + FIRST, interval: FIRST, entry });
+        self.retired.push_back(RetiredKey { flow: handle, at: now + FIRST, interval: FIRST, entry });
     }
 
     /// Of the numbers of an evicted flow, `lost` more were not handed over.
-    pub fn take_back(&mut self, flow: FlowRef, lost: u64) {
-        for word in self.retired.iter_mut().filter(|word| word.flow == flow) {
-            word.entry.highest.0 = word.entry.highest.0.saturating_sub(lost);
+    pub(super) fn take_back(&mut self, flow: FlowHandle, lost: u64) {
+        for key in self.retired.iter_mut().filter(|key| key.flow == flow) {
+            key.entry.highest.0 = key.entry.highest.0.saturating_sub(lost);
         }
-        self.retired.retain(|word| word.entry.highest.0 > 0);
+        self.retired.retain(|key| key.entry.highest.0 > 0);
     }
 
     /// Last words that found no place.
-    pub fn unsaid(&self) -> u64 {
-        self.unsaid
+    pub(super) fn unannounced(&self) -> u64 {
+        self.unannounced
     }
 
     /// Makes active flows due now: there will be no later.
-    pub fn hasten(&mut self, now: Instant) {
-        let active = |due: &Due| due.interval == FIRST;
+    pub(super) fn hasten(&mut self, now: Instant) {
+        let active = |due: &DueFlow| due.interval == FIRST;
         let mut due = std::mem::take(&mut self.due).into_vec();
         due.retain(|Reverse(due)| active(due));
         for Reverse(due) in &mut due {
@@ -117,21 +119,21 @@ impl Schedule {
             (due.at, due.interval, due.announced) = (now.min(due.at), LONGEST, u64::MAX);
         }
         self.due = due.into();
-        for word in &mut self.retired {
-            (word.at, word.interval) = (now.min(word.at), LONGEST);
+        for key in &mut self.retired {
+            (key.at, key.interval) = (now.min(key.at), LONGEST);
         }
     }
 
     /// When [`Schedule::next_digest`] has something to say.
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let flow = self.due.peek().map(|Reverse(due)| due.at);
-        self.retired.iter().map(|word| word.at).chain(flow).min()
+        self.retired.iter().map(|key| key.at).chain(flow).min()
     }
 
     /// Flows that are due now, as entries of one digest; empty when none is.
-    pub fn next_digest(&mut self, now: Instant, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
+    pub(super) fn next_digest(&mut self, now: Instant, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
         entries.clear();
-        self.say_last_words(now, entries);
+        self.retired_due(now, entries);
         while entries.len() < ENTRIES {
             let Some(&Reverse(due)) = self.due.peek() else { break };
             if due.at > now {
@@ -142,19 +144,19 @@ impl Schedule {
         }
     }
 
-    fn say_last_words(&mut self, now: Instant, entries: &mut Vec<Entry>) {
-        self.retired.retain_mut(|word| {
-            if word.at > now || entries.len() == ENTRIES {
+    fn retired_due(&mut self, now: Instant, entries: &mut Vec<Entry>) {
+        self.retired.retain_mut(|key| {
+            if key.at > now || entries.len() == ENTRIES {
                 return true;
             }
-            entries.push(word.entry);
-            word.interval *= 2;
-            word.at = now + word.interval;
-            word.interval <= LONGEST
+            entries.push(key.entry);
+            key.interval *= 2;
+            key.at = now + key.interval;
+            key.interval <= LONGEST
         });
     }
 
-    fn announce(&mut self, now: Instant, due: Due, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
+    fn announce(&mut self, now: Instant, due: DueFlow, flows: &mut FlowTable, entries: &mut Vec<Entry>) {
         let Some(flow) = flows.announced(due.flow) else { return };
         if flow.woken != due.woken || flows.expire(now, due.flow) {
             return;
@@ -169,10 +171,10 @@ impl Schedule {
         let interval = if active { FIRST } else { (due.interval * 2).min(LONGEST) };
         if !active {
             // The next frame begins a new schedule, and with it this one becomes stale.
-            flows.mark_quiet(due.flow);
+            flows.set_quiet(due.flow);
         }
         let announced = flow.highest.0;
-        self.due.push(Reverse(Due { at: now + interval, interval, announced, ..due }));
+        self.due.push(Reverse(DueFlow { at: now + interval, interval, announced, ..due }));
     }
 }
 
@@ -232,14 +234,14 @@ mod tests {
         let flow = flows.flow(start, &route, ANYONE);
         let key = (0..5).map(|_| flows.next(flow).unwrap().hash_key).last().unwrap();
         schedule.wake(start, &mut flows);
-        schedule.last_word(start, flow, &flows.announced(flow).unwrap(), 2);
+        schedule.announce_retired(start, flow, &flows.announced(flow).unwrap(), 2);
         flows.retire(flow);
-        let (mut said, mut entries) = (Vec::new(), Vec::new());
+        let (mut seen, mut entries) = (Vec::new(), Vec::new());
         while let Some(at) = schedule.next_timeout() {
             schedule.next_digest(at, &mut flows, &mut entries);
-            said.extend(entries.iter().map(|entry| (entry.hash_key, entry.highest.0)));
+            seen.extend(entries.iter().map(|entry| (entry.hash_key, entry.highest.0)));
         }
-        assert!(said.len() >= 5 && said.iter().all(|word| *word == (key, 3)), "{said:?}");
+        assert!(seen.len() >= 5 && seen.iter().all(|entry| *entry == (key, 3)), "{seen:?}");
     }
 
     #[test]
@@ -256,17 +258,17 @@ mod tests {
         }
         assert_eq!(flows.totals().evicted, 1);
         schedule.wake(start, &mut flows);
-        let (mut said, mut entries) = (std::collections::HashSet::new(), Vec::new());
+        let (mut seen, mut entries) = (std::collections::HashSet::new(), Vec::new());
         while let Some(at) = schedule.next_timeout().filter(|at| *at <= start + Duration::from_secs(1)) {
             schedule.next_digest(at, &mut flows, &mut entries);
-            said.extend(entries.iter().map(|entry| entry.subtree_id));
+            seen.extend(entries.iter().map(|entry| entry.subtree_id));
         }
-        assert_eq!(said.len(), MIN_FLOWS + 1);
+        assert_eq!(seen.len(), MIN_FLOWS + 1);
         // What did not leave after all is taken back.
         let route = Route { destination: GroupIndex(1), ingredient: GroupIndex(1), subtree: &subtree(1) };
         let flow = flows.flow(start, &route, ANYONE);
         let announced = flows.announced(flow).unwrap();
-        schedule.last_word(start, flow, &announced, 0);
+        schedule.announce_retired(start, flow, &announced, 0);
         schedule.take_back(flow, 1);
         schedule.next_digest(start + FIRST, &mut flows, &mut entries);
         assert!(entries.iter().all(|entry| entry.subtree_id != subtree(1)));

@@ -1,20 +1,20 @@
-//! Fragments (wire 1.3 and 5): large frames leave in pieces of the MTU, cut a chunk at a time into the burst's heap.
+//! Fragments (docs/wire.md 1.3 and 5): a large frame leaves in pieces of the MTU, a chunk at a time through the burst's heap.
 //!
-//! A 64 MiB frame never needs more than the heap of a burst: what does not fit now is cut in the next round, while the
-//! worker goes on receiving. Each fragment takes a number of the flow of the original; they leave in index order.
+//! A 64 MiB frame never needs more than the heap of a burst. What does not fit now is cut in the next round, while the
+//! worker goes on receiving. Each fragment takes a number of the flow of its original; they leave in index order.
 
 use super::admit::Admitted;
-use frame::fragment::{FragmentFields, Plan, encode};
+use frame::fragment::{FragmentFields, FragmentPlan, encode};
 use frame::{DataFrame, HashKey, SeqNum};
 use multicast_io::{Burst, Span};
 
 /// Writes fragment `index` of `payload` to the heap of `burst`, unnumbered; `None` when the heap is full.
 ///
 /// `scratch` holds one datagram.
-pub fn cut(
+pub(super) fn cut(
     burst: &mut Burst,
     frame: &Admitted,
-    plan: &Plan,
+    plan: &FragmentPlan,
     index: u16,
     data: &[u8],
     scratch: &mut Vec<u8>,

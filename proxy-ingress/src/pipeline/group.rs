@@ -1,4 +1,4 @@
-//! Where a frame goes, and which flow numbers it (wire 2 and 3).
+//! Where a frame goes, and which flow numbers it (docs/wire.md 2 and 3).
 
 use frame::{GroupIndex, Id, Kind, ShardBits};
 
@@ -15,7 +15,7 @@ pub struct Route<'a> {
     pub subtree: &'a Id,
 }
 
-/// The table of wire 3. `second_id` is what offset 56 holds; it counts for V2 alone.
+/// The table of docs/wire.md 3. `second_id` is what offset 56 holds; it counts for V2 alone.
 pub fn route<'a>(kind: Kind, msg_type: u8, id: &'a Id, second_id: &'a Id, bits: ShardBits) -> Route<'a> {
     let control = |destination, ingredient| Route { destination, ingredient, subtree: NO_SUBTREE };
     match kind {

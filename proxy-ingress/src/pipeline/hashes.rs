@@ -1,6 +1,6 @@
-//! The hashes of a round's transactions, all computed together.
+//! The hashes of a burst's transactions, all computed together.
 //!
-//! Verifying an id is a double SHA-256, the largest single cost of a frame; sixteen messages hash side by side for little
+//! Verifying an id is a double SHA-256, the largest single cost of a frame. Sixteen messages hash side by side for little
 //! more than half of the price ([`sha256d_each`]).
 
 use super::admit::{Policy, transaction_to_hash};
@@ -8,9 +8,9 @@ use frame::TxId;
 use frame::hash::{Message, sha256d_each};
 use multicast_io::{Arrival, Burst};
 
-/// Hashes by position in the round; reused from round to round.
+/// Hashes by position in the batch; reused from batch to batch.
 #[derive(Debug, Default)]
-pub struct Hashes {
+pub(super) struct Hashes {
     found: Vec<Option<TxId>>,
     messages: Vec<Message>,
     sorted: Vec<Message>,
@@ -18,7 +18,7 @@ pub struct Hashes {
 
 impl Hashes {
     /// Hashes what can be hashed together; what was found before is forgotten.
-    pub fn take_batch(&mut self, policy: &Policy, burst: &Burst, arrivals: &[Arrival]) {
+    pub(super) fn take_batch(&mut self, policy: &Policy, burst: &Burst, arrivals: &[Arrival]) {
         self.found.clear();
         if !policy.verify_payload_hash {
             return;
@@ -42,7 +42,7 @@ impl Hashes {
     }
 
     /// Hash of the arrival at a position, where it was computed.
-    pub fn of(&self, at: usize) -> Option<TxId> {
+    pub(super) fn of(&self, at: usize) -> Option<TxId> {
         self.found.get(at).copied().flatten()
     }
 }

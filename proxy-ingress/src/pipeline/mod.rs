@@ -1,24 +1,43 @@
 //! The path of a frame, as pure decisions: no socket, no clock, no task; `now` is an argument.
 //!
-//! In the order in which a frame passes: [`hashes`] and [`admit`] (is it a frame, is its id its own), [`claim`] (was it seen before),
-//! with [`slab`] for those that wait for the answer, [`group`] (where it goes), [`fragment`] (in how many pieces),
-//! [`train`] (with whom), [`number`] (under which number), [`emit`] (what became of it), [`digest`] (what to announce).
-//! [`ingress`] is the worker that runs them all; [`drops`] is the list of ways out.
+//! [`round`] is the worker: it runs all stages, in the one order that is right. In the order in which a frame passes them:
+//!
+//! | Stage | Question |
+//! |---|---|
+//! | `admission`, [`admit`], `hashes` | Is it a frame, and is its id its own? |
+//! | `claim` | Was it seen before? `slab` holds those that wait for the answer. |
+//! | `load`, `large`, [`group`], `fragment` | Where does it go, and in how many pieces? |
+//! | `planner`, [`train`], [`number`] | With whom does it leave, and under which number? |
+//! | [`emit`], `outlets` | Did the kernel take it? |
+//! | `hand_over`, `outcome` | What became of its claim? |
+//! | `announcer`, `digest` | Which flows are announced? |
 
 pub mod admit;
-pub mod claim;
-pub mod digest;
-pub mod drops;
 pub mod emit;
-pub mod fragment;
 pub mod group;
-pub mod hashes;
-pub mod ingress;
 pub mod number;
-pub mod slab;
+pub mod round;
 pub mod train;
 
+mod admission;
+mod announcer;
+mod claim;
+mod digest;
+mod fragment;
+mod hand_over;
+mod hashes;
+mod large;
+mod load;
+mod loaded;
+mod outcome;
+mod outlets;
+mod planner;
+mod settings;
+mod slab;
+
+pub use crate::drops::DropReason;
+pub use admission::Message;
 pub use admit::{Admitted, Policy, Via, admit};
-pub use drops::DropReason;
 pub use emit::Transmit;
-pub use ingress::{Ingress, IngressConfig};
+pub use round::{Ingress, Next, RoundIo};
+pub use settings::IngressConfig;

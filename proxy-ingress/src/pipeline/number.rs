@@ -1,15 +1,17 @@
-//! Numbers: which flow a frame belongs to, and its place in it (wire 3, design section 5).
+//! Numbers: which flow a frame belongs to, and its number in that flow (docs/wire.md 3).
 //!
-//! Why after planning: frames of a batch may leave in another order than they came; a number taken when a frame leaves
-//! is in order for every receiver.
+//! Why after planning: frames of one round may leave in another order than they came. A frame takes its number when it
+//! leaves, so numbers are in order for every receiver.
 //!
-//! Promises: within a flow numbers leave in order, from 1, without a hole; no (HashKey, SeqNum) ever names two frames
-//! of one process. A flow that is evicted, or that lost frames to a refusal, comes back under a new key (`instance`).
-//! In `standard` the key is given by the sender's address and cannot change: counters outlive eviction in a shared
-//! directory, and a refusal leaves a hole, which is counted.
+//! Promises: within a flow, numbers leave in order, from 1, without a hole. No (HashKey, SeqNum) ever names two frames of
+//! one process. With the identity `instance`, a flow that was evicted, or that lost frames to a refusal, comes back under a
+//! new key. With `standard`, the sender's address gives the key, and the key cannot change: counters outlive eviction in a
+//! shared directory, and a refusal leaves a hole, which is counted.
 //!
-//! Limits: a fixed number of flows, idle ones leave after [`FlowLimits::idle`]; when all are busy the longest idle of a
-//! sample leaves, counted. Cost: one XXH64 of 52 bytes and one table look-up a frame, no allocation in steady state.
+//! Limits: a fixed number of flows. Idle flows leave after [`FlowLimits::idle`]. When the table is full, the longest idle
+//! flow of a sample leaves, counted.
+//!
+//! Cost: one XXH64 of 52 bytes and one look-up in a table for a frame; no allocation in steady state.
 
 use super::group::Route;
 use frame::flow::{Origin, hash_key};
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 pub const MIN_FLOWS: usize = 8_192;
 /// Groups whose last flow is remembered.
 const RECENT: usize = 256;
-/// Slots looked at to find a flow to evict.
+/// Entries looked at to find a flow to evict.
 const SAMPLE: usize = 16;
 
 /// `--flow-identity`.
@@ -45,12 +47,12 @@ pub struct FlowLimits {
     pub idle: Duration,
 }
 
-/// Name of a flow in its table; a forgotten or retired flow is never confused with its successor.
+/// Handle of a flow in its table. It never names the successor of a forgotten or retired flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowRef {
+pub struct FlowHandle {
     index: u32,
-    /// Changes when the slot is given to another flow.
-    life: u32,
+    /// Changes when the entry is given to another flow.
+    generation: u32,
     /// Changes when the flow gets another key.
     identity: u32,
 }
@@ -63,7 +65,7 @@ pub struct Numbered {
     /// Number in the flow.
     pub seq_num: SeqNum,
     /// The flow under the key that it has now.
-    pub flow: FlowRef,
+    pub flow: FlowHandle,
 }
 
 /// What is done with bytes 40-55 of a frame (wire 3, "Stamping").
@@ -97,13 +99,13 @@ enum Numbers {
     Shared(Arc<AtomicU64>),
 }
 
-struct Slot {
-    life: u32,
+struct FlowEntry {
+    generation: u32,
     identity: u32,
     woken: u32,
     live: bool,
-    /// Hash of the unchanging ingredients: where the table keeps the flow.
-    place: u64,
+    /// Hash of the ingredients that never change: the table finds the flow by it.
+    route_hash: u64,
     hash_key: HashKey,
     last: Numbers,
     route: (GroupIndex, GroupIndex, Id),
@@ -131,15 +133,15 @@ pub struct FlowTotals {
 pub struct FlowTable {
     identity: Identity,
     limits: FlowLimits,
-    places: HashTable<u32>,
-    slots: Vec<Slot>,
+    by_route: HashTable<u32>,
+    entries: Vec<FlowEntry>,
     free: Vec<u32>,
     hand: usize,
     /// Grows with each flow that is forgotten or retired, so that its successor has another key.
     incarnation: u64,
-    woken: Vec<FlowRef>,
+    woken: Vec<FlowHandle>,
     /// Flows that were forgotten before their last number was announced for good.
-    evicted: Vec<(FlowRef, Announced)>,
+    evicted: Vec<(FlowHandle, Announced)>,
     /// Where the last flow of a group was found: most frames of a group belong to one flow.
     recent: [u32; RECENT],
     totals: FlowTotals,
@@ -152,8 +154,8 @@ impl FlowTable {
         FlowTable {
             identity,
             limits: FlowLimits { flows, ..limits },
-            places: HashTable::with_capacity(flows),
-            slots: Vec::new(),
+            by_route: HashTable::with_capacity(flows),
+            entries: Vec::new(),
             free: Vec::new(),
             hand: 0,
             incarnation: 0,
@@ -165,71 +167,74 @@ impl FlowTable {
     }
 
     /// The flow of a frame; begins it where it is new. `sender` counts in `standard` identity only.
-    pub fn flow(&mut self, now: Instant, route: &Route<'_>, sender: IpAddr) -> FlowRef {
+    pub fn flow(&mut self, now: Instant, route: &Route<'_>, sender: IpAddr) -> FlowHandle {
         let recent = usize::from(route.ingredient.0) % RECENT;
         // Under `instance` the route alone names the flow.
         if matches!(self.identity, Identity::Instance(_))
             && let index = self.recent[recent]
-            && let Some(slot) = self.slots.get_mut(index as usize)
-            && slot.live
-            && (slot.route.0, slot.route.1, &slot.route.2)
+            && let Some(entry) = self.entries.get_mut(index as usize)
+            && entry.live
+            && (entry.route.0, entry.route.1, &entry.route.2)
                 == (route.destination, route.ingredient, route.subtree)
         {
-            slot.last_used = now;
-            return slot.name(index);
+            entry.last_used = now;
+            return entry.name(index);
         }
         let flow = self.find(now, route, sender);
         self.recent[recent] = flow.index;
         flow
     }
 
-    fn find(&mut self, now: Instant, route: &Route<'_>, sender: IpAddr) -> FlowRef {
-        let place = hash_key(self.origin(sender, 0), route.ingredient, route.subtree).0;
-        let slots = &self.slots;
-        if let Some(&index) = self.places.find(spread(place), |&i| slots[i as usize].place == place) {
-            let slot = &mut self.slots[index as usize];
-            slot.last_used = now;
-            return slot.name(index);
+    fn find(&mut self, now: Instant, route: &Route<'_>, sender: IpAddr) -> FlowHandle {
+        let route_hash = hash_key(self.origin(sender, 0), route.ingredient, route.subtree).0;
+        let entries = &self.entries;
+        if let Some(&index) =
+            self.by_route.find(spread(route_hash), |&i| entries[i as usize].route_hash == route_hash)
+        {
+            let entry = &mut self.entries[index as usize];
+            entry.last_used = now;
+            return entry.name(index);
         }
-        self.begin(now, place, route, sender)
+        self.begin(now, route_hash, route, sender)
     }
 
     /// Key and number for the next frame of `flow`; `None` if the flow was forgotten since.
-    pub fn next(&mut self, flow: FlowRef) -> Option<Numbered> {
-        let slot = live(&mut self.slots, flow)?;
-        let name = slot.name(flow.index);
-        if slot.quiet {
-            slot.quiet = false;
-            slot.woken = slot.woken.wrapping_add(1);
+    pub fn next(&mut self, flow: FlowHandle) -> Option<Numbered> {
+        let entry = live(&mut self.entries, flow)?;
+        let name = entry.name(flow.index);
+        if entry.quiet {
+            entry.quiet = false;
+            entry.woken = entry.woken.wrapping_add(1);
             self.woken.push(name);
         }
-        let number = match &mut slot.last {
+        let number = match &mut entry.last {
             Numbers::Own(last) => {
                 *last = last.checked_add(1).unwrap_or(1);
                 *last
             }
             Numbers::Shared(last) => last.fetch_add(1, Ordering::Relaxed).checked_add(1).unwrap_or(1),
         };
-        Some(Numbered { hash_key: slot.hash_key, seq_num: SeqNum(number), flow: name })
+        Some(Numbered { hash_key: entry.hash_key, seq_num: SeqNum(number), flow: name })
     }
 
     /// Key of `flow`.
-    pub fn key(&mut self, flow: FlowRef) -> Option<HashKey> {
-        live(&mut self.slots, flow).map(|slot| slot.hash_key)
+    pub fn key(&mut self, flow: FlowHandle) -> Option<HashKey> {
+        live(&mut self.entries, flow).map(|entry| entry.hash_key)
     }
 
     /// Frames of `flow` were numbered and will never be sent: what follows goes on under a new key, from 1. `false` if
     /// the flow was already retired or forgotten.
-    pub fn retire(&mut self, flow: FlowRef) -> bool {
-        let Some(slot) = named(&mut self.slots, flow) else { return false };
+    pub fn retire(&mut self, flow: FlowHandle) -> bool {
+        let Some(entry) = named(&mut self.entries, flow) else { return false };
         match &self.identity {
             Identity::Standard(_) => self.totals.holes += 1,
             Identity::Instance(origin) => {
                 self.incarnation += 1;
-                slot.hash_key = hash_key(incarnate(*origin, self.incarnation), slot.route.1, &slot.route.2);
-                slot.last = Numbers::Own(0);
-                slot.identity = slot.identity.wrapping_add(1);
-                slot.quiet = true;
+                entry.hash_key =
+                    hash_key(incarnate(*origin, self.incarnation), entry.route.1, &entry.route.2);
+                entry.last = Numbers::Own(0);
+                entry.identity = entry.identity.wrapping_add(1);
+                entry.quiet = true;
                 self.totals.retired += 1;
             }
         }
@@ -237,47 +242,47 @@ impl FlowTable {
     }
 
     /// The flow as a digest announces it; `None` if it was forgotten or retired since.
-    pub fn announced(&self, flow: FlowRef) -> Option<Announced> {
-        let slot = self.slots.get(flow.index as usize).filter(|slot| slot.name(flow.index) == flow)?;
-        if !slot.live {
+    pub fn announced(&self, flow: FlowHandle) -> Option<Announced> {
+        let entry = self.entries.get(flow.index as usize).filter(|entry| entry.name(flow.index) == flow)?;
+        if !entry.live {
             return None;
         }
-        let highest = match &slot.last {
+        let highest = match &entry.last {
             Numbers::Own(last) => *last,
             Numbers::Shared(last) => last.load(Ordering::Relaxed),
         };
         Some(Announced {
-            hash_key: slot.hash_key,
+            hash_key: entry.hash_key,
             highest: SeqNum(highest),
-            group: slot.route.0,
-            subtree: slot.route.2,
-            woken: slot.woken,
+            group: entry.route.0,
+            subtree: entry.route.2,
+            woken: entry.woken,
         })
     }
 
     /// The schedule wants to hear of the next number of `flow`.
-    pub fn mark_quiet(&mut self, flow: FlowRef) {
-        if let Some(slot) = live(&mut self.slots, flow) {
-            slot.quiet = true;
+    pub fn set_quiet(&mut self, flow: FlowHandle) {
+        if let Some(entry) = live(&mut self.entries, flow) {
+            entry.quiet = true;
         }
     }
 
     /// Flows that took a number after they were new or quiet.
-    pub fn drain_woken(&mut self) -> impl Iterator<Item = FlowRef> + '_ {
+    pub fn drain_woken(&mut self) -> impl Iterator<Item = FlowHandle> + '_ {
         self.woken.drain(..)
     }
 
     /// Flows that were evicted while digests still had something to say of them.
-    pub fn drain_evicted(&mut self) -> impl Iterator<Item = (FlowRef, Announced)> + '_ {
+    pub fn drain_evicted(&mut self) -> impl Iterator<Item = (FlowHandle, Announced)> + '_ {
         self.evicted.drain(..)
     }
 
     /// Forgets `flow` if it is idle since longer than the limit; `true` if it is gone.
-    pub fn expire(&mut self, now: Instant, flow: FlowRef) -> bool {
+    pub fn expire(&mut self, now: Instant, flow: FlowHandle) -> bool {
         let idle = self.limits.idle;
-        match live(&mut self.slots, flow) {
+        match live(&mut self.entries, flow) {
             None => true,
-            Some(slot) if now.saturating_duration_since(slot.last_used) < idle => false,
+            Some(entry) if now.saturating_duration_since(entry.last_used) < idle => false,
             Some(_) => {
                 self.forget(flow.index);
                 self.totals.expired += 1;
@@ -288,7 +293,7 @@ impl FlowTable {
 
     /// Flows held.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.entries.len() - self.free.len()
     }
 
     /// No flow is held.
@@ -298,7 +303,7 @@ impl FlowTable {
 
     /// Bytes of the table.
     pub fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>() + self.places.capacity() * size_of::<u32>()
+        self.entries.capacity() * size_of::<FlowEntry>() + self.by_route.capacity() * size_of::<u32>()
     }
 
     /// What has happened so far.
@@ -313,52 +318,52 @@ impl FlowTable {
         }
     }
 
-    fn begin(&mut self, now: Instant, place: u64, route: &Route<'_>, sender: IpAddr) -> FlowRef {
+    fn begin(&mut self, now: Instant, route_hash: u64, route: &Route<'_>, sender: IpAddr) -> FlowHandle {
         let key = hash_key(self.origin(sender, self.incarnation), route.ingredient, route.subtree);
         let last = match &self.identity {
             Identity::Instance(_) => Numbers::Own(0),
             Identity::Standard(directory) => Numbers::Shared(directory.counter(key)),
         };
         let index = self.room(now);
-        let slot = &mut self.slots[index as usize];
-        slot.live = true;
-        slot.place = place;
-        slot.hash_key = key;
-        slot.last = last;
-        slot.route = (route.destination, route.ingredient, *route.subtree);
-        slot.last_used = now;
-        slot.quiet = true;
-        let flow = slot.name(index);
-        let slots = &self.slots;
-        self.places.insert_unique(spread(place), index, |&i| spread(slots[i as usize].place));
+        let entry = &mut self.entries[index as usize];
+        entry.live = true;
+        entry.route_hash = route_hash;
+        entry.hash_key = key;
+        entry.last = last;
+        entry.route = (route.destination, route.ingredient, *route.subtree);
+        entry.last_used = now;
+        entry.quiet = true;
+        let flow = entry.name(index);
+        let entries = &self.entries;
+        self.by_route.insert_unique(spread(route_hash), index, |&i| spread(entries[i as usize].route_hash));
         self.totals.begun += 1;
         flow
     }
 
-    /// A free slot; when there is none, that of the longest idle flow of a sample.
+    /// A free entry; when there is none, that of the longest idle flow of a sample.
     fn room(&mut self, now: Instant) -> u32 {
         if let Some(index) = self.free.pop() {
             return index;
         }
-        if self.slots.len() < self.limits.flows {
-            self.slots.push(Slot {
-                life: 0,
+        if self.entries.len() < self.limits.flows {
+            self.entries.push(FlowEntry {
+                generation: 0,
                 identity: 0,
                 woken: 0,
                 live: false,
-                place: 0,
+                route_hash: 0,
                 hash_key: HashKey(0),
                 last: Numbers::Own(0),
                 route: (GroupIndex(0), GroupIndex(0), [0; 32]),
                 last_used: now,
                 quiet: true,
             });
-            return u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX);
+            return u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX);
         }
         let victim = self.longest_idle(now);
-        let slot = &self.slots[victim as usize];
-        let name = slot.name(victim);
-        if !slot.quiet
+        let entry = &self.entries[victim as usize];
+        let name = entry.name(victim);
+        if !entry.quiet
             && let Some(announced) = self.announced(name)
         {
             self.evicted.push((name, announced));
@@ -370,13 +375,13 @@ impl FlowTable {
 
     /// The longest idle flow of a sample, never one that this batch has touched: its frames are yet to be numbered.
     fn longest_idle(&mut self, now: Instant) -> u32 {
-        let count = self.slots.len();
+        let count = self.entries.len();
         let mut victim = 0;
         for _ in 0..count.div_ceil(SAMPLE) {
             let sample = (0..SAMPLE).map(|step| (self.hand + step) % count);
-            victim = sample.min_by_key(|&at| self.slots[at].last_used).unwrap_or(0);
+            victim = sample.min_by_key(|&at| self.entries[at].last_used).unwrap_or(0);
             self.hand = (self.hand + SAMPLE) % count;
-            if self.slots[victim].last_used < now {
+            if self.entries[victim].last_used < now {
                 break;
             }
         }
@@ -384,12 +389,12 @@ impl FlowTable {
     }
 
     fn forget(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        let place = slot.place;
-        slot.live = false;
-        slot.life = slot.life.wrapping_add(1);
-        slot.last = Numbers::Own(0);
-        if let Ok(found) = self.places.find_entry(spread(place), |&i| i == index) {
+        let entry = &mut self.entries[index as usize];
+        let route_hash = entry.route_hash;
+        entry.live = false;
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.last = Numbers::Own(0);
+        if let Ok(found) = self.by_route.find_entry(spread(route_hash), |&i| i == index) {
             found.remove();
         }
         self.free.push(index);
@@ -397,23 +402,23 @@ impl FlowTable {
     }
 }
 
-impl Slot {
-    fn name(&self, index: u32) -> FlowRef {
-        FlowRef { index, life: self.life, identity: self.identity }
+impl FlowEntry {
+    fn name(&self, index: u32) -> FlowHandle {
+        FlowHandle { index, generation: self.generation, identity: self.identity }
     }
 }
 
 /// The flow, whatever its key is now.
-fn live(slots: &mut [Slot], flow: FlowRef) -> Option<&mut Slot> {
-    slots.get_mut(flow.index as usize).filter(|slot| slot.live && slot.life == flow.life)
+fn live(entries: &mut [FlowEntry], flow: FlowHandle) -> Option<&mut FlowEntry> {
+    entries.get_mut(flow.index as usize).filter(|entry| entry.live && entry.generation == flow.generation)
 }
 
 /// The flow, if it still has the key it had under this name.
-fn named(slots: &mut [Slot], flow: FlowRef) -> Option<&mut Slot> {
-    live(slots, flow).filter(|slot| slot.identity == flow.identity)
+fn named(entries: &mut [FlowEntry], flow: FlowHandle) -> Option<&mut FlowEntry> {
+    live(entries, flow).filter(|entry| entry.identity == flow.identity)
 }
 
-/// The origin of a later life of the same worker.
+/// The origin of a later incarnation of the same worker.
 fn incarnate(mut origin: [u8; 16], incarnation: u64) -> Origin {
     for (byte, change) in origin[8..].iter_mut().zip(incarnation.to_be_bytes()) {
         *byte ^= change;
@@ -422,8 +427,8 @@ fn incarnate(mut origin: [u8; 16], incarnation: u64) -> Origin {
 }
 
 /// XXH64 output is even; the table wants its top bits too.
-fn spread(place: u64) -> u64 {
-    place.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26)
+fn spread(route_hash: u64) -> u64 {
+    route_hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26)
 }
 
 /// Counters of `standard` flows: shared by the workers of a role, saved on an orderly stop.

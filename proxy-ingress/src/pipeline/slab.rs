@@ -1,12 +1,13 @@
 //! Frames that wait for the shared store: copied out of the burst into a bounded memory until they are decided.
 //!
-//! Why: a claim never blocks a worker (design section 3). A frame whose id tier 1 has not seen gets a token and waits
-//! here while the worker goes on; most wait for one round trip, a parked copy for a lease.
+//! Why: a claim never blocks a worker. A frame whose id tier 1 has not seen gets a token and waits here while the worker
+//! goes on. Most frames wait for one round trip, a parked copy for a lease.
 //!
 //! Limits: a fixed number of entries and a fixed number of bytes, in blocks of [`BLOCK`] bytes, taken once (untouched
-//! pages cost nothing). Stream frames stay in the buffer that they came in, which `--tcp-buffer-bytes` bounds, and count
-//! as one block.
-//! Overflow rule: at half of `--slab-bytes` TCP ingress stops reading; at all of it the claims, which are told the same
+//! pages cost nothing). A frame of a stream stays in the buffer that it came in, which `--tcp-buffer-bytes` bounds, and
+//! counts as one block.
+//!
+//! Overflow rule: at half of `--slab-bytes` the worker stops reading TCP. At all of it the claims, which are told the same
 //! charges, let the oldest frame go that was not asked about (`bypassed`). Behind that stands the memory itself: a frame
 //! that finds no block is sent at once, undecided, and counted as overflow.
 //!
@@ -16,12 +17,12 @@ use bytes::Bytes;
 use multicast_io::Span;
 
 /// Bytes a block.
-pub const BLOCK: usize = 256;
+pub(super) const BLOCK: usize = 256;
 const NONE: u32 = u32::MAX;
 
 /// Where the bytes of a waiting frame are.
 #[derive(Clone, Debug)]
-pub enum Held {
+pub(super) enum HeldFrame {
     /// Still in the burst that it arrived in.
     InBurst(Span),
     /// In blocks of the slab.
@@ -37,34 +38,34 @@ pub enum Held {
     Gone,
 }
 
-/// Name of an entry: index and generation, so that a late answer never names a newer frame.
+/// Handle of an entry: index and generation, so that a late answer never names a newer frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(super) struct FrameHandle {
     index: u32,
     generation: u32,
 }
 
-impl Key {
+impl FrameHandle {
     /// As the opaque token of `txidset`.
-    pub fn token(self) -> u64 {
+    pub(super) fn token(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// The inverse of [`Key::token`].
+    /// The inverse of [`FrameHandle::token`].
     #[allow(clippy::cast_possible_truncation, reason = "a token is two halves")]
-    pub fn from_token(token: u64) -> Key {
-        Key { index: token as u32, generation: (token >> 32) as u32 }
+    pub(super) fn from_token(token: u64) -> FrameHandle {
+        FrameHandle { index: token as u32, generation: (token >> 32) as u32 }
     }
 }
 
-struct Entry<T> {
+struct SlabEntry<T> {
     generation: u32,
-    value: Option<(T, Held)>,
+    value: Option<(T, HeldFrame)>,
 }
 
 /// See the module text.
-pub struct Slab<T> {
-    entries: Vec<Entry<T>>,
+pub(super) struct Slab<T> {
+    entries: Vec<SlabEntry<T>>,
     free_entries: Vec<u32>,
     max_entries: usize,
     blocks: Vec<u8>,
@@ -74,11 +75,11 @@ pub struct Slab<T> {
     capacity: usize,
 }
 
-impl Held {
+impl HeldFrame {
     /// What a frame of `len` bytes will take while it waits.
-    pub fn charge(&self, len: usize) -> usize {
+    pub(super) fn charge(&self, len: usize) -> usize {
         match self {
-            Held::Owned(_) => BLOCK,
+            HeldFrame::Owned(_) => BLOCK,
             _ => rounded(len),
         }
     }
@@ -86,7 +87,7 @@ impl Held {
 
 impl<T> Slab<T> {
     /// Room for `entries` waiting frames and `bytes` of their bytes.
-    pub fn new(entries: usize, bytes: usize) -> Slab<T> {
+    pub(super) fn new(entries: usize, bytes: usize) -> Slab<T> {
         let blocks = u32::try_from(bytes / BLOCK).unwrap_or(NONE - 1);
         let chain = (1..=blocks).map(|block| if block == blocks { NONE } else { block });
         Slab {
@@ -102,67 +103,67 @@ impl<T> Slab<T> {
     }
 
     /// Takes a name; `None` when all are taken. It holds nothing until [`Slab::fill`].
-    pub fn reserve(&mut self) -> Option<Key> {
+    pub(super) fn reserve(&mut self) -> Option<FrameHandle> {
         let index = self.vacant()?;
-        Some(Key { index, generation: self.entries[index as usize].generation })
+        Some(FrameHandle { index, generation: self.entries[index as usize].generation })
     }
 
     /// Puts a frame under a reserved name.
-    pub fn fill(&mut self, key: Key, value: T, held: Held) {
-        if let Held::Owned(_) = &held {
+    pub(super) fn fill(&mut self, handle: FrameHandle, value: T, held: HeldFrame) {
+        if let HeldFrame::Owned(_) = &held {
             self.used_bytes += BLOCK;
         }
-        if let Some(entry) = self.entries.get_mut(key.index as usize) {
+        if let Some(entry) = self.entries.get_mut(handle.index as usize) {
             entry.value = Some((value, held));
         }
     }
 
-    /// The entry of `key`, unless it was released.
-    pub fn find(&mut self, key: Key) -> Option<&mut (T, Held)> {
-        let entry = self.entries.get_mut(key.index as usize)?;
-        if entry.generation != key.generation { None } else { entry.value.as_mut() }
+    /// The entry of `handle`, unless it was released.
+    pub(super) fn find(&mut self, handle: FrameHandle) -> Option<&mut (T, HeldFrame)> {
+        let entry = self.entries.get_mut(handle.index as usize)?;
+        if entry.generation != handle.generation { None } else { entry.value.as_mut() }
     }
 
     /// Gives an entry back. Blocks it held are free at once: read them first with [`Slab::read`].
-    pub fn release(&mut self, key: Key) -> Option<(T, Held)> {
-        let entry = self.entries.get_mut(key.index as usize)?;
-        if entry.generation != key.generation {
+    pub(super) fn release(&mut self, handle: FrameHandle) -> Option<(T, HeldFrame)> {
+        let entry = self.entries.get_mut(handle.index as usize)?;
+        if entry.generation != handle.generation {
             return None;
         }
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
-        self.free_entries.push(key.index);
+        self.free_entries.push(handle.index);
         match &value.1 {
-            Held::Copied { first, len } => self.free_chain(*first, *len as usize),
-            Held::Owned(_) => self.used_bytes -= BLOCK,
-            Held::InBurst(_) | Held::Gone => {}
+            HeldFrame::Copied { first, len } => self.free_chain(*first, *len as usize),
+            HeldFrame::Owned(_) => self.used_bytes -= BLOCK,
+            HeldFrame::InBurst(_) | HeldFrame::Gone => {}
         }
         Some(value)
     }
 
     /// Copies the bytes of an entry that is still in its burst; `false` when there is no room.
-    pub fn keep(&mut self, key: Key, bytes: &[u8]) -> bool {
+    pub(super) fn keep(&mut self, handle: FrameHandle, bytes: &[u8]) -> bool {
         if self.used_bytes + rounded(bytes.len()) > self.capacity {
             return false;
         }
         let Ok(len) = u32::try_from(bytes.len()) else { return false };
         let Some(first) = self.write(bytes) else { return false };
-        match self.find(key) {
-            Some((_, held)) => *held = Held::Copied { first, len },
+        match self.find(handle) {
+            Some((_, held)) => *held = HeldFrame::Copied { first, len },
             None => self.free_chain(first, bytes.len()),
         }
         true
     }
 
-    /// The frame of `key` was sent without waiting.
-    pub fn mark_gone(&mut self, key: Key) {
-        if let Some((_, held)) = self.find(key) {
-            *held = Held::Gone;
+    /// The frame of `handle` was sent without waiting.
+    pub(super) fn mark_gone(&mut self, handle: FrameHandle) {
+        if let Some((_, held)) = self.find(handle) {
+            *held = HeldFrame::Gone;
         }
     }
 
     /// Copies the bytes of a chain into `out`.
-    pub fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
+    pub(super) fn read(&self, first: u32, len: u32, out: &mut Vec<u8>) {
         let (mut block, mut left) = (first, len as usize);
         while left > 0 && block != NONE {
             let take = left.min(BLOCK);
@@ -174,23 +175,13 @@ impl<T> Slab<T> {
     }
 
     /// Bytes held, rounded up to blocks.
-    pub fn used_bytes(&self) -> usize {
+    pub(super) fn used_bytes(&self) -> usize {
         self.used_bytes
     }
 
-    /// Bytes it may hold.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Frames that wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free_entries.len()
-    }
-
-    /// No frame waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn vacant(&mut self) -> Option<u32> {
@@ -200,7 +191,7 @@ impl<T> Slab<T> {
         if self.entries.len() >= self.max_entries {
             return None;
         }
-        self.entries.push(Entry { generation: 0, value: None });
+        self.entries.push(SlabEntry { generation: 0, value: None });
         u32::try_from(self.entries.len() - 1).ok()
     }
 
@@ -255,15 +246,15 @@ fn rounded(len: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn insert(slab: &mut Slab<u8>, value: u8) -> Key {
-        let key = slab.reserve().unwrap();
-        slab.fill(key, value, Held::Gone);
-        key
+    fn insert(slab: &mut Slab<u8>, value: u8) -> FrameHandle {
+        let handle = slab.reserve().unwrap();
+        slab.fill(handle, value, HeldFrame::Gone);
+        handle
     }
 
-    fn content(slab: &Slab<u8>, held: &Held) -> Vec<u8> {
+    fn content(slab: &Slab<u8>, held: &HeldFrame) -> Vec<u8> {
         let mut out = Vec::new();
-        if let Held::Copied { first, len } = held {
+        if let HeldFrame::Copied { first, len } = held {
             slab.read(*first, *len, &mut out);
         }
         out
@@ -276,18 +267,18 @@ mod tests {
             .iter()
             .map(|&n| vec![(n % 251).to_le_bytes()[0]; n])
             .collect();
-        let keys: Vec<Key> = frames
+        let handles: Vec<FrameHandle> = frames
             .iter()
             .map(|bytes| {
-                let key = insert(&mut slab, 0);
-                assert!(slab.keep(key, bytes));
-                key
+                let handle = insert(&mut slab, 0);
+                assert!(slab.keep(handle, bytes));
+                handle
             })
             .collect();
-        for (key, bytes) in keys.iter().zip(&frames) {
-            let held = slab.find(*key).unwrap().1.clone();
+        for (handle, bytes) in handles.iter().zip(&frames) {
+            let held = slab.find(*handle).unwrap().1.clone();
             assert_eq!(&content(&slab, &held), bytes);
-            slab.release(*key).unwrap();
+            slab.release(*handle).unwrap();
         }
         assert_eq!((slab.used_bytes(), slab.len()), (0, 0));
     }
@@ -298,17 +289,17 @@ mod tests {
         for _ in 0..3 {
             let mut kept = Vec::new();
             for _ in 0..20 {
-                let key = insert(&mut slab, 0);
-                if slab.keep(key, &[7; BLOCK + 1]) {
-                    kept.push(key);
+                let handle = insert(&mut slab, 0);
+                if slab.keep(handle, &[7; BLOCK + 1]) {
+                    kept.push(handle);
                 } else {
-                    slab.release(key).unwrap();
+                    slab.release(handle).unwrap();
                 }
-                assert!(slab.used_bytes() <= slab.capacity());
+                assert!(slab.used_bytes() <= 10 * BLOCK);
             }
             assert_eq!(kept.len(), 5);
-            for key in kept {
-                slab.release(key).unwrap();
+            for handle in kept {
+                slab.release(handle).unwrap();
             }
             assert_eq!(slab.used_bytes(), 0);
         }
@@ -321,7 +312,7 @@ mod tests {
         assert!(slab.reserve().is_none());
         slab.release(old).unwrap();
         let new = insert(&mut slab, 3);
-        assert!(slab.find(Key::from_token(old.token())).is_none());
-        assert_eq!(slab.find(Key::from_token(new.token())).unwrap().0, 3);
+        assert!(slab.find(FrameHandle::from_token(old.token())).is_none());
+        assert_eq!(slab.find(FrameHandle::from_token(new.token())).unwrap().0, 3);
     }
 }

@@ -6,13 +6,14 @@
 
 use crate::config::{Config, FabricCheckArg};
 use cache_backend::{Backend, Session};
+use service::worker::Threads;
 use service::{Condition, Lifecycle};
 use std::sync::Arc;
 use tokio::sync::watch;
 use txidset::fabric::Standing;
 use txidset::{FabricLabel, Names};
 
-/// Starts the look-out; `None` where no store is shared, or it was turned off.
+/// Starts the look-out, unless no store is shared or it was turned off.
 ///
 /// # Errors
 /// The prefix is another fabric's.
@@ -20,11 +21,11 @@ pub(super) async fn watch(
     config: &Config,
     backend: Option<&Arc<dyn Backend>>,
     lifecycle: &Lifecycle,
-    draining: watch::Receiver<bool>,
-) -> anyhow::Result<Option<service::Worker>> {
-    let check = config.fabric_check;
+    threads: &mut Threads,
+) -> anyhow::Result<()> {
+    let check = config.claims.fabric_check;
     let Some(backend) = backend.filter(|b| b.immediate().is_none() && check != FabricCheckArg::Off) else {
-        return Ok(None);
+        return Ok(());
     };
     let word = word(config);
     let session = backend.session().await?;
@@ -33,22 +34,25 @@ pub(super) async fn watch(
         Ok(Standing::Theirs(theirs)) => anyhow::bail!(refusal(config, &theirs, word.text())),
         Ok(standing) => tell(&condition, &word, &standing),
         Err(error) => {
-            tracing::warn!("whose the prefix {} is could not be asked: {error}", config.txid_dedup_prefix);
+            tracing::warn!(
+                "whose the prefix {} is could not be asked: {error}",
+                config.claims.txid_dedup_prefix
+            );
             condition.met("not known yet");
         }
     }
     drop(session);
     let backend = Arc::clone(backend);
-    let worker = service::spawn_worker("proxy-fabric".to_owned(), move || async move {
-        look_again(&*backend, &word, &condition, draining).await;
-    })?;
-    Ok(Some(worker))
+    let draining = lifecycle.drain_signal();
+    threads.spawn("proxy-fabric".to_owned(), move || async move {
+        Ok(async move { look_again(&*backend, &word, &condition, draining).await })
+    })
 }
 
 fn word(config: &Config) -> FabricLabel {
-    let claims = super::claims_config(config, true);
+    let claims = config.claims_config(true);
     let names = Names::new(&claims.prefix, claims.keys);
-    let words = config.fabric.named(config.fabric_name.as_deref(), config.egress_port);
+    let words = config.fabric.named(config.claims.fabric_name.as_deref(), config.sending.egress_port);
     let ttl = if claims.ttl.is_zero() { claims.ttl } else { claims.ttl + 2 * claims.lease };
     FabricLabel::new(&names, &words, ttl)
 }
@@ -103,6 +107,6 @@ fn refusal(config: &Config, theirs: &str, ours: &str) -> String {
          they would suppress each other's transactions. Give this fabric a prefix of its own; or, if both are one fabric, the \
          same --fabric-name on all its proxies; or, if the fabric itself was changed, start once with \
          --fabric-check=replace",
-        config.txid_dedup_prefix
+        config.claims.txid_dedup_prefix
     )
 }

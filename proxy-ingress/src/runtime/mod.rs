@@ -10,24 +10,23 @@ mod fabric;
 mod sockets;
 mod worker;
 
-use crate::config::{Config, FlowIdentityArg, TcpPort};
+use crate::config::{Config, FlowIdentityArg};
 use crate::metrics::{Proxy, WorkerCells};
-use crate::pipeline::emit::OutletLimits;
-use crate::pipeline::number::{Directory, FlowLimits, Identity};
-use crate::pipeline::{DropReason, IngressConfig, Policy};
+use crate::pipeline::number::{Directory, Identity};
+use crate::pipeline::{DropReason, IngressConfig};
+use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
-use anyhow::Context;
 use cache_backend::{Backend, Memory};
 use service::config::Purpose;
+use service::worker::Threads;
 use service::{Deps, Lifecycle};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stream::{CloseReason, StreamLimits, StreamTally};
-use tokio::sync::{oneshot, watch};
-use txidset::{Claims, ClaimsConfig, LocalSet};
-use worker::Start;
+use stream::StreamLimits;
+use txidset::{Claims, LocalSet};
+use worker::{Start, Worker};
 
 /// How long after the drain timeout a worker may take to close its sockets.
 const GRACE: Duration = Duration::from_secs(1);
@@ -72,13 +71,10 @@ pub struct Running {
     /// TCP port that was bound.
     pub tcp: Option<SocketAddr>,
     cells: Vec<WorkerCells>,
-    workers: Vec<service::Worker>,
-    lifecycle: Lifecycle,
+    threads: Threads,
     drain_timeout: Duration,
     backend: Option<Arc<dyn Backend>>,
     saved: Option<(Arc<Directory>, state::StateFile)>,
-    /// Workers listen to it for as long as they run.
-    _draining: Arc<watch::Sender<bool>>,
 }
 
 impl Running {
@@ -103,13 +99,9 @@ impl Running {
 
     /// Ends when the role has drained: all workers are done, counters saved, the store closed.
     pub async fn wait(self) {
-        self.lifecycle.drain_began().await;
-        let limit = tokio::time::Instant::now() + self.drain_timeout + GRACE;
-        for worker in self.workers {
-            let left = limit.saturating_duration_since(tokio::time::Instant::now());
-            if !worker.ended_within(left).await {
-                tracing::error!("a worker did not stop within --drain-timeout and is left behind");
-            }
+        let left_behind = self.threads.ended_within(self.drain_timeout + GRACE).await;
+        if left_behind > 0 {
+            tracing::error!("{left_behind} threads did not stop within --drain-timeout and are left behind");
         }
         if let Some((directory, file)) = &self.saved
             && let Err(error) = file.save(&directory.snapshot())
@@ -153,24 +145,20 @@ fn totals(cells: &[WorkerCells]) -> Counters {
 /// [`service::config::Invalid`] for options that cannot work; an interface, port or store that is not there.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
-    let count = service::worker_count(config.workers);
+    let config = Arc::new(config);
+    let count = service::worker_count(config.receiving.workers);
     let opened = sockets::open(&config, count)?;
     let (udp, tcp) = (opened.udp, opened.tcp);
     let backend = open_backend(&config, deps.memory).await?;
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
-    let (draining, watch_drain) = watch::channel(false);
-    let look_out = fabric::watch(&config, backend.as_ref(), &deps.lifecycle, watch_drain.clone()).await?;
+    let mut threads = Threads::of(&deps.lifecycle);
+    fabric::watch(&config, backend.as_ref(), &deps.lifecycle, &mut threads).await?;
     let local = local_set(&config);
-    let limits = StreamLimits::new(
-        config.tcp_read_timeout,
-        config.tcp_idle_timeout,
-        config.tcp_max_connections,
-        config.tcp_buffer_bytes.as_usize(),
-    );
+    let limits = StreamLimits::new(&config.streams);
     let saved = saved_counters(&config)?;
-    let (mut cells, mut workers, mut opening) = (Vec::new(), Vec::from_iter(look_out), Vec::new());
+    let mut cells = Vec::new();
     for (index, sockets) in opened.workers.into_iter().enumerate() {
         let identity = match &saved {
             Some((directory, _)) => Identity::Standard(Arc::clone(directory)),
@@ -180,71 +168,41 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         deps.registry.add_recent(index.to_string(), Arc::clone(&tally.recent));
         let streams = Arc::new(StreamTally::default());
-        let claims =
-            Claims::new(claims_config(&config, backend.is_some()), Arc::clone(&local), rand::random());
+        let claims = Claims::new(config.claims_config(backend.is_some()), Arc::clone(&local), rand::random());
         cells.push(WorkerCells {
             tally: Arc::clone(&tally),
             streams: Arc::clone(&streams),
             claims: claims.stats(),
         });
-        let (opened, wait_open) = oneshot::channel();
-        opening.push(wait_open);
         let start = Start {
             index,
             sockets,
             ingress,
             claims,
             backend: backend.clone(),
-            op_timeout: config.backend.op_timeout(Purpose::Claims),
             tally,
             streams,
             stream_limits: limits.clone(),
-            draining: watch_drain.clone(),
+            lifecycle: deps.lifecycle.clone(),
             ready: deps.lifecycle.condition("worker"),
-            opened: Some(opened),
-            recv_batch: config.recv_batch,
-            emit_delay: config.emit_delay,
-            busy_poll: config.busy_poll,
-            drain_timeout: config.common.drain_timeout,
+            config: Arc::clone(&config),
         };
-        let worker = service::spawn_worker(format!("proxy-{index}"), move || worker::run(start));
-        workers.push(worker.context("starting a worker thread")?);
+        threads
+            .spawn(format!("proxy-{index}"), move || async move { Ok(Worker::open(start).await?.work()) })?;
     }
-    let draining = Arc::new(draining);
-    for opened in opening {
-        let outcome = opened.await.context("a worker ended before it was up");
-        if let Err(error) = outcome.and_then(|opened| opened) {
-            draining.send_replace(true);
-            return Err(error);
-        }
-    }
-    let (lifecycle, of_drain) = (deps.lifecycle.clone(), Arc::clone(&draining));
-    tokio::spawn(async move {
-        lifecycle.drain_began().await;
-        of_drain.send_replace(true);
-    });
-    let local = config.claims().then_some(local);
+    threads.all_up().await?;
+    let local = config.claims.enabled().then_some(local);
     if let Some(local) = &local {
         tokio::spawn(watch_tier1(Arc::clone(local), deps.lifecycle.clone()));
     }
     deps.registry.add(Arc::new(Proxy {
         workers: cells.clone(),
         local,
-        prefix: config.txid_dedup_prefix.clone(),
+        prefix: config.claims.txid_dedup_prefix.clone(),
     }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
-    Ok(Running {
-        udp,
-        tcp,
-        cells,
-        workers,
-        lifecycle: deps.lifecycle,
-        drain_timeout: config.common.drain_timeout,
-        backend,
-        saved,
-        _draining: draining,
-    })
+    Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, backend, saved })
 }
 
 /// Says that tier 1 forgets ids before their time, once each time that it begins to.
@@ -265,7 +223,7 @@ async fn watch_tier1(local: Arc<LocalSet>, lifecycle: Lifecycle) {
 }
 
 async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result<Option<Arc<dyn Backend>>> {
-    if !config.claims() {
+    if !config.claims.enabled() {
         return Ok(None);
     }
     let settings = config.backend_settings()?;
@@ -285,37 +243,21 @@ fn local_set(config: &Config) -> Arc<LocalSet> {
         Ok(cache_backend::Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
         _ => 0,
     };
-    let capacity = match config.dedup_memory {
+    let capacity = match config.claims.dedup_memory {
         Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
-        None => config.txid_dedup_local_cap.max(store),
+        None => config.claims.txid_dedup_local_cap.max(store),
     };
-    Arc::new(LocalSet::new(capacity.max(1), config.txid_dedup_ttl, rand::random()))
+    Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
 }
 
 fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, state::StateFile)>> {
-    if config.flow_identity == FlowIdentityArg::Instance {
+    if config.flows.flow_identity == FlowIdentityArg::Instance {
         return Ok(None);
     }
-    let directory = Directory::new(config.flow_capacity.saturating_mul(4));
-    let file = state::StateFile::new(config.state_dir.clone());
+    let directory = Directory::new(config.flows.flow_capacity.saturating_mul(4));
+    let file = state::StateFile::new(config.flows.state_dir.clone());
     directory.restore(file.take()?);
     Ok(Some((Arc::new(directory), file)))
-}
-
-pub(crate) fn claims_config(config: &Config, tier2: bool) -> ClaimsConfig {
-    ClaimsConfig {
-        mode: config.claim_mode,
-        epoch: config.claim_epoch,
-        lease: config.claim_lease,
-        ttl: config.txid_dedup_ttl,
-        park_bytes: config.claim_park_bytes.as_usize(),
-        max_batch: 256,
-        prefix: config.txid_dedup_prefix.clone().into_bytes(),
-        keys: config.claim_keys,
-        tier2,
-        marks: true,
-        answer_timeout: config.backend.op_timeout(Purpose::Claims),
-    }
 }
 
 fn ingress_config(
@@ -324,42 +266,26 @@ fn ingress_config(
     max_segment: u16,
     outlets: usize,
 ) -> anyhow::Result<IngressConfig> {
-    let slab_bytes = config.slab_bytes.as_usize();
+    let slab_bytes = config.claims.slab_bytes.as_usize();
     Ok(IngressConfig {
-        policy: Policy {
-            verify_payload_hash: config.verify_payload_hash,
-            verify_subtree_root: config.verify_subtree_root,
-            require_block_pow: config.require_block_pow,
-            min_pow_bits: config.min_pow_bits,
-            require_ef: config.require_ef,
-            allow_stamped_ingress: config.allow_stamped_ingress,
-            frag_mtu: config.frag_mtu,
-        },
+        policy: config.verification.policy(config.sending.frag_mtu),
         fabric: config.fabric()?,
         shard_bits: config.shard_bits()?,
-        egress_port: config.egress_port,
-        beacon_port: config.beacon_port,
+        egress_port: config.sending.egress_port,
+        beacon_port: config.sending.beacon_port,
         identity,
-        stamp_source: config.stamp_source,
-        flows: FlowLimits { flows: config.flow_capacity, idle: config.flow_idle() },
-        digests: config.flow_digests,
+        stamp_source: config.flows.stamp_source,
+        flows: config.flows.limits(),
+        digests: config.flows.flow_digests,
         max_segment,
-        padding_percent: config.train_padding,
-        train_order: config.train_order.into(),
+        padding_percent: config.sending.train_padding,
+        train_order: config.sending.train_order.into(),
         outlets,
-        outlet: OutletLimits { bytes: config.send_backlog_bytes.as_usize(), deadline: config.send_deadline },
-        claims: config.claims(),
+        outlet: config.sending.outlet_limits(),
+        full_timeout: IngressConfig::FULL_TIMEOUT,
+        claims: config.claims.enabled(),
         slab_bytes,
         // A frame of the real mix takes about two blocks.
         slab_entries: (slab_bytes / 256).max(4_096),
     })
-}
-
-/// What TCP port to bind.
-fn tcp_port(config: &Config) -> Option<u16> {
-    match config.tcp_listen_port {
-        TcpPort::Off => None,
-        TcpPort::Auto => Some(0),
-        TcpPort::Fixed(port) => Some(port),
-    }
 }

@@ -1,7 +1,6 @@
 //! Every socket of the proxy, opened before a worker starts, so that what is wrong with one is an error at start.
 
-use super::tcp_port;
-use crate::config::Config;
+use crate::config::{Config, TcpPort};
 use crate::pipeline::admit::{IP_UDP, MAX_DATAGRAM};
 use anyhow::{Context, bail};
 use multicast_io::{Interface, Receiver, Sender, SocketOptions, wildcard};
@@ -32,8 +31,8 @@ pub(super) struct Opened {
 
 pub(super) fn open(config: &Config, workers: usize) -> anyhow::Result<Opened> {
     let interfaces = interfaces(config)?;
-    let mut udp = SocketAddr::new(config.listen, config.udp_listen_port);
-    let mut tcp = tcp_port(config).map(|port| SocketAddr::new(config.listen, port));
+    let mut udp = SocketAddr::new(config.receiving.listen, config.receiving.udp_listen_port);
+    let mut tcp = tcp_port(config).map(|port| SocketAddr::new(config.receiving.listen, port));
     let mut opened = Vec::new();
     for _ in 0..workers {
         let receiver = receiver(config, udp)?;
@@ -48,19 +47,28 @@ pub(super) fn open(config: &Config, workers: usize) -> anyhow::Result<Opened> {
     warn(&opened);
     let mtu = interfaces.iter().map(|on| on.mtu).min().unwrap_or(1500);
     let link = u16::try_from(mtu).unwrap_or(u16::MAX);
-    let mtu = if config.frag_mtu == 0 { link } else { link.min(config.frag_mtu) };
+    let mtu = if config.sending.frag_mtu == 0 { link } else { link.min(config.sending.frag_mtu) };
     let most = u16::try_from(MAX_DATAGRAM).unwrap_or(u16::MAX);
     Ok(Opened { workers: opened, udp, tcp, max_segment: mtu.saturating_sub(IP_UDP).min(most) })
+}
+
+/// What TCP port to bind.
+fn tcp_port(config: &Config) -> Option<u16> {
+    match config.receiving.tcp_listen_port {
+        TcpPort::Off => None,
+        TcpPort::Auto => Some(0),
+        TcpPort::Fixed(port) => Some(port),
+    }
 }
 
 fn interfaces(config: &Config) -> anyhow::Result<Vec<Interface>> {
     let mut found = Vec::new();
     for name in &config.fabric.iface.0 {
         let interface = Interface::by_name(name).context("--iface")?;
-        if config.frag_mtu != 0 && interface.mtu < u32::from(config.frag_mtu) {
+        if config.sending.frag_mtu != 0 && interface.mtu < u32::from(config.sending.frag_mtu) {
             bail!(
                 "--frag-mtu {}: interface {name} carries packets of at most {} bytes; use --frag-mtu={} or less",
-                config.frag_mtu,
+                config.sending.frag_mtu,
                 interface.mtu,
                 interface.mtu
             );
@@ -73,9 +81,9 @@ fn interfaces(config: &Config) -> anyhow::Result<Vec<Interface>> {
 fn receiver(config: &Config, bind: SocketAddr) -> anyhow::Result<Receiver> {
     let mut options = SocketOptions::new(bind);
     options.reuse_port = true;
-    options.gro = config.gro;
+    options.gro = config.receiving.gro;
     options.dual_stack = bind.is_ipv6();
-    options.receive_buffer = Some(match config.recv_buf_bytes.as_usize() {
+    options.receive_buffer = Some(match config.receiving.recv_buf_bytes.as_usize() {
         0 => RECEIVE_BUFFER,
         bytes => bytes,
     });
@@ -86,10 +94,10 @@ fn sender(config: &Config, on: &Interface) -> anyhow::Result<Sender> {
     let any = wildcard(config.fabric()?.is_v4());
     let mut options = SocketOptions::new(SocketAddr::new(config.fabric.bind_source.unwrap_or(any), 0));
     options.interface = Some(on.clone());
-    options.send_buffer = Some(config.send_buf_bytes.as_usize());
+    options.send_buffer = Some(config.sending.send_buf_bytes.as_usize());
     options.hop_limit = config.fabric.egress_hoplimit;
     options.loopback = config.fabric.egress_loop || config.common.debug;
-    options.gso = config.gso;
+    options.gso = config.sending.gso;
     Sender::open(&options).with_context(|| format!("--iface {}", on.name))
 }
 

@@ -1,24 +1,26 @@
-//! TCP ingress: connections cut into messages and handed to their worker in batches.
+//! TCP ingress: connections are cut into messages and handed to their worker in batches.
 //!
-//! A connection's first bytes fix its grammar (wire 4): frames, bare transactions, or submission records (which are
+//! A connection's first bytes fix its grammar (docs/wire.md 4): frames, bare transactions, or submission records (which are
 //! dropped by name). There is no envelope and no reply.
 //!
-//! Limits: connections at once; bytes of all connections that are not forwarded yet (a connection takes its share of
-//! them before it reads, and waits when there is none, so that TCP slows the sender down); 64 MiB a frame, taken only
-//! after the header said so; time for a frame, and between frames. A violation closes the connection, counted by
-//! reason. Overflow rule: stop reading. Reads of up to 64 KiB and what a long frame needs beyond them have budgets of
-//! their own: senders that announce long frames and then dawdle hold up long frames, never the others.
+//! Limits: connections at once; bytes of all connections that are not forwarded yet; 64 MiB a frame; time for a frame, and
+//! between frames. A connection takes its share of the bytes before it reads. When there is none it waits, so that TCP
+//! slows the sender down. Memory for a long frame is taken only after its header said how long it is. A violation closes
+//! the connection, counted by reason.
+//!
+//! Overflow rule: stop reading. Reads of up to 64 KiB have one budget, and what a long frame needs beyond them has another:
+//! senders that announce long frames and then dawdle hold up long frames, never the others.
 //!
 //! Cost: one allocation a read of up to 64 KiB, none a message.
 
-use crate::config::{MAX_STREAM_FRAME, STREAM_BUFFER};
-use crate::pipeline::{Admitted, DropReason, Policy, Via, admit};
+use crate::config::{MAX_STREAM_FRAME, STREAM_BUFFER, StreamArgs};
+use crate::pipeline::{Admitted, DropReason, Message, Policy, Via, admit};
+use crate::stream_tally::{CloseReason, StreamTally};
 use bytes::Bytes;
 use frame::stream::{Boundary, Limits, Stream};
-use service::metrics::{Counter, Gauge};
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +31,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Bytes of one permit of the budget.
 const PERMIT: usize = 1024;
-/// Larger frames are judged off the worker, which must not hash for tens of milliseconds.
+/// Larger frames are checked off the worker, which must not hash for tens of milliseconds.
 const LARGE: usize = 1 << 20;
 /// Batches on their way to a worker.
 pub const QUEUE: usize = 64;
@@ -38,66 +40,8 @@ const DRAIN_IDLE: Duration = Duration::from_millis(100);
 /// or, after this long, as soon as everything that came was read and ends with a whole frame.
 const DRAIN_ACCEPT: Duration = Duration::from_millis(250);
 
-service::reasons! {
-    /// Why the proxy closed a connection.
-    pub enum CloseReason {
-        /// The peer closed between frames.
-        Ended = "ended",
-        /// The peer closed inside a frame.
-        EndedInFrame = "ended_in_frame",
-        /// Not what the grammar allows.
-        Violation = "violation",
-        /// A frame above the bound.
-        TooLong = "too_long",
-        /// A frame did not end in time.
-        ReadTimeout = "read_timeout",
-        /// No frame for too long.
-        Idle = "idle",
-        /// Too many connections.
-        Limit = "limit",
-        /// The socket failed.
-        Error = "error",
-        /// Orderly stop.
-        Drained = "drained",
-    }
-}
-
-/// What the connections of one worker count.
-#[derive(Debug, Default)]
-pub struct StreamTally {
-    /// Connections accepted.
-    pub accepted: Counter,
-    /// Connections open.
-    pub open: Gauge,
-    /// Bytes read.
-    pub bytes: Counter,
-    closed: [Counter; CloseReason::ALL.len()],
-}
-
-impl StreamTally {
-    /// Cell of a reason.
-    pub fn closed(&self, reason: CloseReason) -> &Counter {
-        &self.closed[reason.index()]
-    }
-}
-
-/// One message of a stream.
-#[derive(Debug)]
-pub struct Message {
-    /// Its bytes; the budget gets them back when the last copy is dropped.
-    pub bytes: Bytes,
-    /// What was found, where it was large enough to be judged already.
-    pub judged: Option<Result<Admitted, DropReason>>,
-}
-
-/// Messages that were read together.
-#[derive(Debug)]
-pub struct Batch {
-    /// In order.
-    pub messages: Vec<Message>,
-    /// The peer.
-    pub sender: IpAddr,
-}
+/// Messages of one connection that were read together, in order.
+pub type Batch = Vec<Message>;
 
 /// Bounds and budgets that all connections of the process share.
 #[derive(Clone, Debug)]
@@ -115,18 +59,20 @@ pub struct StreamLimits {
 }
 
 impl StreamLimits {
-    /// A budget of `bytes` for all connections.
-    pub fn new(
-        read_timeout: Duration,
-        idle_timeout: Duration,
-        max_connections: usize,
-        bytes: usize,
-    ) -> StreamLimits {
+    /// The bounds that the options name.
+    pub fn new(args: &StreamArgs) -> StreamLimits {
+        let bytes = args.tcp_buffer_bytes.as_usize();
         let longest = usize::try_from(MAX_STREAM_FRAME).unwrap_or(usize::MAX);
         let long = (bytes / 2).max(longest).min(bytes);
         let budget = |bytes: usize| Arc::new(Semaphore::new((bytes / PERMIT).min(Semaphore::MAX_PERMITS)));
-        let (short, long) = (budget(bytes - long), budget(long));
-        StreamLimits { read_timeout, idle_timeout, max_connections, short, long, open: Arc::default() }
+        StreamLimits {
+            read_timeout: args.tcp_read_timeout,
+            idle_timeout: args.tcp_idle_timeout,
+            max_connections: args.tcp_max_connections,
+            short: budget(bytes - long),
+            long: budget(long),
+            open: Arc::default(),
+        }
     }
 
     /// Waits until a buffer may grow from `from` to `to` bytes. `None`: it never may.
@@ -383,17 +329,17 @@ impl Connection<'_> {
         whole.truncate(complete);
         (self.buffer, self.share) = rest.map_or_else(Default::default, |rest| (rest.bytes, rest.share));
         let whole = Bytes::from_owner(Charged { bytes: whole, _share: share });
+        let sender = self.peer.ip();
         let mut messages = Vec::with_capacity(ends.len());
         let mut start = 0;
         for end in ends {
             let bytes = whole.slice(start..end);
-            let judged = self.judge(&bytes).await;
-            messages.push(Message { bytes, judged });
+            let verdict = self.admit_large(&bytes).await;
+            messages.push(Message { bytes, sender, verdict });
             start = end;
         }
-        let batch = Batch { messages, sender: self.peer.ip() };
         // The worker is gone only when the process ends.
-        self.streams.to_worker.send(batch).await.map_err(|_| CloseReason::Drained)
+        self.streams.to_worker.send(messages).await.map_err(|_| CloseReason::Drained)
     }
 
     /// A buffer of its own for the beginning of the next message.
@@ -411,8 +357,8 @@ impl Connection<'_> {
         Ok(Some(Rest { bytes, share }))
     }
 
-    /// Large messages are judged on a thread of their own.
-    async fn judge(&self, bytes: &Bytes) -> Option<Result<Admitted, DropReason>> {
+    /// Large messages are checked on a thread of their own.
+    async fn admit_large(&self, bytes: &Bytes) -> Option<Result<Admitted, DropReason>> {
         if bytes.len() < LARGE {
             return None;
         }

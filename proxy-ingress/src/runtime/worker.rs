@@ -1,24 +1,28 @@
 //! One worker: a thread that receives, judges, claims and sends in rounds, and nothing else.
 //!
-//! A round: receive until the queue is empty or the burst is full; run the pipeline; hand the trains to the kernel. All
-//! waiting is between rounds, for whatever comes first: a datagram, a message, an answer of the store, a timer.
+//! A round: receive until the queue is empty or the burst is full, then [`Ingress::commit`] until it is done. All waiting is
+//! between rounds, for whatever comes first: a datagram, a message, an answer of the store, a timer. Within a round it waits
+//! only for a full socket, and not for long.
 //!
 //! Where it stops reading: UDP when every interface has a backlog (the kernel's queue keeps what comes, and counts what
 //! it drops); TCP earlier, see [`Ingress::may_read_streams`].
 
 use super::sockets::Sockets;
-use super::stream::{Batch, QUEUE, StreamLimits, StreamTally, Streams, accept};
-use crate::pipeline::{Ingress, IngressConfig};
+use super::stream::{Batch, QUEUE, StreamLimits, Streams, accept};
+use crate::config::Config;
+use crate::pipeline::{Ingress, IngressConfig, Next, RoundIo};
+use crate::stream_tally::StreamTally;
 use crate::tally::Tally;
 use cache_backend::Backend;
-use multicast_io::{Burst, Ready, Receiver, Sender, writable};
-use service::Condition;
+use multicast_io::{Burst, Sender, writable};
+use service::config::Purpose;
+use service::worker::{Drain, DrainRules, DrainStep, Gathered, InHand, Inlet, Intake, IntakeRules, Queue};
+use service::{Condition, Lifecycle};
 use std::cell::Cell;
 use std::future::pending;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use txidset::Claims;
 use txidset::driver::Driver;
 
@@ -28,13 +32,11 @@ const SLOTS: usize = 128;
 const FRAMES: usize = 256;
 /// Least time between two readings of the counts that the kernel keeps: each is a system call.
 const SHOW: Duration = Duration::from_millis(10);
-/// A round that has so many datagrams makes no further receive call, so that the first does not wait for the last. With what
-/// the last call may bring that is about 2,048: trains are the longer the more there is to choose from.
+/// Datagrams after which a round makes no further receive call. With what the last call may bring that is about 2,048: trains
+/// are the longer the more there is to choose from.
 const ROUND: usize = 1_792;
 /// Room for everything that a receive can make the pipeline copy (bare transactions, fragments), and then some.
 const HEAP: usize = SLOTS * (80 << 10) + (8 << 20);
-/// A full socket is waited for this long before its frames are moved to the backlog.
-const FULL_PATIENCE: Duration = Duration::from_millis(5);
 /// A draining worker stops reading UDP when its queue was empty for this long,
 const DRAIN_QUIET: Duration = Duration::from_millis(50);
 /// or when it is empty after this long, as senders that do not hear of the stop never fall silent.
@@ -47,65 +49,55 @@ pub(super) struct Start {
     pub(super) ingress: IngressConfig,
     pub(super) claims: Claims,
     pub(super) backend: Option<Arc<dyn Backend>>,
-    pub(super) op_timeout: Duration,
     pub(super) tally: Arc<Tally>,
     pub(super) streams: Arc<StreamTally>,
     pub(super) stream_limits: StreamLimits,
-    pub(super) draining: watch::Receiver<bool>,
+    pub(super) lifecycle: Lifecycle,
     pub(super) ready: Condition,
-    /// Told when the worker is up, or why not.
-    pub(super) opened: Option<oneshot::Sender<anyhow::Result<()>>>,
-    pub(super) recv_batch: usize,
-    pub(super) emit_delay: Duration,
-    pub(super) busy_poll: Duration,
-    pub(super) drain_timeout: Duration,
+    pub(super) config: Arc<Config>,
 }
 
-/// Runs a worker until it has drained.
-pub(super) async fn run(mut start: Start) {
-    let opened = start.opened.take();
-    let tell = |outcome| opened.map(|opened| opened.send(outcome));
-    match Worker::open(start).await {
-        Err(error) => {
-            tell(Err(error));
-        }
-        Ok(worker) => {
-            tell(Ok(()));
-            worker.work().await;
-        }
+/// The way out of a round: the store, and the sockets of the emit interfaces.
+struct Outside {
+    driver: Driver,
+    senders: Vec<Sender>,
+    /// When the store was asked last.
+    pumped_at: Instant,
+}
+
+impl RoundIo for Outside {
+    type Socket = Sender;
+
+    fn pump(&mut self, claims: &mut Claims, now: Instant) {
+        self.pumped_at = Instant::now();
+        self.driver.pump(claims, now);
+    }
+
+    fn sockets(&mut self) -> &mut [Sender] {
+        &mut self.senders
+    }
+
+    fn max_train(&self) -> usize {
+        self.senders.iter().map(Sender::max_train).min().unwrap_or(1)
     }
 }
 
-struct Worker {
+/// See the module text.
+pub(super) struct Worker {
     ingress: Ingress,
-    driver: Driver,
+    outside: Outside,
     burst: Burst,
-    /// `None` once a drain has emptied it.
-    receiver: Option<Ready<Receiver>>,
-    senders: Vec<Sender>,
+    intake: Intake<()>,
     /// `None` once all streams have ended.
     messages: Option<mpsc::Receiver<Batch>>,
     tally: Arc<Tally>,
     draining: watch::Receiver<bool>,
-    recv_batch: usize,
+    ready: Condition,
     emit_delay: Duration,
     busy_poll: Duration,
     /// Until then the worker looks for datagrams instead of sleeping.
     awake_until: Instant,
     drain_timeout: Duration,
-    ready: Condition,
-    /// The kernel's queue may hold more than was taken.
-    more: bool,
-    /// The call that woke the worker took all there was.
-    emptied: bool,
-    /// The worker stops: what came must be seen to be all.
-    drains: bool,
-    /// When the last datagram or message came.
-    last_input: Instant,
-    /// Messages of the next receive call.
-    messages_per_call: usize,
-    /// Arrivals of the burst that were judged.
-    judged: usize,
     shown_at: Instant,
     /// Something was received since.
     stale: bool,
@@ -119,10 +111,13 @@ enum Woken {
 }
 
 impl Worker {
-    async fn open(start: Start) -> anyhow::Result<Worker> {
+    /// Opens everything that belongs to this worker, on its own runtime.
+    pub(super) async fn open(start: Start) -> anyhow::Result<Worker> {
         let Sockets { receiver, listener, senders } = start.sockets;
-        let driver = Driver::open(start.backend).await?.with_op_timeout(start.op_timeout);
-        let now = Instant::now();
+        let Config { common, backend, receiving, sending, .. } = &*start.config;
+        let op_timeout = backend.op_timeout(Purpose::Claims);
+        let driver = Driver::open(start.backend).await?.with_op_timeout(op_timeout);
+        let draining = start.lifecycle.drain_signal();
         let messages = match listener {
             None => None,
             Some(listener) => {
@@ -132,40 +127,44 @@ impl Worker {
                     policy: start.ingress.policy,
                     to_worker,
                     tally: start.streams,
-                    draining: start.draining.clone(),
+                    draining: draining.clone(),
                 };
                 tokio::task::spawn_local(accept(tokio::net::TcpListener::from_std(listener)?, streams));
                 Some(messages)
             }
         };
+        let rules = IntakeRules {
+            messages: receiving.recv_batch,
+            datagrams: FRAMES,
+            round: ROUND,
+            // A round that is to wait for others asks until the queue is empty.
+            trust_short_calls: sending.emit_delay.is_zero(),
+            ..IntakeRules::default()
+        };
+        let inlet = Inlet { tag: (), name: "--udp-listen-port", receiver, memberships: None };
+        let intake = Intake::new(rules, vec![inlet])?;
         start.ready.met(&format!("worker {} takes frames", start.index));
+        let now = Instant::now();
         Ok(Worker {
             ingress: Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally)),
-            driver,
+            outside: Outside { driver, senders, pumped_at: now },
             burst: Burst::new(SLOTS, HEAP).touched(),
-            receiver: Some(Ready::new(receiver)?),
-            senders,
+            intake,
             messages,
             tally: start.tally,
-            draining: start.draining,
-            recv_batch: start.recv_batch,
-            emit_delay: start.emit_delay,
-            busy_poll: start.busy_poll,
-            awake_until: now,
-            drain_timeout: start.drain_timeout,
+            draining,
             ready: start.ready,
-            more: true,
-            emptied: false,
-            drains: false,
-            last_input: now,
-            messages_per_call: start.recv_batch,
-            judged: 0,
+            emit_delay: sending.emit_delay,
+            busy_poll: receiving.busy_poll,
+            awake_until: now,
+            drain_timeout: common.drain_timeout,
             shown_at: now,
             stale: false,
         })
     }
 
-    async fn work(mut self) {
+    /// Runs until the role has drained.
+    pub(super) async fn work(mut self) {
         while !*self.draining.borrow() {
             let batch = self.wait().await;
             self.round(batch).await;
@@ -176,43 +175,51 @@ impl Worker {
     /// Finishes what is in hand: the kernel's queue, the streams, waiting frames, backlogs, open claims.
     async fn drain(&mut self) {
         self.ready.not_met("draining");
-        let began = Instant::now();
-        let deadline = began + self.drain_timeout;
-        // Frames that wait for the store get half of the time to be decided.
-        let decide_by = began + self.drain_timeout / 2;
-        let mut deciding = true;
-        (self.more, self.drains) = (true, true);
+        self.intake.trust_no_short_call();
+        let timeout = self.drain_timeout;
+        let rules = DrainRules { timeout, quiet: DRAIN_QUIET, accept: DRAIN_ACCEPT, read_at_most: timeout };
+        let mut drain = Drain::begin(Instant::now(), rules);
         loop {
             self.round(None).await;
             let now = Instant::now();
-            let quiet = now.duration_since(self.last_input.max(began)) >= DRAIN_QUIET;
-            if !self.more && (quiet || now.duration_since(began) >= DRAIN_ACCEPT) {
-                self.read_sockets();
-                self.receiver = None;
-            }
-            let input_ended = self.receiver.is_none() && self.messages.is_none();
-            if deciding && (now >= decide_by || (input_ended && self.ingress.claims().waiting() == 0)) {
-                deciding = false;
-                self.ingress.claims().drain(now);
-            }
-            if (input_ended && !deciding && self.ingress.is_drained()) || now >= deadline {
-                break;
-            }
-            let woken = tokio::time::timeout(DRAIN_QUIET.min(deadline - now), self.wait()).await;
-            if let Ok(Some(batch)) = woken {
-                self.round(Some(batch)).await;
+            match drain.step(now, &self.in_hand()) {
+                DrainStep::StopReading => self.stop_reading(),
+                DrainStep::Decide => self.ingress.decide_all(now),
+                DrainStep::Wait(most) => {
+                    if let Ok(Some(batch)) = tokio::time::timeout(most, self.wait()).await {
+                        self.round(Some(batch)).await;
+                    }
+                }
+                DrainStep::Done => break,
             }
         }
         self.send_undecided().await;
-        self.ingress.farewell(Instant::now(), &mut self.senders);
-        self.ingress.abandon(Instant::now());
+        self.ingress.close();
+        self.commit().await;
+    }
+
+    fn in_hand(&mut self) -> InHand {
+        InHand {
+            reading: self.intake.is_open(),
+            streams: self.messages.is_some(),
+            emptied: self.intake.queue() == Queue::Empty,
+            last_input: self.intake.last_input(),
+            waiting: self.ingress.claims().waiting() > 0,
+            idle: self.ingress.is_drained(),
+        }
+    }
+
+    fn stop_reading(&mut self) {
+        self.intake.close();
+        self.read_sockets();
     }
 
     /// The time of an orderly stop may end before that for decisions did: it was short, or the process slept. What still
     /// waits for the store leaves without it, as far as the kernel takes it.
     async fn send_undecided(&mut self) {
-        (self.receiver, self.messages) = (None, None);
-        self.ingress.claims().drain(Instant::now());
+        self.stop_reading();
+        self.messages = None;
+        self.ingress.decide_all(Instant::now());
         let mut before = usize::MAX;
         loop {
             self.round(None).await;
@@ -226,71 +233,57 @@ impl Worker {
 
     /// Waits for something to do; a batch of messages, if that was it.
     async fn wait(&mut self) -> Option<Batch> {
-        self.more |= Instant::now() < self.awake_until;
+        if Instant::now() < self.awake_until {
+            self.intake.look_again();
+        }
         let blocked = self.ingress.is_blocked();
-        let busy = (self.ingress.is_busy() || (self.more && self.receiver.is_some())) && !blocked;
+        let more = self.intake.is_open() && self.intake.queue() != Queue::Empty;
+        let busy = (self.ingress.is_busy() || more) && !blocked;
         let take_messages = self.messages.is_some() && self.ingress.may_read_streams();
-        let listening = self.receiver.is_some() && !self.more && !blocked;
-        let (receiver, burst, batch) = (&mut self.receiver, &mut self.burst, self.messages_per_call);
+        let listening = self.intake.is_open() && !more && !blocked;
         let report = Instant::now() + Ingress::REPORT_EVERY;
         let report = if self.stale { report.min(self.shown_at + SHOW) } else { report };
         let timer = self.ingress.next_timeout().map_or(report, |at| at.min(report));
-        let messages = &mut self.messages;
+        let (intake, burst, messages) = (&mut self.intake, &mut self.burst, &mut self.messages);
         let asleep = Cell::new(false);
         let woken = tokio::select! {
             biased;
-            () = self.driver.progress(self.ingress.claims()) => Woken::Other,
+            () = self.outside.driver.progress(self.ingress.claims()) => Woken::Other,
             batch = next_batch(messages), if take_messages => Woken::Messages(batch),
             // Lets the other tasks of this thread, and the reactor, have a turn.
             () = tokio::task::yield_now(), if busy => Woken::Other,
-            _ = receive(receiver, burst, batch), if listening => Woken::Readable,
+            () = intake.first(burst), if listening => Woken::Readable,
             () = tokio::time::sleep_until(timer.into()) => Woken::Other,
             _ = self.draining.changed() => Woken::Other,
             // The last that is looked at.
             () = async { asleep.set(true); pending().await } => Woken::Other,
         };
         match woken {
-            Woken::Readable => {
-                self.emptied = self.has_emptied(self.burst.used_slots(), self.messages_per_call);
-                // A worker that is ahead of its senders asks once more when it wants to sleep, and not before. One that
-                // did not come to sleep gives way first.
-                self.more = !(self.emptied && asleep.get());
-            }
+            // A worker that is ahead of its senders asks once more when it wants to sleep, and not before. One that did not
+            // come to sleep gives way first.
+            Woken::Readable if asleep.get() => self.intake.slept(),
             Woken::Messages(Some(batch)) => return Some(batch),
             Woken::Messages(None) => self.messages = None,
-            Woken::Other => {}
+            Woken::Readable | Woken::Other => {}
         }
         None
     }
 
     async fn round(&mut self, batch: Option<Batch>) {
         let began = Instant::now();
-        self.judge(began);
+        self.ingress.begin(began, &self.burst);
         self.receive().await;
         let now = Instant::now();
         let udp = !self.burst.arrivals().is_empty();
-        self.ingress.ask(now);
         let tcp = self.take_messages(now, batch);
         if udp || tcp {
-            self.last_input = now;
+            self.intake.took_input(now);
         }
-        self.driver.pump(self.ingress.claims(), now);
-        // A stop of the process between asking and sending must not go unnoticed: the time is read again.
-        let now = Instant::now();
-        self.ingress.load(now, &mut self.burst);
-        self.send(now).await;
-        if self.ingress.finish(now, &mut self.burst) {
-            self.send(now).await;
-            self.ingress.finish(now, &mut self.burst);
-        }
-        self.burst.clear();
-        self.judged = 0;
-        let after = Instant::now();
-        // Answers about what was sent, and releases, go to the store now.
-        self.driver.pump(self.ingress.claims(), after);
-        self.ingress.tick(after, &mut self.senders);
+        let asked = self.commit().await;
+        // The last thing that a round does is to tell the store what left.
+        let after = self.outside.pumped_at;
         if udp {
-            self.tally.burst_time.observe(after.saturating_duration_since(now));
+            self.tally.burst_time.observe(after.saturating_duration_since(asked));
             // Sleeping and waking cost about as much as a short round: it is not worth it where the next datagram comes
             // within that time, and where it does not, looking for it has at most doubled the cost.
             self.awake_until = after + self.busy_poll.min(after.saturating_duration_since(began));
@@ -300,61 +293,65 @@ impl Worker {
         }
     }
 
+    /// Claims, sends and keeps what the round has. Returns when the store had been asked.
+    async fn commit(&mut self) -> Instant {
+        let mut asked = None;
+        loop {
+            let now = Instant::now();
+            match self.ingress.commit(now, &mut self.burst, &mut self.outside) {
+                // A stop of the process between asking and sending must not go unnoticed: the time is read again.
+                Next::Asked => asked = Some(Instant::now()),
+                Next::Full { outlet, until } => self.wait_writable(outlet, until).await,
+                Next::Done => return asked.unwrap_or(now),
+            }
+        }
+    }
+
     /// Takes datagrams until the queue is empty, the burst is full, or the round is.
     async fn receive(&mut self) {
-        let emptied = std::mem::take(&mut self.emptied);
-        if emptied || !self.more || self.ingress.is_blocked() {
+        if self.ingress.is_blocked() {
             return;
         }
         let mut until = None;
-        while let Some(receiver) = &mut self.receiver {
-            if self.burst.free_slots() == 0 || self.burst.arrivals().len() >= ROUND {
-                break;
+        loop {
+            match self.intake.gather(&mut self.burst) {
+                Gathered::Some => {}
+                Gathered::Lull if self.linger(&mut until).await => {}
+                Gathered::Lull | Gathered::Enough => break,
             }
-            let (before, asked) =
-                (self.burst.used_slots(), self.messages_per_call.min(self.burst.free_slots()));
-            match receiver.get_mut().receive(&mut self.burst, asked) {
-                Ok(0) => break,
-                Ok(_) => {
-                    let emptied = self.has_emptied(self.burst.used_slots() - before, asked);
-                    self.judge(Instant::now());
-                    if emptied {
-                        self.more = false;
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.more = false;
-                    if !self.linger(&mut until).await {
-                        break;
-                    }
-                    self.judge(Instant::now());
-                }
-                Err(error) => {
-                    self.more = false;
-                    service::limited!(error, 1, "receiving on the UDP port failed: {error}");
-                    break;
-                }
-            }
+            self.ingress.begin(Instant::now(), &self.burst);
         }
     }
 
-    /// A call that took fewer messages than it could has emptied the queue: what it took leaves before another call is made,
-    /// which belongs to the next round. Unless it is to wait for others.
-    fn has_emptied(&self, taken: usize, asked: usize) -> bool {
-        taken < asked && self.emit_delay.is_zero() && !self.drains
+    /// `--emit-delay`: waits for more frames after the first. `false`: the time is up.
+    async fn linger(&mut self, until: &mut Option<tokio::time::Instant>) -> bool {
+        if self.emit_delay.is_zero() || self.burst.arrivals().is_empty() {
+            return false;
+        }
+        let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + self.emit_delay);
+        tokio::time::timeout_at(until, self.intake.first(&mut self.burst)).await.is_ok()
     }
 
-    /// Judges what has arrived since the last time.
-    fn judge(&mut self, now: Instant) {
-        let arrivals = self.burst.arrivals().len();
-        if arrivals == self.judged {
-            return;
+    /// Takes messages that streams have ready, as long as they may be read.
+    fn take_messages(&mut self, now: Instant, first: Option<Batch>) -> bool {
+        let mut next = first;
+        let any = next.is_some();
+        while let Some(batch) = next.take() {
+            for message in batch {
+                self.ingress.message(now, message);
+            }
+            if self.ingress.may_read_streams() && !self.ingress.is_batch_full() {
+                next = self.messages.as_mut().and_then(|messages| messages.try_recv().ok());
+            }
         }
-        let train = arrivals / self.burst.used_slots().max(1);
-        self.messages_per_call = (FRAMES / train.max(1)).clamp(1, self.recv_batch);
-        self.ingress.judge(now, &self.burst, self.judged);
-        self.judged = arrivals;
+        any
+    }
+
+    /// Waits until a socket that was just found full has room again, not longer than `until`.
+    async fn wait_writable(&self, outlet: usize, until: Instant) {
+        let Some(socket) = self.outside.senders.get(outlet) else { return };
+        // Late, or an error: the next commit finds out.
+        let _ = tokio::time::timeout_at(until.into(), writable(socket)).await;
     }
 
     fn show_sockets(&mut self, now: Instant) {
@@ -367,63 +364,13 @@ impl Worker {
     }
 
     fn read_sockets(&self) {
-        let Some(receiver) = self.receiver.as_ref().map(Ready::get_ref) else { return };
-        let queued: u64 = self.senders.iter().map(Sender::queued_errors).sum();
-        self.tally.kernel_drops.set(receiver.kernel_drops());
-        self.tally.truncated.set(receiver.truncated());
-        self.tally.queued_errors.set(receiver.queued_errors() + queued);
-        self.tally.gso_refused.set(self.senders.iter().map(|sender| u64::from(sender.gso_refused())).sum());
-    }
-
-    /// `--emit-delay`: waits for more frames after the first. `false`: the time is up.
-    async fn linger(&mut self, until: &mut Option<tokio::time::Instant>) -> bool {
-        if self.emit_delay.is_zero() || self.burst.arrivals().is_empty() {
-            return false;
-        }
-        let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + self.emit_delay);
-        let more = receive(&mut self.receiver, &mut self.burst, self.messages_per_call);
-        matches!(tokio::time::timeout_at(until, more).await, Ok(Ok(_)))
-    }
-
-    /// Takes messages that streams have ready, as long as they may be read.
-    fn take_messages(&mut self, now: Instant, first: Option<Batch>) -> bool {
-        let mut next = first;
-        let mut any = false;
-        while let Some(batch) = next.take() {
-            any = true;
-            for message in batch.messages {
-                self.ingress.receive_stream(now, message.bytes, message.judged, batch.sender);
-            }
-            if self.ingress.may_read_streams() && !self.ingress.is_batch_full() {
-                next = self.messages.as_mut().and_then(|messages| messages.try_recv().ok());
-            }
-        }
-        if any {
-            self.ingress.ask(now);
-        }
-        any
-    }
-
-    /// Plans what was loaded and hands it to the kernel; what a full socket does not take in time goes to its backlog.
-    async fn send(&mut self, now: Instant) {
-        let max_train = self.senders.iter().map(Sender::max_train).min().unwrap_or(1);
-        if !self.ingress.plan(now, &mut self.burst, max_train) {
-            return;
-        }
-        let patience = tokio::time::Instant::now() + FULL_PATIENCE;
-        while self.ingress.emit(Instant::now(), self.burst.memory(), &mut self.senders) {
-            let full = (0..self.senders.len()).find(|outlet| self.ingress.is_full(*outlet)).unwrap_or(0);
-            if !self.wait_writable(full, patience).await {
-                self.ingress.defer(Instant::now(), self.burst.memory());
-                break;
-            }
-        }
-    }
-
-    /// Waits until a socket that was just found full has room again; `false`: it took too long.
-    async fn wait_writable(&self, outlet: usize, until: tokio::time::Instant) -> bool {
-        let Some(socket) = self.senders.get(outlet) else { return false };
-        matches!(tokio::time::timeout_at(until, writable(socket)).await, Ok(Ok(())))
+        let counts = self.intake.counts();
+        let senders = || self.outside.senders.iter();
+        self.tally.kernel_drops.set(counts.kernel_drops);
+        self.tally.truncated.set(counts.truncated);
+        let queued: u64 = senders().map(Sender::queued_errors).sum();
+        self.tally.queued_errors.set(counts.queued_errors + queued);
+        self.tally.gso_refused.set(senders().map(|sender| u64::from(sender.gso_refused())).sum());
     }
 }
 
@@ -431,17 +378,5 @@ async fn next_batch(messages: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batc
     match messages {
         Some(messages) => messages.recv().await,
         None => None,
-    }
-}
-
-/// Waits for datagrams and takes the first of them.
-async fn receive(
-    receiver: &mut Option<Ready<Receiver>>,
-    burst: &mut Burst,
-    batch: usize,
-) -> io::Result<usize> {
-    match receiver {
-        Some(receiver) => receiver.read_with(|socket| socket.receive(burst, batch)).await,
-        None => pending().await,
     }
 }

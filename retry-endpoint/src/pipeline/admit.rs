@@ -1,15 +1,17 @@
 //! What may be kept: a look at each datagram before it costs memory.
 //!
-//! Promise: only numbered data frames pass, cut to their declared length (a train pads its frames with zeros that are
-//! nobody's payload). Everything else has a reason with a name. Cost: one header decode, no hash, no allocation.
+//! Promise: only numbered data frames pass. They are cut to their declared length, because a train pads its frames with zeros
+//! that belong to no payload. Everything else is refused for a reason with a name.
 //!
-//! Whether a payload hashes to its id (`payload_matches_id`) is asked later, by the store: when a frame is about to be
-//! served, or when two frames claim one number. That gives the same guarantee as hashing each arrival, for the price
-//! of hashing only what somebody lost.
+//! The store asks later whether a payload hashes to its id (`payload_matches_id`): when a frame is about to be served, or
+//! when two frames claim one number. That gives the same guarantee as hashing each arrival, and hashes only what somebody
+//! lost.
+//!
+//! Cost: one header decode, no hash, no allocation.
 
 use frame::flow::Route;
 use frame::subtree::{Form, SubtreeData};
-use frame::{DataFrame, Fragment, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block, tx};
+use frame::{DataFrame, Fragment, GroupIndex, HashKey, Id, Kind, SeqNum, ShardBits, TxId, block, tx};
 
 /// Decides the lifetime of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,21 @@ pub struct Admitted<'a> {
     pub class: Class,
     /// The datagram without trailing bytes.
     pub bytes: &'a [u8],
+}
+
+impl Admitted<'_> {
+    /// Group of a frame that did not come from one (wire 2).
+    pub fn group(&self, bits: ShardBits) -> GroupIndex {
+        let route = match Kind::of(self.bytes) {
+            Ok(Kind::Fragment) => Fragment::decode(self.bytes).ok().and_then(|fragment| {
+                Route::of_fragment(&fragment, bits, bits).map(|route| route.destination)
+            }),
+            _ => DataFrame::decode(self.bytes)
+                .ok()
+                .and_then(|data| Route::of(&data, bits, bits).map(|route| route.destination)),
+        };
+        route.unwrap_or(GroupIndex(0))
+    }
 }
 
 service::reasons! {

@@ -1,9 +1,11 @@
-//! When to say where we are, and what: the ADVERT schedule (wire 1.14, 7); and how much about flows that fell silent.
+//! When to say where we are, and what: the ADVERT schedule (wire 1.14, 7), and how much is said about flows that fell silent.
 //!
-//! Why: a listener can ask nobody before it heard an ADVERT, one ADVERT can be lost, and a listener that is started again
-//! has frames to ask for at once. So an endpoint repeats itself every second (the first four within a second); the
-//! interval written into the datagram stays the configured one, from which listeners take the lifetime of the entry
-//! (three intervals), so an entry outlives any plausible run of losses. A last ADVERT with the Draining bit says goodbye.
+//! Why: a listener can ask nobody before it received an ADVERT. One ADVERT can be lost, and a listener that is started again has
+//! frames to ask for at once. So an endpoint repeats its ADVERT every second, the first four within a second.
+//!
+//! The interval written into the datagram stays the configured one. Listeners keep the entry for three intervals, so it outlives
+//! any plausible run of losses. A last ADVERT with the Draining bit says goodbye.
+//!
 //! Cost: one datagram of 56 bytes a second.
 
 use frame::Advert;
@@ -53,12 +55,12 @@ impl Schedule {
 
 /// What an endpoint says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct AdvertContent {
     /// The ADVERT without its state.
     pub advert: Advert,
 }
 
-impl Offer {
+impl AdvertContent {
     /// The ADVERT to send now.
     pub fn advert(&self, draining: bool) -> Advert {
         let mut advert = self.advert;

@@ -1,22 +1,22 @@
 //! What a request gets: data first, then a reply that says no more than what was done.
 //!
-//! A request is checked (`Request::read`), limited (`limit`), looked up, and turned into a `Plan`: which stored frames
-//! leave by multicast, which by unicast, which numbers are not here. The runtime hands the frames to the kernel, tells the
-//! plan which were taken, and only then asks for the reply: an ACK never names data that was not handed over.
+//! `Request::read` checks a request. An `AnswerPlan` looks its numbers up and decides: which stored frames leave by multicast,
+//! which by unicast, which numbers are not here. The round (`endpoint`) hands the multicast frames to the kernel, takes back
+//! what the kernel refused, and only then makes the `Answer`. So an ACK never names data that was not handed over.
 //!
-//! * Multicast repairs of one number within the dedup window are sent once; whoever asks again inside it gets its ACK,
+//! * A multicast repair of one number leaves once within the dedup window. Whoever asks again within it gets its ACK,
 //!   because the frame did leave.
-//! * Unicast bytes to an address that has not proved itself never exceed three times the request; what does not fit
-//!   leaves by multicast instead.
+//! * Unicast bytes to an address that has not proved itself never exceed three times the request. What does not fit leaves
+//!   by multicast instead.
 //! * A reply to a plain requester is byte for byte that of the Go stack: ACK with the number, or MISS with 0. A plain
 //!   request for a range (no Go listener sends one) gets the ACK of its first number, or MISS if that one was not sent.
 //! * A reply to a requester that set the extension flag names the request and lists what was not sent.
 //!
-//! Limits: at most 256 numbers a request. Cost: one store lookup a number, no allocation.
+//! Limits: at most 256 numbers a request. Cost: one store lookup a number. Only unicast repairs allocate.
 
 use super::limit::{Level, RepairLimits};
 use super::numbers::{MAX_RANGE, Numbers};
-use super::store::{Place, Store};
+use super::store::{LogPlace, Store};
 use frame::control::{Ack, Extended, Nack, Response};
 use frame::{GroupIndex, SeqNum};
 use std::net::{IpAddr, SocketAddr};
@@ -113,9 +113,9 @@ impl Request {
     }
 }
 
-/// By which ways data leaves.
+/// By which paths repairs leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ways {
+pub struct RepairPaths {
     /// To the group that the frame came from.
     pub multicast: bool,
     /// To the requester.
@@ -126,7 +126,7 @@ pub struct Ways {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// What the endpoint advertises.
-    pub ways: Ways,
+    pub paths: RepairPaths,
     /// A multicast repair is not repeated within this time.
     pub dedup_window: Duration,
 }
@@ -137,31 +137,31 @@ pub struct Repair {
     /// Offset of its number from the first of the request.
     pub offset: u64,
     /// Where its bytes are.
-    pub place: Place,
+    pub place: LogPlace,
     /// Group it came from.
     pub group: GroupIndex,
 }
 
-/// See the module text. One value is reused for all answers of a worker.
-#[derive(Clone, Debug, Default)]
-pub struct Plan {
+/// What one request gets. One value is reused for all requests of a worker.
+#[derive(Debug, Default)]
+pub(super) struct AnswerPlan {
     /// Frames to multicast, ascending.
-    pub multicast: Vec<Repair>,
+    pub(super) multicast: Vec<Repair>,
     /// Frames to send to the requester, ascending.
-    pub unicast: Vec<Repair>,
+    pub(super) unicast: Vec<Repair>,
     /// What is known so far of the numbers asked for.
-    pub done: Done,
+    pub(super) outcome: Outcome,
     /// Repairs left out because they left within the dedup window.
-    pub repeated: usize,
+    pub(super) repeated: u64,
     /// Limits that refused a repair, how often each.
-    pub limited: [u64; Level::ALL.len()],
+    pub(super) limited: [u64; Level::ALL.len()],
     /// Frames that did not fit what an unproven address may get by unicast.
-    pub unproven: usize,
+    pub(super) unproven: u64,
 }
 
-/// Which numbers left by which way, and which are not here; small enough to travel to whoever sends the reply.
+/// Which numbers left by which way, and which are not here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct Outcome {
     /// Handed over by multicast, now or within the dedup window.
     pub multicast: Numbers,
     /// Handed over by unicast.
@@ -172,9 +172,9 @@ pub struct Done {
     pub throttled: Option<u8>,
 }
 
-impl Plan {
+impl AnswerPlan {
     /// Looks up everything that `request` asks for and decides.
-    pub fn make(
+    pub(super) fn make(
         &mut self,
         request: &Request,
         store: &mut Store,
@@ -185,10 +185,10 @@ impl Plan {
         self.clear();
         let source = request.source.ip();
         let mut budget = limits.unicast_budget(source, request.received).saturating_sub(Response::MAX_LEN);
-        let wants_unicast = policy.ways.unicast || request.is_proxied();
+        let wants_unicast = policy.paths.unicast || request.is_proxied();
         for offset in 0..request.count() {
             let Some(stored) = store.get(request.nack.hash_key, request.seq(offset), now) else {
-                self.done.missing.insert(offset);
+                self.outcome.missing.insert(offset);
                 continue;
             };
             let repair = Repair { offset, place: stored.place, group: stored.group };
@@ -197,14 +197,14 @@ impl Plan {
             let unicast = wants_unicast && fits;
             // What an unproven address may not get by unicast goes where everybody gets it. Another endpoint's listeners
             // are not there, so its requests are left unanswered instead.
-            let multicast = policy.ways.multicast || (wants_unicast && !fits && !request.is_proxied());
+            let multicast = policy.paths.multicast || (wants_unicast && !fits && !request.is_proxied());
             if wants_unicast && !fits {
                 self.unproven += 1;
             }
             let repeated = multicast && stored.repaired.is_some_and(|ago| ago < policy.dedup_window);
             if repeated {
                 self.repeated += 1;
-                self.done.multicast.insert(offset);
+                self.outcome.multicast.insert(offset);
             }
             let multicast = multicast && !repeated;
             if !multicast && !unicast {
@@ -212,7 +212,7 @@ impl Plan {
             }
             if let Err(level) = limits.repair(source, stored.group.0, len, now) {
                 self.limited[level.index()] += 1;
-                self.done.throttled = Some(level.bucket());
+                self.outcome.throttled = Some(level.bucket());
                 continue;
             }
             if unicast {
@@ -226,39 +226,34 @@ impl Plan {
     }
 
     /// True if not a single number is here.
-    pub fn found_nothing(&self, request: &Request) -> bool {
-        self.done.missing.len() as u64 == request.count()
+    pub(super) fn found_nothing(&self, request: &Request) -> bool {
+        self.outcome.missing.len() as u64 == request.count()
     }
 
-    /// The kernel took the first `count` multicast repairs; the dedup window of each begins.
-    pub fn multicast_sent(&mut self, count: usize, store: &mut Store, now: Instant) {
-        for repair in self.multicast.iter().take(count) {
-            self.done.multicast.insert(repair.offset);
-            store.mark_repaired(&repair.place, now);
+    /// The multicast repairs leave together with those of other requests. Counts all of them as sent, so that a request
+    /// behind this one does not send them again. What the kernel then refuses must be taken back (`Store::forget_repaired`,
+    /// `Outcome::recheck`) before any reply leaves.
+    pub(super) fn presume_multicast_sent(&mut self, store: &mut Store, now: Instant) {
+        for repair in &self.multicast {
+            self.outcome.multicast.insert(repair.offset);
+            store.note_repaired(&repair.place, now);
         }
     }
 
-    /// The repairs leave together with those of other requests: counts all of them as sent, so that a request behind this
-    /// one does not send them again. What the kernel then refuses must be taken back (`Store::unmark_repaired`,
-    /// `Done::recheck`) before any reply leaves.
-    pub fn multicast_presumed(&mut self, store: &mut Store, now: Instant) {
-        self.multicast_sent(usize::MAX, store, now);
-    }
-
     /// Forgets everything, keeps the memory.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.multicast.clear();
         self.unicast.clear();
-        self.done = Done::default();
+        self.outcome = Outcome::default();
         self.repeated = 0;
         self.limited = [0; Level::ALL.len()];
         self.unproven = 0;
     }
 }
 
-impl Done {
+impl Outcome {
     /// After a refused repair: keeps only those multicast numbers whose repair stands.
-    pub fn recheck(&mut self, request: &Request, store: &Store, policy: &Policy, now: Instant) {
+    pub(super) fn recheck(&mut self, request: &Request, store: &Store, policy: &Policy, now: Instant) {
         for offset in self.multicast.iter() {
             if !store.repaired_within(request.nack.hash_key, request.seq(offset), policy.dedup_window, now) {
                 self.multicast.remove(offset);
@@ -266,9 +261,8 @@ impl Done {
         }
     }
 
-    /// The reply, once everything was handed over. `None`: nothing true can be said (a limit stopped the answer, and
-    /// `say_throttled` is off).
-    pub fn reply(&self, request: &Request, say_throttled: bool) -> Option<Response> {
+    /// See [`Answer::reply`].
+    fn reply(&self, request: &Request, say_throttled: bool) -> Option<Response> {
         let sent = self.multicast.union(self.unicast);
         let mut missing = Numbers::first(request.count());
         sent.iter().for_each(|offset| missing.remove(offset));
@@ -289,63 +283,61 @@ impl Done {
     }
 }
 
-/// One run of repairs that leave together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Segment of the store.
-    pub segment: usize,
-    /// Destination.
-    pub group: GroupIndex,
-    /// First of the run in the list.
-    pub first: usize,
-    /// Length of the run.
-    pub count: usize,
-    /// Bytes a frame, all but the last padded up to it.
-    pub longest: u32,
+/// The answer to one request, for whoever owns the request port: send the repairs, say which were taken, then send the
+/// reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was asked, and by whom.
+    pub request: Request,
+    outcome: Outcome,
+    /// Unicast repairs: (offset from the first number, end of its bytes in `memory`).
+    frames: Vec<(u64, usize)>,
+    memory: Vec<u8>,
 }
 
-/// What a train may look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrainRules {
-    /// Frames.
-    pub frames: usize,
-    /// Longest frame that may ride with others: what fits the MTU.
-    pub frame_bytes: u32,
-    /// Percent of bytes that padding may add.
-    pub padding: u32,
-}
-
-/// Bytes of a train: what one UDP datagram could hold.
-const TRAIN_BYTES: u64 = 65_000;
-
-/// Cuts `repairs` into runs of one segment, one group and nearly equal length, in their order.
-pub fn runs<'a>(repairs: &'a [Repair], rules: &'a TrainRules) -> impl Iterator<Item = Run> + use<'a> {
-    let mut first = 0;
-    std::iter::from_fn(move || {
-        let head = repairs.get(first)?;
-        let mut longest = head.place.span.len;
-        let mut sum = u64::from(longest);
-        let mut count = 1;
-        for next in &repairs[first + 1..] {
-            let len = next.place.span.len;
-            let with = u64::from(longest.max(len));
-            let padded = with * (count as u64 + 1);
-            let payload = sum + u64::from(len);
-            if count >= rules.frames
-                || next.place.segment != head.place.segment
-                || next.group != head.group
-                || with > u64::from(rules.frame_bytes)
-                || padded > TRAIN_BYTES
-                || (padded - payload) * 100 > payload * u64::from(rules.padding)
-            {
-                break;
+impl Answer {
+    /// Copies the unicast repairs: their segment may leave before they do.
+    pub(super) fn new(request: Request, outcome: Outcome, unicast: &[Repair], store: &Store) -> Answer {
+        let mut frames = Vec::with_capacity(unicast.len());
+        let mut memory = Vec::new();
+        for repair in unicast {
+            let bytes = store.bytes(&repair.place);
+            if !bytes.is_empty() {
+                memory.extend_from_slice(bytes);
+                frames.push((repair.offset, memory.len()));
             }
-            longest = longest.max(len);
-            sum = payload;
-            count += 1;
         }
-        let run = Run { segment: head.place.segment, group: head.group, first, count, longest };
-        first += count;
-        Some(run)
-    })
+        Answer { request, outcome, frames, memory }
+    }
+
+    /// What was done so far.
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Bytes of its unicast repairs.
+    pub fn unicast_bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Unicast repairs, ascending: offset from the first number, and the frame.
+    pub fn repairs(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut start = 0;
+        self.frames.iter().filter_map(move |&(offset, end)| {
+            let bytes = self.memory.get(start..end);
+            start = end;
+            Some((offset, bytes?))
+        })
+    }
+
+    /// The kernel took these unicast repairs.
+    pub fn unicast_sent(&mut self, sent: Numbers) {
+        self.outcome.unicast = self.outcome.unicast.union(sent);
+    }
+
+    /// The reply, once everything was handed over. `None`: nothing true can be said (a limit stopped the answer, and
+    /// `say_throttled` is off).
+    pub fn reply(&self, say_throttled: bool) -> Option<Response> {
+        self.outcome.reply(&self.request, say_throttled)
+    }
 }

@@ -1,13 +1,15 @@
 //! Who may ask for how much: token buckets in tables of fixed size.
 //!
-//! Why: one listener that lost a fifth of a busy fabric must get all of it back, and a thousand forged addresses must
-//! neither fill memory nor turn the endpoint into an amplifier. A table never grows; a key that is not in it takes the
-//! place of the key in its set whose bucket is fullest, because a full bucket is worth the same as none (aging without a
-//! sweep). Under a flood of keys, buckets in mid-use are displaced: limits get looser, memory does not.
+//! Why: one listener that lost a fifth of a busy fabric must get all of it back. A thousand forged addresses must neither fill
+//! memory nor turn the endpoint into an amplifier.
+//!
+//! A table never grows. A new key takes the place of the key in its set whose bucket is fullest: a full bucket is worth the same
+//! as none, so nothing needs to be swept. Under a flood of keys, buckets in use are displaced: limits get looser, memory does
+//! not grow.
 //!
 //! Cost: one seeded hash and four compares a check. Nothing allocates after `new`.
 
-use super::seeded;
+use super::seeded::seeded;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -48,7 +50,7 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// Ways a set.
+    /// RepairPaths a set.
     const WAYS: usize = 4;
 
     /// Room for `entries` keys (rounded up to a power of two).
@@ -226,7 +228,7 @@ impl Level {
     }
 }
 
-/// Checks requests at the door.
+/// Checks requests before they cost a look-up.
 pub struct RequestLimits {
     ip: Buckets,
     sequence: Buckets,

@@ -1,8 +1,8 @@
 //! Request collapsing: what is missing here is fetched once, for all who ask.
 //!
-//! The requester got its MISS at once and goes on; the fetched frame is stored and replayed to its group. A fetch is
-//! released when its frame comes, when every upstream said MISS, or when the time of the last one is over; the next
-//! request then starts a new one. Nothing is claimed beyond that (a failed fetch must not block the next).
+//! The requester got its MISS at once and goes on. The fetched frame is stored and replayed to its group. A fetch ends when
+//! its frame comes, when every upstream said MISS, or when the time of the last upstream is over. The next request for the
+//! frame then starts a new fetch.
 //!
 //! Limits: a fixed number of fetches; one more is refused and counted. Cost: one map lookup a number.
 
@@ -10,23 +10,29 @@ use frame::{HashKey, SeqNum};
 use hashbrown::HashMap;
 use std::time::{Duration, Instant};
 
-/// What is being fetched.
-pub type Wanted = (HashKey, SeqNum);
+/// Names a frame: what is being fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameKey {
+    /// Its flow.
+    pub hash_key: HashKey,
+    /// Its number.
+    pub seq: SeqNum,
+}
 
 /// A request to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct UpstreamRequest {
     /// What.
-    pub wanted: Wanted,
+    pub wanted: FrameKey,
     /// Index of the upstream.
     pub endpoint: usize,
 }
 
-/// What became of a wish.
+/// What became of the wish for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum FetchStart {
     /// Ask this upstream now.
-    Ask(Ask),
+    Ask(UpstreamRequest),
     /// Somebody asked already.
     Collapsed,
     /// Too much is being fetched.
@@ -42,7 +48,7 @@ struct Fetch {
 /// See the module text.
 #[derive(Debug)]
 pub struct Fetches {
-    pending: HashMap<Wanted, Fetch>,
+    pending: HashMap<FrameKey, Fetch>,
     most: usize,
     endpoints: usize,
     timeout: Duration,
@@ -55,24 +61,24 @@ impl Fetches {
     }
 
     /// Somebody here misses this frame.
-    pub fn wish(&mut self, wanted: Wanted, now: Instant) -> Wish {
+    pub fn start(&mut self, wanted: FrameKey, now: Instant) -> FetchStart {
         if self.pending.contains_key(&wanted) {
-            return Wish::Collapsed;
+            return FetchStart::Collapsed;
         }
         if self.pending.len() >= self.most || self.endpoints == 0 {
-            return Wish::Full;
+            return FetchStart::Full;
         }
         self.pending.insert(wanted, Fetch { endpoint: 0, deadline: now + self.timeout });
-        Wish::Ask(Ask { wanted, endpoint: 0 })
+        FetchStart::Ask(UpstreamRequest { wanted, endpoint: 0 })
     }
 
     /// The frame came, from wherever: true if it was wanted.
-    pub fn arrived(&mut self, wanted: Wanted) -> bool {
+    pub fn arrived(&mut self, wanted: FrameKey) -> bool {
         self.pending.remove(&wanted).is_some()
     }
 
     /// An upstream does not have it: the next one, or the end of the fetch.
-    pub fn missed(&mut self, wanted: Wanted, endpoint: usize, now: Instant) -> Option<Ask> {
+    pub fn missed(&mut self, wanted: FrameKey, endpoint: usize, now: Instant) -> Option<UpstreamRequest> {
         let fetch = self.pending.get_mut(&wanted).filter(|fetch| fetch.endpoint == endpoint)?;
         let next = endpoint + 1;
         if next >= self.endpoints {
@@ -80,12 +86,12 @@ impl Fetches {
             return None;
         }
         *fetch = Fetch { endpoint: next, deadline: now + self.timeout };
-        Some(Ask { wanted, endpoint: next })
+        Some(UpstreamRequest { wanted, endpoint: next })
     }
 
-    /// Moves everything that is overdue to its next upstream; `asks` gets the requests, the result says how many ended
+    /// Moves everything that is overdue to its next upstream; `requests` gets the requests, the result says how many ended
     /// without a frame.
-    pub fn overdue(&mut self, now: Instant, asks: &mut Vec<Ask>) -> usize {
+    pub fn overdue(&mut self, now: Instant, requests: &mut Vec<UpstreamRequest>) -> usize {
         let before = self.pending.len();
         let (endpoints, timeout) = (self.endpoints, self.timeout);
         self.pending.retain(|&wanted, fetch| {
@@ -97,7 +103,7 @@ impl Fetches {
                 return false;
             }
             fetch.deadline = now + timeout;
-            asks.push(Ask { wanted, endpoint: fetch.endpoint });
+            requests.push(UpstreamRequest { wanted, endpoint: fetch.endpoint });
             true
         });
         before - self.pending.len()

@@ -1,19 +1,21 @@
 //! The shared second tier: frames are written behind, in batches, and read when the log of this process has nothing.
 //!
-//! Off the receive path: a worker copies a frame into its open batch; full batches (or those that are 5 ms old) go to one
-//! control thread through a bounded queue. A full queue drops the batch from this tier (never from the log) and counts
-//! it. Keys are `bre:frame:` and 16 bytes, HashKey and SeqNum big-endian, values whole frames: those of the Go stack.
+//! A worker copies a frame into its open batch. A batch that is full, or 5 ms old, goes to the control thread through a bounded
+//! mailbox. A full mailbox drops the batch from this tier (never from the log) and counts it. Keys and values are those of
+//! the Go stack: a key is `bre:frame:` and 16 bytes, HashKey and SeqNum big-endian; a value is a whole frame.
 
 use super::counters::{ControlCells, WorkerCells};
-use super::post::{Inlet, Outlet, Post, ToWorker, Weighed};
+use super::mailboxes::WorkerMailboxes;
 use crate::pipeline::admit::{Admitted, Class, payload_matches_id};
 use crate::pipeline::answer::Request;
 use crate::pipeline::numbers::Numbers;
+use crate::pipeline::round::Message;
 use crate::pipeline::store::Lifetimes;
 use bytes::Bytes;
 use cache_backend::{Backend, KeyValues, Session};
 use frame::id::cache_key;
 use frame::{HashKey, SeqNum};
+use service::worker::{Mailbox, MailboxSender, Weighed, mailbox};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,14 +32,14 @@ const LOOKUPS: usize = 1024;
 const CLASSES: [Class; 4] = [Class::Tx, Class::Block, Class::Subtree, Class::Anchor];
 
 /// Numbers that a worker misses.
-pub(crate) struct Lookup {
-    pub(crate) request: Request,
-    pub(crate) numbers: Numbers,
-    pub(crate) worker: usize,
+pub(super) struct Lookup {
+    pub(super) request: Request,
+    pub(super) numbers: Numbers,
+    pub(super) worker: usize,
 }
 
 /// Frames of one lifetime.
-pub(crate) struct Batch {
+pub(super) struct Batch {
     class: Class,
     frames: KeyValues,
 }
@@ -55,24 +57,24 @@ impl Weighed for Batch {
 }
 
 /// A worker's way to the shared tier.
-pub(crate) struct SharedLink {
+pub(super) struct SharedLink {
     open: [KeyValues; 4],
-    writes: Outlet<Batch>,
-    lookups: Outlet<Lookup>,
+    writes: MailboxSender<Batch>,
+    lookups: MailboxSender<Lookup>,
 }
 
 /// The other end.
-pub(crate) struct SharedInlets {
-    writes: Inlet<Batch>,
-    lookups: Inlet<Lookup>,
+pub(super) struct SharedMailboxes {
+    writes: Mailbox<Batch>,
+    lookups: Mailbox<Lookup>,
 }
 
 /// Makes links for `workers`.
-pub(crate) fn links(workers: usize) -> (Vec<SharedLink>, SharedInlets) {
-    let (writes, writes_in) = super::post::queue(WRITES, WRITE_BYTES);
-    let (lookups, lookups_in) = super::post::queue(LOOKUPS, LOOKUPS * size_of::<Lookup>());
+pub(super) fn links(workers: usize) -> (Vec<SharedLink>, SharedMailboxes) {
+    let (writes, writes_in) = mailbox(WRITES, WRITE_BYTES);
+    let (lookups, lookups_in) = mailbox(LOOKUPS, LOOKUPS * size_of::<Lookup>());
     let link = || SharedLink { open: Default::default(), writes: writes.clone(), lookups: lookups.clone() };
-    ((0..workers).map(|_| link()).collect(), SharedInlets { writes: writes_in, lookups: lookups_in })
+    ((0..workers).map(|_| link()).collect(), SharedMailboxes { writes: writes_in, lookups: lookups_in })
 }
 
 fn key(hash_key: HashKey, seq: SeqNum) -> [u8; 26] {
@@ -83,7 +85,7 @@ fn key(hash_key: HashKey, seq: SeqNum) -> [u8; 26] {
 
 impl SharedLink {
     /// Copies a frame into the open batch of its class.
-    pub(crate) fn keep(&mut self, frame: &Admitted<'_>, cells: &WorkerCells) {
+    pub(super) fn keep(&mut self, frame: &Admitted<'_>, cells: &WorkerCells) {
         let class = usize::from(frame.class.code());
         let open = &mut self.open[class];
         open.push(&key(frame.hash_key, frame.seq), frame.bytes);
@@ -93,7 +95,7 @@ impl SharedLink {
     }
 
     /// Sends what is open.
-    pub(crate) fn flush(&mut self, cells: &WorkerCells) {
+    pub(super) fn flush(&mut self, cells: &WorkerCells) {
         for class in 0..CLASSES.len() {
             if !self.open[class].is_empty() {
                 self.leave(class, cells);
@@ -110,40 +112,40 @@ impl SharedLink {
     }
 
     /// Asks for missing numbers; false: too many wait already.
-    pub(crate) fn look_up(&self, lookup: Lookup) -> bool {
+    pub(super) fn look_up(&self, lookup: Lookup) -> bool {
         self.lookups.send(lookup)
     }
 }
 
 /// The control thread of the tier.
-pub(crate) struct Shared {
-    pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) lifetimes: Lifetimes,
-    pub(crate) timeout: Duration,
-    pub(crate) verify: bool,
-    pub(crate) post: Post,
-    pub(crate) cells: Arc<ControlCells>,
+pub(super) struct Shared {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) lifetimes: Lifetimes,
+    pub(super) timeout: Duration,
+    pub(super) verify: bool,
+    pub(super) workers: WorkerMailboxes,
+    pub(super) cells: Arc<ControlCells>,
 }
 
 impl Shared {
     /// Runs until the workers have ended and what they wrote is stored, at the latest `GRACE` after `stop` completes.
-    pub(crate) async fn run(self, inlets: SharedInlets, stop: impl Future<Output = ()>) {
+    pub(super) async fn run(self, mailboxes: SharedMailboxes, stop: impl Future<Output = ()>) {
         let late = async {
             stop.await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            () = async { self.serve(self.session().await.as_ref(), inlets).await } => {}
+            () = async { self.serve(self.session().await.as_ref(), mailboxes).await } => {}
             () = late => tracing::warn!("shared tier {}: frames that waited at the end were not written", self.backend.name()),
         }
     }
 
-    async fn serve(&self, session: &dyn Session, mut inlets: SharedInlets) {
+    async fn serve(&self, session: &dyn Session, mut mailboxes: SharedMailboxes) {
         loop {
             tokio::select! {
                 biased;
-                Some(lookup) = inlets.lookups.next() => self.read(session, lookup),
-                batch = inlets.writes.next() => match batch {
+                Some(lookup) = mailboxes.lookups.next() => self.read(session, lookup),
+                batch = mailboxes.writes.next() => match batch {
                     Some(batch) => self.write(session, batch).await,
                     None => break,
                 },
@@ -190,7 +192,7 @@ impl Shared {
         numbers.iter().for_each(|offset| keys.push(&key(request.nack.hash_key, request.seq(offset)), &[]));
         let asked = keys.len() as u64;
         let answers = session.get(keys, Instant::now() + self.timeout);
-        let (post, cells) = (self.post.clone(), self.cells.clone());
+        let (workers, cells) = (self.workers.clone(), self.cells.clone());
         let timeout = self.timeout;
         tokio::task::spawn_local(async move {
             // The backend keeps deadlines; this one is for the case that it does not.
@@ -200,7 +202,8 @@ impl Shared {
             let frames: Vec<Bytes> = answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
             cells.shared_hits.add(frames.len() as u64);
             cells.shared_misses.add(asked.saturating_sub(frames.len() as u64));
-            post.send(worker, ToWorker::Looked { request, frames });
+            // A full mailbox loses the answer: the requester hears nothing and asks again.
+            let _ = workers.send(worker, Message::LookupDone { request, frames });
         });
     }
 }

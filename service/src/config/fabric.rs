@@ -1,7 +1,81 @@
 //! From the options of the fabric to its address plan: once, for all roles.
 
-use super::{FabricArgs, Family, Invalid, ScopeArg, SourceModeArg};
+use super::invalid::Invalid;
+use super::parsers::{whole, within};
+use super::values::{Names, group_id};
+use clap::{Args, ValueEnum};
 use frame::{Fabric, Scope, ShardBits, SourceMode};
+use std::net::IpAddr;
+
+/// Where the fabric is: interfaces, groups, addresses.
+#[derive(Args, Clone, Debug)]
+pub struct FabricArgs {
+    /// Interfaces of the fabric, comma separated
+    #[arg(long, value_name = "NAMES", env = "MULTICAST_IF", default_value = "eth0", help_heading = "Fabric")]
+    pub iface: Names,
+    /// Address family of the fabric; ipv4 uses administratively scoped groups 239.NET.x.x
+    #[arg(long, value_name = "FAMILY", default_value = "ipv6", help_heading = "Fabric")]
+    pub fabric: Family,
+    /// Scope of IPv6 groups; ssm takes site or global only
+    #[arg(long, value_name = "SCOPE", env = "MC_SCOPE", default_value = "site", help_heading = "Fabric")]
+    pub scope: ScopeArg,
+    /// Any-source or source-specific multicast; ssm needs --bind-source on senders
+    #[arg(long, value_name = "MODE", default_value = "asm", help_heading = "Fabric")]
+    pub source_mode: SourceModeArg,
+    /// Group id in bytes 12-13 of IPv6 group addresses
+    #[arg(long, value_name = "ID", default_value = "0x000B", value_parser = group_id, help_heading = "Fabric")]
+    pub mc_group_id: u16,
+    /// Second byte of IPv4 group addresses
+    #[arg(long, value_name = "0..255", default_value_t = 192, value_parser = whole::<u8>, help_heading = "Fabric")]
+    pub mc_ipv4_net: u8,
+    /// Leading TxID bits that choose the group, so 2^N groups; the same on every node of a fabric
+    #[arg(long, value_name = "0..15", default_value_t = 2, value_parser = within(0..=15u8), help_heading = "Fabric")]
+    pub shard_bits: u8,
+    /// Address to send multicast from; an IPv6 literal of the interface, one of its own per replica under ssm
+    #[arg(long, value_name = "ADDRESS", help_heading = "Fabric")]
+    pub bind_source: Option<IpAddr>,
+    /// Hop limit (TTL) of multicast that this node sends
+    #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = whole::<u8>, help_heading = "Fabric")]
+    pub egress_hoplimit: u8,
+    /// Hand multicast that this node sends to receivers on this same host too
+    #[arg(long, env = "EGRESS_MULTICAST_LOOP", help_heading = "Fabric")]
+    pub egress_loop: bool,
+}
+
+/// `--fabric`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Family {
+    /// The fabric of the wire document.
+    #[default]
+    Ipv6,
+    /// Administratively scoped IPv4.
+    Ipv4,
+}
+
+/// `--scope`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ScopeArg {
+    /// FF02.
+    Link,
+    /// FF05, FF35.
+    #[default]
+    Site,
+    /// FF08.
+    #[value(alias = "organisation", alias = "organization")]
+    Org,
+    /// FF0E, FF3E.
+    Global,
+}
+
+/// `--source-mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SourceModeArg {
+    /// Any source.
+    #[default]
+    Asm,
+    /// Source specific.
+    Ssm,
+}
 
 impl From<ScopeArg> for Scope {
     fn from(scope: ScopeArg) -> Scope {

@@ -1,8 +1,11 @@
 //! Flags of the Go stack that have no effect here yet.
 //!
-//! Its unit files and charts must run unchanged, and nothing they ask for may be dropped in silence: such a flag is parsed,
-//! and a value other than the default is answered with a warning at start, or with an error where going on without it would
-//! leave somebody without frames. The warning tells what is not built yet from what will not be. As soon as a role declares an option of the same name, its row here stops to matter.
+//! Its unit files and charts must run unchanged, and nothing they ask for may be dropped in silence. Such a flag is parsed. A
+//! value other than the default is answered with a warning at start, or with an error where going on without it would leave
+//! somebody without frames. The warning tells what is not built yet from what will not be. As soon as a role declares an
+//! option of the same name, its row here stops to matter.
+
+use super::effective::{Effective, Origin};
 
 /// A flag of the Go stack that is accepted and does nothing.
 #[derive(Clone, Copy, Debug)]
@@ -165,3 +168,36 @@ pub const GO_FLAGS_IGNORED: &[GoFlag] = &[
     row(RETRY, "proxy-max-endpoints", "PROXY_MAX_ENDPOINTS", "0"),
     row(RETRY, "proxy-dedup-window", "PROXY_DEDUP_WINDOW", "60s"),
 ];
+
+/// The flags of a role.
+pub(super) fn flags_of(role: &str) -> impl Iterator<Item = &'static GoFlag> {
+    GO_FLAGS_IGNORED.iter().filter(move |go| go.roles.contains(&role))
+}
+
+/// A flag that was set and must not be ignored.
+#[derive(Debug, thiserror::Error)]
+#[error("{given} is not implemented; want \"{accepted}\"")]
+pub(super) struct NotImplemented {
+    given: String,
+    accepted: &'static str,
+}
+
+/// A warning for each flag that was set and does nothing; an error where it must not be ignored.
+pub(super) fn warnings(role: &str, effective: &[Effective]) -> Result<Vec<String>, NotImplemented> {
+    let mut warnings = Vec::new();
+    for option in effective.iter().filter(|option| option.hidden && option.origin != Origin::Default) {
+        let Some(go) = flags_of(role).find(|go| go.flag == option.option) else { continue };
+        if option.value.as_deref().unwrap_or_default() == go.default {
+            continue;
+        }
+        let given = format!("--{}={} ({})", go.flag, option.shown().unwrap_or_default(), option.origin);
+        if go.refused {
+            return Err(NotImplemented { given, accepted: go.default });
+        }
+        warnings.push(match go.unwise {
+            "" => format!("{given} is accepted for compatibility, not implemented yet: it has no effect"),
+            why => format!("{given} is accepted for compatibility and has no effect on purpose: {why}"),
+        });
+    }
+    Ok(warnings)
+}

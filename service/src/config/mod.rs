@@ -1,50 +1,48 @@
 //! Options: flag > environment > TOML file > default, `--check`, `--print-config`.
 //!
-//! A role declares one clap `Args` struct; everything else follows from it. [`load`] reads the layers, hands them to
+//! A role declares one clap `Args` struct; everything else follows from it. [`load`](load()) reads the layers, hands them to
 //! that one parser and answers with values, warnings and the origin of each value. So a wrong value is refused in the
 //! same words wherever it came from, and nothing is parsed twice.
 //!
-//! Order of the modules: [`values`] are the types options have, [`args`] the groups that roles share, [`layers`] puts flags,
-//! environment and file together, [`go`] knows the flags of the Go stack, [`print`] shows the result. [`fabric`] and
-//! [`store`] turn the shared groups into the types of `frame` and `cache-backend`, once for all roles.
+//! Order of the modules: [`values`] and [`parsers`] are what an option's text becomes. [`args`], [`fabric`] and [`store`] are
+//! the groups of options that roles share, with what is made of them: the types of `frame` and of `cache-backend`.
+//! [`command`] makes the command line of a role, `spelling` and [`go`] take that of the Go stack, `file` and `layers` the
+//! file and the environment. [`load`](mod@load) puts them together, `refusal` words what clap refuses, [`print`] shows the
+//! result.
 
 pub mod args;
+pub mod command;
+pub mod effective;
+pub mod exit;
 pub mod fabric;
+mod file;
 pub mod go;
-pub mod layers;
+pub mod invalid;
+mod layers;
+pub mod load;
+pub mod parsers;
 pub mod print;
+mod refusal;
+pub mod role;
+mod secret;
+mod spelling;
 pub mod store;
 pub mod values;
 
-pub use args::{
-    BackendArgs, BackendKind, BootMode, CommonArgs, FabricArgs, Family, LogFormat, ScopeArg, SourceModeArg,
-    TopologyArg, redis_addrs,
-};
+pub use args::{CommonArgs, LogFormat};
+pub use effective::{Effective, Origin};
+pub use exit::{EXIT_USAGE, Exit};
+pub use fabric::{FabricArgs, Family, ScopeArg, SourceModeArg};
 pub use go::{GO_FLAGS_IGNORED, GoFlag};
-pub use layers::{Alias, Environment, Exit, Loaded, Origin, Role, RoleLoaded, load};
-pub use store::Purpose;
+pub use invalid::{Invalid, demand};
+pub use load::{Loaded, RoleLoaded, load};
+pub use parsers::{whole, within};
+pub use role::{Alias, Environment, Role};
+pub use store::{BackendArgs, BackendKind, BootMode, Purpose, TopologyArg, redis_addrs};
 pub use values::{
     ByteSize, GroupRanges, HexIds, HostPort, HostPorts, ListenAddr, LogLevel, Names, Percent, Unacceptable,
     duration, fabric_name, group_id,
 };
-
-/// A combination of options that cannot work. A role's `start` that returns it (inside `anyhow::Error`) makes the
-/// process exit with code 2, like any other usage error.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--{option}: {problem}")]
-pub struct Invalid {
-    /// Long name of the option to change.
-    pub option: &'static str,
-    /// What is wrong, with the value, and what is accepted.
-    pub problem: String,
-}
-
-impl Invalid {
-    /// See the fields.
-    pub fn new(option: &'static str, problem: impl Into<String>) -> Invalid {
-        Invalid { option, problem: problem.into() }
-    }
-}
 
 /// Every option of a role at the default of its command line; the environment is not looked at.
 ///

@@ -1,11 +1,15 @@
 //! From the options of the shared store to the settings of its backend: once, for all roles.
 
-use super::{BackendArgs, BackendKind, BootMode, HostPort, Invalid, TopologyArg};
+use super::invalid::Invalid;
+use super::parsers::whole;
+use super::values::{ByteSize, HostPort, HostPorts, Names, Unacceptable, duration};
 use cache_backend::{
     AerospikeSettings, BootPolicy, Credential, RedisSettings, RedisTopology, RemoteSettings, Secret,
     Settings, TlsSettings, redis,
 };
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where a password is looked for when no file is named.
 const REDIS_PASSWORD: &str = "REDIS_PASSWORD";
@@ -56,7 +60,154 @@ impl Purpose {
     }
 }
 
+/// Which shared store, and how to reach it.
+#[derive(Args, Clone, Debug)]
+pub struct BackendArgs {
+    /// Kind of store [default: redis if --redis-addr is given, aerospike if --aerospike-hosts is, else the role's own]
+    #[arg(long, value_name = "KIND", help_heading = "Shared store")]
+    pub cache_backend: Option<BackendKind>,
+    /// What to do when the store cannot be reached at start: strict is an error, degraded starts and keeps trying
+    #[arg(long, value_name = "MODE", default_value = "strict", help_heading = "Shared store")]
+    pub backend_boot: BootMode,
+    /// Time for one dial, its handshake and probe; a strict start gives up after twice this [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Shared store")]
+    pub cache_dial_timeout: Option<Duration>,
+    /// Longest wait for one operation [default: 50ms for claims, 1s for the frame store]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Shared store")]
+    pub cache_op_timeout: Option<Duration>,
+    /// Bytes the memory store may take, its own overhead included
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", help_heading = "Shared store")]
+    pub memory_backend_bytes: ByteSize,
+    /// Redis, Valkey or Dragonfly, comma separated: host:port, redis://, rediss:// (TLS) or unix:///path
+    #[arg(long, value_name = "ADDRS", value_parser = redis_addrs, help_heading = "Shared store")]
+    pub redis_addr: Option<Names>,
+    /// What stands behind --redis-addr; auto tells a cluster from a single server
+    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Shared store")]
+    pub redis_topology: TopologyArg,
+    /// Name of the master that the Sentinels watch (with --redis-topology=sentinel)
+    #[arg(long, value_name = "NAME", help_heading = "Shared store")]
+    pub redis_sentinel_master: Option<String>,
+    /// ACL user
+    #[arg(long, value_name = "NAME", help_heading = "Shared store")]
+    pub redis_user: Option<String>,
+    /// File whose first line is the password; read anew at every dial [default: what REDIS_PASSWORD holds, if set]
+    #[arg(long, value_name = "FILE", help_heading = "Shared store")]
+    pub redis_password_file: Option<PathBuf>,
+    /// Database number
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<u32>, help_heading = "Shared store")]
+    pub redis_db: u32,
+    /// PEM file with the CA certificates to trust for rediss:// [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = "Shared store")]
+    pub redis_tls_ca_file: Option<PathBuf>,
+    /// PEM file with the client certificate for rediss://
+    #[arg(long, value_name = "FILE", help_heading = "Shared store")]
+    pub redis_tls_cert_file: Option<PathBuf>,
+    /// PEM file with the key of the client certificate
+    #[arg(long, value_name = "FILE", help_heading = "Shared store")]
+    pub redis_tls_key_file: Option<PathBuf>,
+    /// Name expected in the server's certificate [default: the host of the address]
+    #[arg(long, value_name = "NAME", help_heading = "Shared store")]
+    pub redis_tls_server_name: Option<String>,
+    /// Aerospike seeds, comma separated host:port (port 3000 where missing)
+    #[arg(long, value_name = "HOSTS", help_heading = "Shared store")]
+    pub aerospike_hosts: Option<HostPorts>,
+    /// Namespace; must exist and accept TTLs
+    #[arg(long, value_name = "NAME", default_value = "cache", help_heading = "Shared store")]
+    pub aerospike_namespace: String,
+    /// Set; part of every key, so the same on all nodes that share claims [default: bsp for claims, bre for frames]
+    #[arg(long, value_name = "NAME", help_heading = "Shared store")]
+    pub aerospike_set: Option<String>,
+    /// User, where the cluster asks for one
+    #[arg(long, value_name = "NAME", help_heading = "Shared store")]
+    pub aerospike_user: Option<String>,
+    /// File whose first line is the password; read anew at every dial [default: what AEROSPIKE_PASSWORD holds, if set]
+    #[arg(long, value_name = "FILE", help_heading = "Shared store")]
+    pub aerospike_password_file: Option<PathBuf>,
+}
+
+/// `--cache-backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    /// Inside this process.
+    Memory,
+    /// Redis protocol.
+    Redis,
+    /// Aerospike.
+    Aerospike,
+    /// No shared store.
+    None,
+}
+
+/// `--backend-boot`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BootMode {
+    /// A store that cannot be reached is an error at start.
+    #[default]
+    Strict,
+    /// Start without it and keep trying.
+    Degraded,
+}
+
+/// `--redis-topology`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TopologyArg {
+    /// Ask the server.
+    #[default]
+    Auto,
+    /// One server; of several addresses the first that works.
+    Single,
+    /// The addresses are Sentinels.
+    Sentinel,
+    /// The addresses are seeds of a cluster.
+    Cluster,
+}
+
+/// Addresses of Redis as the backend reads them; bare ones must be host:port.
+///
+/// # Errors
+/// An address that is neither.
+pub fn redis_addrs(text: &str) -> Result<Names, Unacceptable> {
+    let names: Names = text.parse()?;
+    let check = |addr: &String| match addr.contains("://")
+        || addr.parse::<HostPort>().is_ok_and(|host| host.port.is_some())
+    {
+        true => redis::check_address(addr),
+        false => Err("the port is missing, or this is no address".to_owned()),
+    };
+    let Err(why) = names.0.iter().try_for_each(check) else { return Ok(names) };
+    // A password that holds a comma was cut in two, and the reason would name a part of it.
+    let why = if text.contains('@') { String::new() } else { format!(": {why}") };
+    Err(Unacceptable(format!("{}, comma separated{why}", redis::ACCEPTED)))
+}
+
 impl BackendArgs {
+    /// The kind asked for, or the one whose address is given, or `default`.
+    ///
+    /// # Errors
+    /// A kind without its address.
+    pub fn kind_or(&self, default: BackendKind) -> Result<BackendKind, Invalid> {
+        let redis = self.redis_addr.as_ref().is_some_and(|addrs| !addrs.0.is_empty());
+        let aerospike = self.aerospike_hosts.as_ref().is_some_and(|hosts| !hosts.0.is_empty());
+        let inferred = match (redis, aerospike) {
+            (true, true) if self.cache_backend.is_none() => {
+                let problem = "--redis-addr and --aerospike-hosts are both given; want redis or aerospike";
+                return Err(Invalid::new("cache-backend", problem));
+            }
+            (true, _) => BackendKind::Redis,
+            (false, true) => BackendKind::Aerospike,
+            (false, false) => default,
+        };
+        match self.cache_backend.unwrap_or(inferred) {
+            BackendKind::Redis if !redis => {
+                Err(Invalid::new("redis-addr", "required by --cache-backend=redis; want host:port"))
+            }
+            BackendKind::Aerospike if !aerospike => {
+                Err(Invalid::new("aerospike-hosts", "required by --cache-backend=aerospike; want host:port"))
+            }
+            kind => Ok(kind),
+        }
+    }
+
     /// Settings of a store of `kind` for `purpose`.
     ///
     /// # Errors
@@ -71,7 +222,7 @@ impl BackendArgs {
     }
 
     /// Longest wait for one operation.
-    pub fn op_timeout(&self, purpose: Purpose) -> std::time::Duration {
+    pub fn op_timeout(&self, purpose: Purpose) -> Duration {
         self.cache_op_timeout.unwrap_or(purpose.remote().op_timeout)
     }
 

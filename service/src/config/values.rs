@@ -287,7 +287,7 @@ pub struct Names(pub Vec<String>);
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Names").field(&super::print::masked("redis-addr", &self.to_string()).0).finish()
+        f.debug_tuple("Names").field(&super::secret::masked("redis-addr", &self.to_string()).0).finish()
     }
 }
 

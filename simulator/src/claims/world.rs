@@ -1,75 +1,35 @@
-//! Nodes, workers, connections and time.
+//! Nodes, workers, connections and time: what happens, in order, and to whom.
 
-use super::check::{Emission, Fate, History};
+use super::evidence::{Emission, Evidence};
+use super::node::{Copied, FRAME_BYTES, LEASE, Node, TTL, Worker, first_bytes, id_of, key, name_of, names};
 use super::{Mutation, Options, Summary};
 use crate::MS;
+use crate::context::Context;
 use crate::fault::{Fault, Kind};
-use crate::owners::Owners;
 use crate::random::Random;
-use crate::store::{Change, Store};
-use crate::timeline::{ANY, Scheduled, Timeline};
-use crate::way::{Calls, DEADLINE, Sent, Trouble, show};
+use crate::store::Store;
+use crate::store_calls::{DEADLINE, RequestFate, show};
+use crate::timeline::{ANY, Scheduled};
 use cache_backend::OpErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use txidset::{
-    Answer, Ask, ClaimKey, Claims, ClaimsConfig, Class, CourtesyMark, Decision, KeyStyle, LocalSet, Names,
-    Request, Ticket, Trust, Verdict, Why,
-};
+use txidset::{Answer, Ask, CourtesyMark, Decision, LocalSet, Request, Ticket, Trust, Verdict, Why};
 
-const LEASE: Duration = Duration::from_millis(250);
-/// Longer than any world lasts.
-const TTL: Duration = Duration::from_secs(5);
-const FRAME_BYTES: u32 = 100;
-const PREFIX: &[u8] = b"t:";
+/// More events than any world has.
+const EVENTS: u64 = 1_000_000;
 
 pub(super) struct World {
     seed: u64,
     options: Options,
-    random: Random,
-    base: Instant,
-    now: u64,
-    timeline: Timeline<Event>,
+    context: Context<Event>,
     store: Store,
-    store_down_until: u64,
     nodes: Vec<Node>,
     workers: Vec<Worker>,
     faults: Vec<Fault>,
-    ids: Vec<History>,
-    owners: Owners,
+    evidence: Evidence,
     horizon: Duration,
     park_bytes: usize,
     summary: Summary,
-    broken: Option<String>,
-}
-
-/// A process.
-struct Node {
-    alive: bool,
-    accepting: bool,
-    incarnation: u32,
-    paused_until: u64,
-    refusing_until: u64,
-    trouble: Trouble,
-    /// Added to what its clock shows; means something only where the lease is measured with it.
-    clock_step: u64,
-}
-
-/// A worker of a process, with its connection to the store.
-struct Worker {
-    node: usize,
-    claims: Claims,
-    frames: Vec<Frame>,
-    calls: Calls,
-    timer: Option<u64>,
-    seed: u64,
-}
-
-/// A copy of an id, in the node's hands.
-struct Frame {
-    id: usize,
-    /// Index in `History::copies`.
-    copy: usize,
 }
 
 enum Event {
@@ -121,25 +81,18 @@ impl World {
         let span = random.between(600, 1800) * MS;
         let count = if seed.is_multiple_of(16) { 0 } else { options.faults };
         let faults = Fault::draw(&mut random, count, nodes, span, |random, _| Kind::of_proxy(random));
-        let base = Instant::now();
         let mut world = World {
             seed,
             options,
-            base,
-            now: 0,
-            timeline: Timeline::new(),
             store: Store::default(),
-            store_down_until: 0,
-            nodes: (0..nodes).map(|_| Node::new()).collect(),
+            nodes: (0..nodes).map(|_| Node::new(0)).collect(),
             workers: Vec::new(),
             faults,
-            ids: Vec::new(),
-            owners: Owners::default(),
+            evidence: Evidence::default(),
             horizon: if random.percent(30) { Duration::from_millis(300) } else { Duration::from_secs(60) },
             park_bytes: if random.percent(20) { 4 * FRAME_BYTES as usize } else { 1 << 20 },
             summary: Summary::default(),
-            broken: None,
-            random,
+            context: Context::new(random, options.trace),
         };
         for node in 0..nodes {
             let local = world.local();
@@ -157,29 +110,33 @@ impl World {
     }
 
     pub(super) fn run(mut self) -> Result<Summary, String> {
-        while let Some(next) = self.timeline.pop() {
-            self.now = next.at;
+        while let Some(next) = self.context.advance() {
             self.summary.events += 1;
             self.handle(next);
-            if let Some(what) = self.broken.take() {
-                return Err(what);
-            }
-            if self.summary.events > 1_000_000 {
+            self.context.verdict()?;
+            if self.summary.events > EVENTS {
                 return Err("the world does not come to rest".to_owned());
             }
         }
-        self.conclude()
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].alive {
+                self.check_at_rest(node);
+            }
+        }
+        self.context.verdict()?;
+        self.evidence.conclude(&self.faults, &mut self.summary)?;
+        Ok(self.summary)
     }
 
     /// Arrivals, faults, and what others did.
     fn plan(&mut self, span: u64) {
-        let count = self.options.ids + self.random.below(20);
+        let count = self.options.ids + self.context.random.below(20);
+        self.evidence = Evidence::of_ids(count);
         for id in 0..count {
-            self.ids.push(History::default());
-            let first = self.random.between(0, span);
+            let first = self.context.random.between(0, span);
             // A Go node's value names no id: a slip could not be seen.
             let slips = self.faults.iter().any(|fault| fault.kind == Kind::Slip);
-            if self.random.percent(4) && (self.marks() || !slips) {
+            if self.context.random.percent(4) && (self.marks() || !slips) {
                 self.schedule(first, 0, ANY, Event::Elsewhere { id });
             }
             self.plan_copies(first, id);
@@ -194,35 +151,10 @@ impl World {
 
     fn plan_copies(&mut self, first: u64, id: usize) {
         for worker in 0..self.workers.len() {
-            for at in self.random.copies(first) {
+            for at in self.context.random.copies(first) {
                 self.arrive(at, worker, id);
             }
         }
-    }
-
-    fn forward_elsewhere(&mut self, id: usize) {
-        let at = self.now;
-        if self.marks() {
-            self.mark(id);
-        } else {
-            self.store.put_plain(at, &name_of(id), TTL);
-        }
-        let emission = Emission { node: usize::MAX, at, why: None };
-        self.ids[id].emissions.push(emission);
-    }
-
-    /// Whether a listener here marks what it sees: in one of eight worlds.
-    fn marks(&self) -> bool {
-        self.seed % 8 == 5
-    }
-
-    fn mark(&mut self, id: usize) {
-        if self.store_down_until > self.now {
-            return;
-        }
-        let mark = CourtesyMark { flow: 1, seconds: 1, number: 1, id: first_bytes(id) };
-        self.store.put_mark(self.now, &name_of(id), &mark, TTL);
-        self.trace(|| format!("a listener has seen {id}"));
     }
 
     fn arrive(&mut self, at: u64, worker: usize, id: usize) {
@@ -231,7 +163,7 @@ impl World {
     }
 
     fn schedule(&mut self, at: u64, who: usize, incarnation: u32, event: Event) {
-        self.timeline.push(at, who, incarnation, event);
+        self.context.timeline.push(at, who, incarnation, event);
     }
 
     /// For a worker, as it lives now.
@@ -242,7 +174,7 @@ impl World {
 
     fn handle(&mut self, next: Scheduled<Event>) {
         match next.event {
-            Event::Fault(index) => return self.strike(self.faults[index]),
+            Event::Fault(index) => return self.inject(self.faults[index]),
             Event::Restart => return self.restart(next.who),
             Event::Elsewhere { id } => return self.forward_elsewhere(id),
             Event::Mark { id } => return self.mark(id),
@@ -257,7 +189,7 @@ impl World {
         if next.incarnation != ANY && next.incarnation != node.incarnation || !node.alive {
             return;
         }
-        if node.paused_until > self.now {
+        if node.paused_until > self.context.now {
             // The kernel keeps it for the process.
             let at = node.paused_until;
             return self.schedule(at, next.who, next.incarnation, next.event);
@@ -266,7 +198,7 @@ impl World {
             Event::Arrive { worker, id } => self.receive(worker, id),
             Event::Timer { at } => self.wake(next.who, at),
             Event::Reply { connection, number, answer } => {
-                self.deliver(next.who, connection, number, *answer);
+                self.reply(next.who, connection, number, *answer);
             }
             Event::Deadline { number, kind } => self.expire(next.who, number, kind),
             Event::Emit { token, ticket, why } => self.emit(next.who, token, ticket, why),
@@ -282,25 +214,17 @@ impl World {
             return;
         }
         let now = self.instant(node);
-        let token = self.workers[worker].frames.len() as u64;
-        let copy = self.ids[id].copies.len();
-        self.workers[worker].frames.push(Frame { id, copy });
+        let token = self.workers[worker].next_token();
         let mut verdicts = Vec::with_capacity(1);
         self.workers[worker].claims.claim(now, &[(key(id), token, FRAME_BYTES)], &mut verdicts);
-        let before = self.ids[id].copies.iter().rev().find(|(at, fate)| *at == node && *fate != Fate::Seen);
-        let failed = before.is_some_and(|(_, fate)| *fate == Fate::Failed);
-        let fate = match verdicts.first() {
-            Some(Verdict::Seen) if failed => Fate::SeenAfterFailure,
-            Some(Verdict::Seen) => Fate::Seen,
-            _ => Fate::Pending,
-        };
-        self.trace(|| format!("worker {worker} (node {node}) receives {id}: {verdicts:?}"));
-        self.ids[id].copies.push((node, fate));
+        self.context.trace(|| format!("worker {worker} (node {node}) receives {id}: {verdicts:?}"));
+        let copy = self.evidence.received(node, id, matches!(verdicts.first(), Some(Verdict::Seen)));
+        self.workers[worker].keep(Copied { id, copy });
         match verdicts.first() {
             Some(&Verdict::Won(ticket)) => self.send_later(worker, token, ticket, Some(Why::Bypassed)),
             Some(Verdict::Wait) => {
                 // The batch is built when the burst is over.
-                let at = self.now + self.random.between(0, MS);
+                let at = self.context.now + self.context.random.between(0, MS);
                 self.wake_at(worker, at);
             }
             _ => {}
@@ -309,39 +233,37 @@ impl World {
     }
 
     fn send_later(&mut self, worker: usize, token: u64, ticket: Ticket, why: Option<Why>) {
-        let delay = if self.random.percent(5) {
-            self.random.between(0, 60 * MS)
-        } else {
-            self.random.between(50, 3 * MS)
-        };
-        self.schedule_for(self.now + delay, worker, Event::Emit { token, ticket, why });
+        let random = &mut self.context.random;
+        let delay = if random.percent(5) { random.between(0, 60 * MS) } else { random.between(50, 3 * MS) };
+        self.schedule_for(self.context.now + delay, worker, Event::Emit { token, ticket, why });
     }
 
     fn emit(&mut self, worker: usize, token: u64, ticket: Ticket, why: Option<Why>) {
         let node = self.workers[worker].node;
         let now = self.instant(node);
         if !self.workers[worker].claims.may_send(now, ticket, || token) {
-            self.trace(|| format!("worker {worker} is late with token {token} and asks again"));
+            self.context.trace(|| format!("worker {worker} is late with token {token} and asks again"));
             return self.pump(worker);
         }
-        let Frame { id, copy } = self.workers[worker].frames[index(token)];
-        if self.nodes[node].refusing_until > self.now {
-            self.trace(|| format!("worker {worker} cannot send {id}"));
-            self.ids[id].copies[copy].1 = Fate::Failed;
+        let Copied { id, copy } = self.workers[worker].copied(token);
+        if self.nodes[node].refusing_until > self.context.now {
+            self.context.trace(|| format!("worker {worker} cannot send {id}"));
+            self.evidence.refused(id, copy);
             self.workers[worker].claims.failed(now, ticket);
-            if self.random.percent(50) {
-                let (to, after) = (self.random.below(self.workers.len()), self.random.between(MS, 200 * MS));
-                self.arrive(self.now + after, to, id);
+            let random = &mut self.context.random;
+            if random.percent(50) {
+                let (to, after) = (random.below(self.workers.len()), random.between(MS, 200 * MS));
+                self.arrive(self.context.now + after, to, id);
             }
         } else {
-            self.trace(|| format!("worker {worker} emits {id} ({why:?})"));
+            self.context.trace(|| format!("worker {worker} emits {id} ({why:?})"));
             self.check_late(worker, id, why);
-            self.ids[id].copies[copy].1 = Fate::Emitted;
-            self.ids[id].emissions.push(Emission { node, at: self.now, why });
+            self.evidence.emitted(id, copy, Emission { node, at: self.context.now, why });
             self.workers[worker].claims.sent(now, ticket);
             if self.marks() {
-                let late = if self.random.percent(10) { 400 * MS } else { MS };
-                let at = self.now + self.random.between(50, late);
+                let random = &mut self.context.random;
+                let late = if random.percent(10) { 400 * MS } else { MS };
+                let at = self.context.now + random.between(50, late);
                 self.schedule(at, 0, ANY, Event::Mark { id });
             }
         }
@@ -354,14 +276,41 @@ impl World {
             return;
         }
         let Some(built) = self.workers[worker].calls.claimed_at(first_bytes(id)) else { return };
-        let late = self.now - built > u64::try_from(LEASE.as_micros()).unwrap_or(0) / 2 + MS;
-        let taken = self.ids[id].emissions.iter().any(|emission| emission.at > built);
-        if late && taken {
-            self.broken = Some(format!(
-                "id {id}: emitted {} ms after its claim, although a sibling had taken over",
-                (self.now - built) / MS
+        let late = self.context.now - built;
+        let too_late = late > u64::try_from(LEASE.as_micros()).unwrap_or(0) / 2 + MS;
+        if too_late && self.evidence.was_emitted_after(id, built) {
+            let late = late / MS;
+            self.context.violation(&format!(
+                "id {id}: emitted {late} ms after its claim, although a sibling had taken over"
             ));
         }
+    }
+
+    // What others do.
+
+    fn forward_elsewhere(&mut self, id: usize) {
+        let at = self.context.now;
+        if self.marks() {
+            self.mark(id);
+        } else {
+            self.store.put_plain(at, &name_of(id), TTL);
+        }
+        self.evidence.emitted_elsewhere(id, at);
+    }
+
+    /// Whether a listener here marks what it sees: in one of eight worlds.
+    fn marks(&self) -> bool {
+        self.seed % 8 == 5
+    }
+
+    fn mark(&mut self, id: usize) {
+        let now = self.context.now;
+        if self.store.is_down(now) {
+            return;
+        }
+        let mark = CourtesyMark { flow: 1, seconds: 1, number: 1, id: first_bytes(id) };
+        self.store.put_mark(now, &name_of(id), &mark, TTL);
+        self.context.trace(|| format!("a listener has seen {id}"));
     }
 
     // What the worker does when something has happened.
@@ -388,7 +337,7 @@ impl World {
         }
         self.collect(worker);
         if self.workers[worker].claims.stats().parked_bytes.value() > self.park_bytes as u64 {
-            self.broken = Some(format!("worker {worker} parks more than {} bytes", self.park_bytes));
+            self.context.violation(&format!("worker {worker} parks more than {} bytes", self.park_bytes));
         }
     }
 
@@ -398,21 +347,21 @@ impl World {
             match decision {
                 Decision::Send { token, ticket, why } => self.send_later(worker, token, ticket, Some(why)),
                 Decision::Suppress { token, why } => {
-                    let Frame { id, copy } = self.workers[worker].frames[index(token)];
-                    self.trace(|| format!("worker {worker} lets {id} go ({why:?})"));
-                    self.ids[id].copies[copy].1 = Fate::Suppressed;
-                    if self.ids[id].emissions.is_empty() && !self.ids[id].unreleased {
-                        self.broken = Some(format!("id {id} is let go ({why:?}), but nobody has sent it"));
+                    let Copied { id, copy } = self.workers[worker].copied(token);
+                    self.context.trace(|| format!("worker {worker} lets {id} go ({why:?})"));
+                    if !self.evidence.let_go(id, copy) {
+                        self.context
+                            .violation(&format!("id {id} is let go ({why:?}), but nobody has sent it"));
                     }
                 }
             }
         }
         if let Some(next) = self.workers[worker].claims.next_timeout() {
             let step = self.nodes[self.workers[worker].node].clock_step;
-            let next =
-                u64::try_from(next.saturating_duration_since(self.base).as_micros()).unwrap_or(u64::MAX);
-            let at = next.saturating_sub(step).max(self.now) + self.random.between(10, 2 * MS);
-            self.wake_at(worker, at);
+            let next = next.saturating_duration_since(self.context.base());
+            let next = u64::try_from(next.as_micros()).unwrap_or(u64::MAX);
+            let late = self.context.random.between(10, 2 * MS);
+            self.wake_at(worker, next.saturating_sub(step).max(self.context.now) + late);
         }
     }
 
@@ -420,56 +369,49 @@ impl World {
 
     fn call(&mut self, worker: usize, request: Request) {
         let Request { id, ask, until } = request;
-        let number = self.workers[worker].calls.begin(self.now, id, &ask);
-        self.trace(|| format!("worker {worker} asks #{number} {}", show(&ask)));
-        let kind = match self.nodes[self.workers[worker].node].trouble.request(self.now, &mut self.random) {
-            Sent::Refused => {
+        let now = self.context.now;
+        let number = self.workers[worker].calls.begin(now, id, &ask);
+        self.context.trace(|| format!("worker {worker} asks #{number} {}", show(&ask)));
+        let link = self.nodes[self.workers[worker].node].link;
+        match link.request(now, &mut self.context.random) {
+            RequestFate::Refused => {
                 let kind = OpErrorKind::BreakerOpen;
-                return self.schedule_for(self.now, worker, Event::Deadline { number, kind });
+                return self.schedule_for(now, worker, Event::Deadline { number, kind });
             }
-            Sent::Lost => OpErrorKind::Timeout,
-            Sent::Lands(after) => {
+            RequestFate::Lost => {}
+            RequestFate::Lands(after) => {
                 let connection = self.workers[worker].calls.connection;
                 let ask = Box::new(ask);
-                self.schedule_for(self.now + after, worker, Event::Execute { connection, number, ask });
-                OpErrorKind::Timeout
+                self.schedule_for(now + after, worker, Event::Execute { connection, number, ask });
             }
-        };
+        }
         // Nobody waits longer than that.
         let wait = until.map_or(Duration::MAX, |until| {
             until.saturating_duration_since(self.instant(self.workers[worker].node))
         });
-        let until = self.now + u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).min(DEADLINE);
-        self.schedule_for(until, worker, Event::Deadline { number, kind });
+        let until = now + u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).min(DEADLINE);
+        self.schedule_for(until, worker, Event::Deadline { number, kind: OpErrorKind::Timeout });
     }
 
     fn execute(&mut self, worker: usize, incarnation: u32, connection: u32, number: u64, ask: &Ask) {
-        if self.store_down_until > self.now {
+        let now = self.context.now;
+        if self.store.is_down(now) {
             return;
         }
-        let (ids, owners) = (&self.ids, &mut self.owners);
-        let emitted = |id: usize| !ids[id].emissions.is_empty();
-        let mut lie = None;
-        let answer = self.store.execute(self.now, ask, |change| {
-            let lied = match change {
-                Change::Claimed { owner, epoch, id } => owners.claimed(owner, epoch, id_of(id), emitted),
-                Change::Recorded(record) => owners.recorded(record, emitted),
-            };
-            lie = lie.or(lied);
-        });
+        let (evidence, mut lie) = (&mut self.evidence, None);
+        let answer = self.store.execute(now, ask, |change| lie = lie.or(evidence.stored(change, id_of)));
         if let Some(id) = lie {
-            self.broken = Some(format!("a record says that {id} is settled, but nobody has sent it"));
+            self.context.violation(&format!("a record says that {id} is settled, but nobody has sent it"));
         }
-        self.trace(|| format!("store carries out #{number} of worker {worker}: {answer:?}"));
-        let trouble = self.nodes[self.workers[worker].node].trouble;
-        if let Some(after) = trouble.reply(self.now, &mut self.random) {
+        self.context.trace(|| format!("store carries out #{number} of worker {worker}: {answer:?}"));
+        let link = self.nodes[self.workers[worker].node].link;
+        if let Some(after) = link.reply(now, &mut self.context.random) {
             let answer = Box::new(answer);
-            let at = self.now + after;
-            self.schedule(at, worker, incarnation, Event::Reply { connection, number, answer });
+            self.schedule(now + after, worker, incarnation, Event::Reply { connection, number, answer });
         }
     }
 
-    fn deliver(&mut self, worker: usize, connection: u32, number: u64, answer: Answer) {
+    fn reply(&mut self, worker: usize, connection: u32, number: u64, answer: Answer) {
         let calls = &mut self.workers[worker].calls;
         if calls.connection != connection {
             return;
@@ -479,7 +421,7 @@ impl World {
         let now = self.instant(self.workers[worker].node);
         let trust = self.workers[worker].claims.on_answer(now, request, answer);
         if trust == Trust::Lost {
-            self.trace(|| format!("worker {worker} drops its connection"));
+            self.context.trace(|| format!("worker {worker} drops its connection"));
             self.drop_connection(worker);
         }
         self.pump(worker);
@@ -487,9 +429,9 @@ impl World {
 
     fn drop_connection(&mut self, worker: usize) {
         let now = self.instant(self.workers[worker].node);
-        let worker_of = &mut self.workers[worker];
-        for request in worker_of.calls.drop_connection() {
-            worker_of.claims.on_failure(now, request, OpErrorKind::Garbled);
+        let Worker { calls, claims, .. } = &mut self.workers[worker];
+        for request in calls.drop_connection() {
+            claims.on_failure(now, request, OpErrorKind::Garbled);
         }
         self.pump(worker);
     }
@@ -503,9 +445,8 @@ impl World {
 
     // Faults.
 
-    fn strike(&mut self, fault: Fault) {
-        self.trace(|| format!("fault: {fault:?}"));
-        let now = self.now;
+    fn inject(&mut self, fault: Fault) {
+        self.context.trace(|| format!("fault: {fault:?}"));
         let node = &mut self.nodes[fault.node];
         match fault.kind {
             Kind::Crash { restart } => self.crash(fault.node, restart),
@@ -513,7 +454,7 @@ impl World {
             Kind::Drain => self.drain(fault.node),
             Kind::RefusedSends => node.refusing_until = fault.end,
             Kind::Partition { .. } | Kind::LateReplies { .. } | Kind::LateLanding { .. } | Kind::Breaker => {
-                node.trouble.strike(&fault);
+                node.link.inject(&fault);
             }
             Kind::ClockStep if self.options.mutation == Some(Mutation::LeaseByWallClock) => {
                 node.clock_step += 700 * MS;
@@ -525,11 +466,11 @@ impl World {
                 let slipping = |worker: &&mut Worker| worker.node == fault.node;
                 self.workers.iter_mut().filter(slipping).for_each(|worker| worker.calls.slipping = true);
             }
-            Kind::Evict => self.store.evict(&mut self.random),
+            Kind::Evict => self.store.evict(&mut self.context.random),
             Kind::Failover => {
-                self.store_down_until = fault.end;
-                for (_, id) in self.store.fail_over(now, &mut self.random) {
-                    self.ids[id_of(id)].unreleased = true;
+                let Context { now, random, .. } = &mut self.context;
+                for (_, id) in self.store.fail_over(*now, fault.end, random) {
+                    self.evidence.unreleased(id_of(id));
                 }
             }
         }
@@ -539,34 +480,19 @@ impl World {
         if !self.nodes[node].alive {
             return;
         }
-        self.leave(node);
-        for history in &mut self.ids {
-            for (at, fate) in &mut history.copies {
-                let in_hand = matches!(fate, Fate::Pending | Fate::Suppressed | Fate::SeenAfterFailure);
-                if *at == node && in_hand {
-                    *fate = Fate::Died;
-                }
-            }
-        }
+        self.nodes[node].leave();
+        self.evidence.died(node);
         if let Some(after) = restart {
-            self.schedule(self.now + after, node, ANY, Event::Restart);
+            self.schedule(self.context.now + after, node, ANY, Event::Restart);
         }
-    }
-
-    fn leave(&mut self, node: usize) {
-        let node = &mut self.nodes[node];
-        node.alive = false;
-        node.incarnation += 1;
-        node.paused_until = 0;
     }
 
     fn restart(&mut self, node: usize) {
         if self.nodes[node].alive {
             return;
         }
-        self.trace(|| format!("node {node} is back"));
-        let fresh = Node { incarnation: self.nodes[node].incarnation, ..Node::new() };
-        self.nodes[node] = fresh;
+        self.context.trace(|| format!("node {node} is back"));
+        self.nodes[node] = Node::new(self.nodes[node].incarnation);
         let local = self.local();
         let kept = self.options.mutation == Some(Mutation::OwnerKeptAcrossRestart);
         // A process that cannot know whose place it takes leaves the others to their lease.
@@ -587,14 +513,14 @@ impl World {
 
     fn say_ended(&mut self, owner: u64) {
         let mut name = Vec::new();
-        Names::new(PREFIX, KeyStyle::Compact).end_notice(owner, &mut name);
-        self.store.put_ended(self.now, &name, owner, TTL);
-        self.trace(|| format!("the process of {owner:016x} has ended"));
+        names().end_notice(owner, &mut name);
+        self.store.put_ended(self.context.now, &name, owner, TTL);
+        self.context.trace(|| format!("the process of {owner:016x} has ended"));
     }
 
     /// An orderly stop: nothing new is accepted, what waits is sent, the process ends a little later.
     fn drain(&mut self, node: usize) {
-        if !self.nodes[node].alive || self.nodes[node].paused_until > self.now {
+        if !self.nodes[node].alive || self.nodes[node].paused_until > self.context.now {
             return;
         }
         self.nodes[node].accepting = false;
@@ -606,129 +532,42 @@ impl World {
             }
         }
         let incarnation = self.nodes[node].incarnation;
-        self.schedule(self.now + 1_000 * MS, node, incarnation, Event::Exit);
+        self.schedule(self.context.now + 1_000 * MS, node, incarnation, Event::Exit);
     }
 
     fn exit(&mut self, node: usize, incarnation: u32) {
         if self.nodes[node].incarnation != incarnation {
             return;
         }
-        if self.nodes[node].paused_until > self.now {
-            return self.schedule(self.now + 1_000 * MS, node, incarnation, Event::Exit);
+        if self.nodes[node].paused_until > self.context.now {
+            return self.schedule(self.context.now + 1_000 * MS, node, incarnation, Event::Exit);
         }
         self.check_at_rest(node);
-        self.leave(node);
+        self.nodes[node].leave();
     }
-
-    // The end.
 
     fn check_at_rest(&mut self, node: usize) {
         for (number, worker) in self.workers.iter().enumerate() {
             if worker.node == node && worker.claims.waiting() > 0 {
                 let waiting = worker.claims.waiting();
-                self.broken = Some(format!("{waiting} frames wait for ever at worker {number}"));
+                self.context.violation(&format!("{waiting} frames wait for ever at worker {number}"));
             }
         }
-    }
-
-    fn conclude(mut self) -> Result<Summary, String> {
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].alive {
-                self.check_at_rest(node);
-            }
-        }
-        if let Some(what) = self.broken {
-            return Err(what);
-        }
-        for (id, history) in self.ids.iter().enumerate() {
-            if history.is_lost() {
-                return Err(format!("id {id} is lost: copies {:?}", history.copies));
-            }
-            if history.emissions.len() > 1 && !history.is_explained(&self.faults) {
-                return Err(format!("id {id} was sent twice without reason: {:?}", history.emissions));
-            }
-            self.summary.emitted += u64::from(!history.emissions.is_empty());
-            self.summary.duplicates += history.emissions.len().saturating_sub(1) as u64;
-            let taken_over = |emission: &&Emission| emission.why == Some(Why::TakenOver);
-            self.summary.taken_over += history.emissions.iter().filter(taken_over).count() as u64;
-        }
-        Ok(self.summary)
     }
 
     // Making things.
 
     fn local(&mut self) -> Arc<LocalSet> {
-        Arc::new(LocalSet::starting_at(64, self.horizon, self.random.next(), self.base))
+        let base = self.context.base();
+        Arc::new(LocalSet::starting_at(64, self.horizon, self.context.random.next(), base))
     }
 
     fn worker(&mut self, node: usize, local: &Arc<LocalSet>, seed: Option<u64>) -> Worker {
-        let seed = seed.unwrap_or_else(|| self.random.next());
-        let config = ClaimsConfig {
-            ttl: TTL,
-            lease: LEASE,
-            park_bytes: self.park_bytes,
-            max_batch: if self.random.percent(20) { 3 } else { 64 },
-            prefix: PREFIX.to_vec(),
-            keys: KeyStyle::Compact,
-            tier2: true,
-            ..ClaimsConfig::default()
-        };
-        let mut claims = Claims::new(config, Arc::clone(local), seed).limit_waiting(30, 1 << 20);
-        if let Some(mutation) = self.options.mutation {
-            claims.mutate(mutation);
-        }
-        Worker { node, claims, frames: Vec::new(), calls: Calls::default(), timer: None, seed }
+        let random = &mut self.context.random;
+        Worker::new(node, local, self.park_bytes, seed, self.options.mutation, random)
     }
 
     fn instant(&self, node: usize) -> Instant {
-        self.base + Duration::from_micros(self.now + self.nodes[node].clock_step)
+        self.context.instant() + Duration::from_micros(self.nodes[node].clock_step)
     }
-
-    fn trace(&self, what: impl FnOnce() -> String) {
-        if self.options.trace {
-            println!("{:>9.3} ms  {}", self.now as f64 / 1000.0, what());
-        }
-    }
-}
-
-impl Node {
-    fn new() -> Node {
-        Node {
-            alive: true,
-            accepting: true,
-            incarnation: 0,
-            paused_until: 0,
-            refusing_until: 0,
-            trouble: Trouble::default(),
-            clock_step: 0,
-        }
-    }
-}
-
-/// A transaction whose first eight bytes are its number.
-fn key(id: usize) -> ClaimKey {
-    let mut bytes = [0xA5; 32];
-    bytes[..8].copy_from_slice(&first_bytes(id));
-    ClaimKey { class: Class::Tx, id: bytes }
-}
-
-/// The name of its claim in the store.
-fn name_of(id: usize) -> Vec<u8> {
-    let mut name = Vec::new();
-    Names::new(PREFIX, KeyStyle::Compact).claim(&key(id), &[], &mut name);
-    name
-}
-
-fn first_bytes(id: usize) -> [u8; 8] {
-    (id as u64).to_le_bytes()
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "ids are numbered from zero")]
-fn id_of(first: [u8; 8]) -> usize {
-    u64::from_le_bytes(first) as usize
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "tokens number the frames of a worker")]
-fn index(token: u64) -> usize {
-    token as usize
 }

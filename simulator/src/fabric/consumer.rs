@@ -1,11 +1,9 @@
 //! A consumer, and the TCP connections of its listeners: bytes in order, acknowledged once the consumer has them, a window,
 //! and an end that can come at any byte.
 
-use super::frames::{frames, id_of};
-use super::world::{Event, World};
-use super::{Mutation, trail::Reach};
+use super::event::Event;
 use crate::MS;
-use crate::owners::Owners;
+use crate::context::Context;
 use crate::timeline::ANY;
 use listener_egress::pipeline::{Handed, StreamQueue};
 use std::collections::VecDeque;
@@ -20,11 +18,10 @@ const PAUSE: u64 = 50 * MS;
 const PREFIX: usize = 4;
 
 /// A consumer.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Consumer {
+    /// It takes nothing until then.
     pub(super) stalled_until: u64,
-    /// What its listeners told the store.
-    pub(super) owners: Owners,
-    pub(super) reach: Reach,
 }
 
 /// A listener's end of a connection, and what the consumer's end holds of it.
@@ -74,112 +71,86 @@ impl Stream {
     pub(super) fn cut(&mut self) {
         self.reading = u32::MAX;
     }
-}
 
-impl World {
     /// Hands over what the connection takes now; claims whose frames the consumer acknowledged.
-    pub(super) fn flush(&mut self, listener: usize, delivered: &mut Vec<Handed>) {
-        let now = self.now;
-        let who = listener;
-        let latency = self.random.between(80, 400);
-        let of = &mut self.listeners[listener].stream;
-        if !of.up && now < of.retry_at {
-            of.look_at = Some(of.retry_at);
+    pub(super) fn flush(
+        &mut self,
+        context: &mut Context<Event>,
+        listener: usize,
+        delivered: &mut Vec<Handed>,
+    ) {
+        let now = context.now;
+        let latency = context.random.between(80, 400);
+        if !self.up && now < self.retry_at {
+            self.look_at = Some(self.retry_at);
             return;
         }
-        if !of.up {
-            (of.up, of.number) = (true, of.number + 1);
-            (of.written, of.acknowledged) = (0, 0);
-            (of.reading, of.read) = (of.number, 0);
-            of.partial.clear();
+        if !self.up {
+            (self.up, self.number) = (true, self.number + 1);
+            (self.written, self.acknowledged) = (0, 0);
+            (self.reading, self.read) = (self.number, 0);
+            self.partial.clear();
         }
-        while of.written - of.acknowledged < WINDOW {
-            let room = usize::try_from(WINDOW - (of.written - of.acknowledged)).unwrap_or(0);
-            let (front, back) = of.queue.unwritten();
+        while self.written - self.acknowledged < WINDOW {
+            let room = usize::try_from(WINDOW - (self.written - self.acknowledged)).unwrap_or(0);
+            let (front, back) = self.queue.unwritten();
             let piece = if front.is_empty() { back } else { front };
             if piece.is_empty() {
                 break;
             }
             let bytes = piece[..piece.len().min(room)].to_vec();
-            of.queue.wrote(bytes.len());
-            of.written += bytes.len() as u64;
-            of.arrives = of.arrives.max(now + latency);
-            of.pipe.push_back((of.number, bytes));
-            self.timeline.push(of.arrives, who, ANY, Event::Consume);
+            self.queue.wrote(bytes.len());
+            self.written += bytes.len() as u64;
+            self.arrives = self.arrives.max(now + latency);
+            self.pipe.push_back((self.number, bytes));
+            context.timeline.push(self.arrives, listener, ANY, Event::Consume);
         }
-        let due = usize::try_from(of.written - of.acknowledged).unwrap_or(usize::MAX);
-        of.queue.acknowledged(due, |handed| delivered.push(handed));
-        of.look_at = (!of.queue.is_empty()).then_some(now + LOOK);
+        let due = usize::try_from(self.written - self.acknowledged).unwrap_or(usize::MAX);
+        self.queue.acknowledged(due, |handed| delivered.push(handed));
+        self.look_at = (!self.queue.is_empty()).then_some(now + LOOK);
     }
 
-    /// The connection breaks: what was written may still arrive, or not.
-    pub(super) fn break_connection(&mut self, listener: usize) {
-        let arrives = self.random.percent(50);
-        let forgets = self.options.mutation == Some(Mutation::UnacknowledgedForgotten);
-        let of = &mut self.listeners[listener].stream;
-        of.up = false;
+    /// The connection breaks: what was written may still arrive, or not. `forgets`: planted, nothing is sent again.
+    pub(super) fn break_connection(&mut self, context: &mut Context<Event>, forgets: bool) {
+        let arrives = context.random.percent(50);
+        self.up = false;
         if !arrives {
-            of.cut();
+            self.cut();
         }
         if !forgets {
-            of.queue.rewind();
+            self.queue.rewind();
         }
-        of.retry_at = self.now + PAUSE;
-        of.look_at = Some(of.retry_at);
+        self.retry_at = context.now + PAUSE;
+        self.look_at = Some(self.retry_at);
     }
 
-    /// The next bytes at the consumer's end.
-    pub(super) fn consume(&mut self, listener: usize) {
-        let consumer = self.listeners[listener].consumer;
-        let stalled_until = self.consumers[consumer].stalled_until;
-        if stalled_until > self.now {
-            return self.timeline.push(stalled_until, listener, ANY, Event::Consume);
+    /// The next bytes at the consumer's end: the records that are whole with them.
+    pub(super) fn consume(&mut self, context: &mut Context<Event>, listener: usize) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        let Some((number, bytes)) = self.pipe.pop_front() else { return records };
+        if self.reading != number {
+            return records;
         }
-        let of = &mut self.listeners[listener].stream;
-        let Some((number, bytes)) = of.pipe.pop_front() else { return };
-        if of.reading != number {
-            return;
-        }
-        of.read += bytes.len() as u64;
-        let read = of.read;
-        of.partial.extend_from_slice(&bytes);
-        let mut partial = std::mem::take(&mut of.partial);
+        self.read += bytes.len() as u64;
+        self.partial.extend_from_slice(&bytes);
         let mut at = 0;
-        while let Some(len) = partial.get(at..).and_then(|rest| rest.first_chunk::<PREFIX>()) {
+        while let Some(len) = self.partial.get(at..).and_then(|rest| rest.first_chunk::<PREFIX>()) {
             let end = at + PREFIX + u32::from_be_bytes(*len) as usize;
-            let Some(record) = partial.get(at + PREFIX..end) else { break };
-            self.consumed(listener, consumer, record);
+            let Some(record) = self.partial.get(at + PREFIX..end) else { break };
+            records.push(record.to_vec());
             at = end;
         }
-        partial.drain(..at);
-        self.listeners[listener].stream.partial = partial;
-        let after = self.random.between(80, 400);
-        self.timeline.push(self.now + after, listener, ANY, Event::Acknowledged { number, read });
+        self.partial.drain(..at);
+        let after = context.random.between(80, 400);
+        let event = Event::Acknowledged { number, read: self.read };
+        context.timeline.push(context.now + after, listener, ANY, event);
+        records
     }
 
     /// The listener's kernel learns what the consumer has.
-    pub(super) fn acknowledged(&mut self, listener: usize, number: u32, read: u64) {
-        let of = &mut self.listeners[listener].stream;
-        if of.up && of.number == number {
-            of.acknowledged = of.acknowledged.max(read).min(of.written);
+    pub(super) fn acknowledged(&mut self, number: u32, read: u64) {
+        if self.up && self.number == number {
+            self.acknowledged = self.acknowledged.max(read).min(self.written);
         }
-    }
-
-    /// The consumer has a whole record: it must be a frame that was sent, unaltered but for its stamp.
-    fn consumed(&mut self, listener: usize, consumer: usize, record: &[u8]) {
-        const STAMP: std::ops::Range<usize> = 40..56;
-        let Some(number) = frames().number(id_of(record)) else {
-            return self.broken("the consumer got something that nobody sent");
-        };
-        let original = frames().of(number);
-        let same = record.len() == original.len()
-            && record[..STAMP.start] == original[..STAMP.start]
-            && record[STAMP.end..] == original[STAMP.end..];
-        let Some(id) = self.id_of(number).filter(|_| same) else {
-            return self.broken(&format!("the consumer got frame {number} not as it was sent"));
-        };
-        let node = self.listeners[listener].node;
-        self.trace(|| format!("consumer {consumer} has {id} of listener {listener}"));
-        self.trails[1 + consumer][id].pass(node, self.now);
     }
 }

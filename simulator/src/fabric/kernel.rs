@@ -18,6 +18,10 @@ pub(super) enum Refusal {
     WouldBlock,
 }
 
+impl Refusal {
+    pub(super) const BOTH: [Refusal; 2] = [Refusal::NoBuffers, Refusal::WouldBlock];
+}
+
 #[derive(Default)]
 pub(super) struct Kernel {
     /// What was taken since somebody looked.

@@ -1,41 +1,36 @@
 //! A listener: its real pipeline in a model of its runtime.
 //!
-//! A turn is that of the runtime: a batch goes through the pipeline, the store is asked; then (perhaps a while later, and
+//! A round is that of the runtime: a batch goes through the pipeline, the store is asked; then (perhaps a while later, and
 //! the time is read again) what passed the gate goes to the consumer's queue, and requests to the endpoint.
 
 use super::consumer::Stream;
+use super::environment::Environment;
+use super::event::{Arrived, Event};
+use super::evidence::{HandOver, stamp_of};
 use super::mutation::Mutation;
-use super::proxy::{SHARD_BITS, TTL};
-use super::world::{Event, World};
+use super::node::Node;
+use super::node_config::{NodeConfig, SHARD_BITS, TTL};
+use super::worker::{Worker, undecided};
 use crate::MS;
-use crate::way::{Calls, PATIENCE};
+use crate::context::Context;
+use crate::store_calls::ANSWER_TIMEOUT;
 use frame::digest::Digest;
-use frame::{HashKey, Kind};
+use frame::{Advert, HashKey};
 use hashbrown::HashMap;
 use listener_egress::pipeline::{
-    Batch, Delivery, Door, DropReason, FilterRules, Handed, Pipeline, Positions, ReassemblyLimits, Request,
+    Batch, Delivery, DropReason, FilterRules, Handed, Pipeline, Positions, ReassemblyLimits, Request,
     Settings, TrackLimits, VerifyRules,
 };
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use txidset::{ClaimStats, ClaimsConfig, KeyStyle, LocalSet, Names};
 
 /// Datagrams of one batch.
 const BATCH: usize = 64;
 
-/// A datagram that a listener's socket holds.
-pub(super) struct Arrived {
-    pub(super) door: Door,
-    pub(super) from: SocketAddr,
-    pub(super) bytes: Rc<[u8]>,
-    /// Nobody of ours sent it.
-    pub(super) forged: bool,
-}
-
-/// What a turn works on.
+/// What a round works on.
 struct Datagrams(Vec<Arrived>);
 
 impl Batch for Datagrams {
@@ -51,18 +46,16 @@ impl Batch for Datagrams {
 }
 
 pub(super) struct Listener {
-    pub(super) node: usize,
+    pub(super) worker: Worker,
+    /// Which of the listeners.
+    number: usize,
     pub(super) consumer: usize,
     pub(super) address: SocketAddr,
     pub(super) pipeline: Pipeline,
     pub(super) stats: Option<Arc<ClaimStats>>,
     inbox: VecDeque<Arrived>,
     batch: Datagrams,
-    turn_due: bool,
-    pub(super) calls: Calls,
-    pub(super) timer: Option<u64>,
-    /// In the middle of a round, until then.
-    pub(super) busy_until: Option<u64>,
+    round_due: bool,
     pub(super) stream: Stream,
     /// Highest number of each flow that this life of the listener heard of, or that a position named.
     pub(super) heard: HashMap<u64, u64>,
@@ -71,74 +64,61 @@ pub(super) struct Listener {
     requests: Vec<Request>,
 }
 
-impl World {
-    pub(super) fn start_listener(&mut self, node: usize, consumer: usize) {
-        let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xb, u16::try_from(node).unwrap_or(0));
-        let listener = self.listener(node, consumer, SocketAddr::new(address.into(), 5_000), 0);
-        self.listeners.push(listener);
-        self.nodes[node].born = self.now;
-        let who = self.proxies.len() + self.listeners.len() - 1;
-        self.schedule(self.now, who, Event::Turn);
+impl Listener {
+    /// The first life of a listener.
+    pub(super) fn start(
+        environment: &mut Environment,
+        node: &Node,
+        worker: Worker,
+        number: usize,
+        consumer: usize,
+    ) -> Listener {
+        let listener = Listener::new(environment, node, worker, (number, consumer), 0);
+        let now = environment.context.now;
+        listener.worker.schedule(&mut environment.context, node, now, Event::Round);
+        listener
     }
 
-    pub(super) fn restart_listener(&mut self, node: usize) {
-        for number in 0..self.listeners.len() {
-            let old = &self.listeners[number];
-            if old.node == node {
-                let (consumer, address, after) = (old.consumer, old.address, old.stream.connections());
-                let before = self.listeners[number].pipeline.claims_mut().map(|claims| claims.owner());
-                self.listeners[number] = self.listener(node, consumer, address, after);
-                // A process that cannot know whose place it takes leaves the others to their lease.
-                if let Some(before) = before.filter(|_| self.random.percent(70)) {
-                    self.say_ended(number, before);
-                }
-                self.schedule(self.now, self.proxies.len() + number, Event::Turn);
-            }
+    /// Its process is back.
+    pub(super) fn restart(&mut self, environment: &mut Environment, node: &Node) {
+        let predecessor = self.pipeline.claims_mut().map(|claims| claims.owner());
+        let (worker, connections) = (self.worker.reborn(), self.stream.connections());
+        *self = Listener::new(environment, node, worker, (self.number, self.consumer), connections);
+        // A process that cannot know whose place it takes leaves the others to their lease.
+        if let Some(predecessor) = predecessor.filter(|_| environment.context.random.percent(70)) {
+            self.say_ended(environment, predecessor);
         }
+        let now = environment.context.now;
+        self.worker.schedule(&mut environment.context, node, now, Event::Round);
     }
 
     /// The process of an owner has ended, says its successor.
-    fn say_ended(&mut self, number: usize, owner: u64) {
+    fn say_ended(&mut self, environment: &mut Environment, owner: u64) {
+        let Environment { context, store, .. } = environment;
         let mut name = Vec::new();
-        self.names(self.listeners[number].consumer).end_notice(owner, &mut name);
-        self.store.put_ended(self.now, &name, owner, TTL);
-        let now = self.instant();
-        if let Some(claims) = self.listeners[number].pipeline.claims_mut() {
-            claims.has_ended(now, owner);
+        names(environment.mutation, self.consumer).end_notice(owner, &mut name);
+        store.put_ended(context.now, &name, owner, TTL);
+        if let Some(claims) = self.pipeline.claims_mut() {
+            claims.has_ended(context.instant(), owner);
         }
     }
 
-    /// Where the consumer's listeners were, as far as the store says.
-    fn positions(&mut self, node: usize, consumer: usize) -> Option<Positions> {
-        let trouble = self.nodes[node].trouble;
-        if self.store_down_until > self.now || trouble.reply(self.now, &mut self.random).is_none() {
-            return None;
-        }
-        let mut name = Vec::new();
-        self.names(consumer).positions(0, &mut name);
-        let found = self.store.get(self.now, &name);
-        Some(Positions::join(found.as_deref().and_then(Positions::decode)))
-    }
-
-    fn names(&self, consumer: usize) -> Names {
-        Names::new(&self.prefix(consumer), KeyStyle::Compact)
-    }
-
-    fn prefix(&self, consumer: usize) -> Vec<u8> {
-        let named = self.options.mutation != Some(Mutation::ConsumerNotNamed);
-        format!("e{}:", if named { consumer } else { 0 }).into_bytes()
-    }
-
-    fn listener(&mut self, node: usize, consumer: usize, address: SocketAddr, connections: u32) -> Listener {
-        let seed = self.random.next();
-        let start = self.instant() - Duration::from_micros(self.now);
+    fn new(
+        environment: &mut Environment,
+        node: &Node,
+        worker: Worker,
+        (number, consumer): (usize, usize),
+        connections: u32,
+    ) -> Listener {
+        let Environment { context, config, mutation, .. } = environment;
+        let (seed, now) = (context.random.next(), context.instant());
         // At least the longest repair, as the configuration has it.
-        let local = Arc::new(LocalSet::starting_at(1_024, TTL, self.random.next(), start));
-        let settings = self.settings(consumer);
-        let mut pipeline = Pipeline::new(settings, Some(local), seed, self.instant());
-        let positions = self.positions(node, consumer);
-        pipeline.resume(self.instant(), positions.as_ref(), |_| true);
-        match self.options.mutation {
+        let local = Arc::new(LocalSet::starting_at(1_024, TTL, context.random.next(), context.base()));
+        let mut pipeline = Pipeline::new(settings(config, *mutation, consumer), Some(local), seed, now);
+        let (queue_bytes, planted) = (config.queue_bytes, *mutation);
+        let positions = positions(environment, node, consumer);
+        pipeline.resume(now, positions.as_ref(), |_| true);
+        match planted {
             Some(Mutation::Egress(mutation)) => pipeline.mutate(mutation),
             Some(Mutation::Claims(mutation)) => {
                 if let Some(claims) = pipeline.claims_mut() {
@@ -147,19 +127,18 @@ impl World {
             }
             _ => {}
         }
+        let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xb, u16::try_from(worker.node).unwrap_or(0));
         Listener {
-            node,
+            worker,
+            number,
             consumer,
-            address,
+            address: SocketAddr::new(address.into(), 5_000),
             stats: pipeline.claims_mut().map(|claims| claims.stats()),
             pipeline,
             inbox: VecDeque::new(),
             batch: Datagrams(Vec::new()),
-            turn_due: false,
-            calls: Calls::default(),
-            timer: None,
-            busy_until: None,
-            stream: Stream::new(self.terms.queue_bytes, connections),
+            round_due: false,
+            stream: Stream::new(queue_bytes, connections),
             heard: positions.iter().flat_map(|p| &p.flows).map(|left| (left.key.0, left.next)).collect(),
             deliveries: Vec::new(),
             delivered: Vec::new(),
@@ -167,193 +146,225 @@ impl World {
         }
     }
 
-    fn settings(&self, consumer: usize) -> Settings {
-        Settings {
-            shard_bits: SHARD_BITS,
-            subtree_data: true,
-            filter: FilterRules { announce_ttl: Duration::from_secs(900), ..FilterRules::default() },
-            verify: VerifyRules { block_pow: false, ..VerifyRules::default() },
-            track: TrackLimits {
-                max_flows: 256,
-                catch_up: self.terms.catch_up,
-                small_head: self.terms.small_head,
-                ..TrackLimits::default()
-            },
-            reassembly: ReassemblyLimits { memory: 64, slots: 64, ..ReassemblyLimits::default() },
-            claims: ClaimsConfig {
-                ttl: TTL,
-                lease: Duration::from_micros(self.terms.egress_lease),
-                park_bytes: self.terms.park_bytes,
-                max_batch: self.terms.max_batch,
-                prefix: self.prefix(consumer),
-                keys: KeyStyle::Compact,
-                tier2: true,
-                answer_timeout: Duration::from_micros(PATIENCE),
-                ..ClaimsConfig::default()
-            },
-            waiting_bytes: self.terms.waiting_bytes,
-            endpoints: Vec::new(),
-            single_rate: 90.0,
-            header_origin: None,
-            marks: None,
-            positions: Some(0),
-        }
-    }
-
     // The path of a frame.
 
-    pub(super) fn hear(&mut self, who: usize, arrived: Arrived) {
-        let number = who - self.proxies.len();
-        if !self.nodes[self.listeners[number].node].accepting {
+    /// A datagram comes to its socket.
+    pub(super) fn receive(&mut self, context: &mut Context<Event>, node: &Node, arrived: Arrived) {
+        if !node.accepting {
             return;
         }
         if let Some((key, seq)) = stamp_of(&arrived.bytes).filter(|_| !arrived.forged) {
-            self.trace(|| format!("listener {number} hears {:016x}:{seq}", key.0));
-            self.listeners[number].heard(key, seq);
+            context.trace(|| format!("listener {} hears {:016x}:{seq}", self.number, key.0));
+            self.note_heard(key, seq);
         }
-        let listener = &mut self.listeners[number];
-        listener.inbox.push_back(arrived);
-        if !listener.turn_due {
-            listener.turn_due = true;
-            let at = self.now + self.random.between(0, MS / 2);
-            self.schedule(at, who, Event::Turn);
+        self.inbox.push_back(arrived);
+        if !self.round_due {
+            self.round_due = true;
+            let at = context.now + context.random.between(0, MS / 2);
+            self.worker.schedule(context, node, at, Event::Round);
         }
     }
 
-    pub(super) fn hear_digest(&mut self, who: usize, from: SocketAddr, bytes: &[u8]) {
-        let now = self.instant();
-        let listener = &mut self.listeners[who - self.proxies.len()];
-        let Ok(digest) = Digest::decode(bytes) else { return };
+    /// A digest comes; `false`: it is none.
+    pub(super) fn receive_digest(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) -> bool {
+        let Ok(digest) = Digest::decode(bytes) else { return false };
         for entry in digest.entries() {
-            listener.heard(entry.hash_key, entry.highest.0);
-            listener.pipeline.digest(now, from.ip(), &entry);
+            self.note_heard(entry.hash_key, entry.highest.0);
+            self.pipeline.digest(now, from.ip(), &entry);
         }
-        self.turn(who);
+        true
     }
 
-    /// First half: a batch through the pipeline, the store is asked.
-    pub(super) fn listen(&mut self, number: usize) {
-        let now = self.instant();
-        let listener = &mut self.listeners[number];
-        listener.turn_due = false;
-        listener.batch.0.clear();
-        if let Some(door) = listener.inbox.front().map(|arrived| arrived.door) {
-            let same = listener.inbox.iter().take(BATCH).take_while(|arrived| arrived.door == door).count();
-            listener.batch.0.extend(listener.inbox.drain(..same));
-            listener.pipeline.take(now, door, &listener.batch);
+    pub(super) fn receive_advert(&mut self, now: Instant, advert: &Advert) {
+        self.pipeline.advert(now, advert);
+    }
+
+    /// First half of a round: a batch through the pipeline, the store is asked.
+    pub(super) fn begin(&mut self, environment: &mut Environment, node: &Node) {
+        let now = environment.context.instant();
+        self.round_due = false;
+        self.batch.0.clear();
+        if let Some(door) = self.inbox.front().map(|arrived| arrived.door) {
+            let same = self.inbox.iter().take(BATCH).take_while(|arrived| arrived.door == door).count();
+            self.batch.0.extend(self.inbox.drain(..same));
+            self.pipeline.take(now, door, &self.batch);
         }
-        listener.pipeline.on_timeout(now);
-        self.pump(self.proxies.len() + number);
-        self.go_on(self.proxies.len() + number);
+        self.pipeline.on_timeout(now);
+        self.pump(environment, node);
     }
 
     /// Second half: what passed goes to the consumer, requests go out.
-    pub(super) fn end_turn(&mut self, number: usize) {
-        let who = self.proxies.len() + number;
-        self.send_requests(number);
-        let now = self.instant();
-        let listener = &mut self.listeners[number];
-        listener.pipeline.decide(now);
-        let mut deliveries = std::mem::take(&mut listener.deliveries);
-        listener.pipeline.take_deliveries(&mut deliveries);
+    pub(super) fn commit(&mut self, environment: &mut Environment, node: &Node) {
+        self.send_requests(environment);
+        let now = environment.context.instant();
+        self.pipeline.decide(now);
+        let mut deliveries = std::mem::take(&mut self.deliveries);
+        self.pipeline.take_deliveries(&mut deliveries);
         for delivery in deliveries.drain(..) {
-            self.deliver(number, &delivery);
+            self.deliver(environment, &delivery);
         }
-        self.listeners[number].deliveries = deliveries;
-        self.flush_and_settle(number);
-        self.pump(who);
-        self.check_listener(number);
-        let listener = &mut self.listeners[number];
-        let mut at = listener.pipeline.next_timeout();
-        if let Some(look) = listener.stream.look_at {
-            at = at.min(now + Duration::from_micros(look.saturating_sub(self.now)));
+        self.deliveries = deliveries;
+        self.flush(&mut environment.context);
+        self.pump(environment, node);
+        let Environment { context, config, .. } = environment;
+        self.check_bounds(context, config);
+        let mut at = self.pipeline.next_timeout();
+        if let Some(look) = self.stream.look_at {
+            at = at.min(now + Duration::from_micros(look.saturating_sub(context.now)));
         }
-        if !self.listeners[number].inbox.is_empty() {
-            self.schedule(self.now, who, Event::Turn);
+        if !self.inbox.is_empty() {
+            self.worker.schedule(context, node, context.now, Event::Round);
         }
-        self.wake_at(who, at);
+        self.worker.wake_at(context, node, at);
     }
 
-    fn deliver(&mut self, number: usize, delivery: &Delivery) {
-        let now = self.instant();
-        let asks = self.options.mutation != Some(Mutation::LateFrameDelivered);
-        let listener = &mut self.listeners[number];
-        if asks && !listener.pipeline.may_leave(now, delivery, &listener.batch) {
+    fn pump(&mut self, environment: &mut Environment, node: &Node) {
+        if let Some(claims) = self.pipeline.claims_mut() {
+            self.worker.pump(environment, node, claims);
+        }
+    }
+
+    fn deliver(&mut self, environment: &mut Environment, delivery: &Delivery) {
+        let Environment { context, evidence, mutation, .. } = environment;
+        let now = context.instant();
+        let asks = *mutation != Some(Mutation::LateFrameDelivered);
+        if asks && !self.pipeline.may_leave(now, delivery, &self.batch) {
             return;
         }
-        let frame = listener.pipeline.bytes(delivery, &listener.batch);
+        let frame = self.pipeline.bytes(delivery, &self.batch);
         let id = super::frames::id_of(frame);
         let ticket = delivery.ticket;
-        let mut handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
-        if self.options.mutation == Some(Mutation::SettledBeforeAcknowledged) {
-            handed.ticket = None;
-        }
-        let refused = listener.stream.queue.push(frame, handed).is_err();
+        let early = *mutation == Some(Mutation::SettledBeforeAcknowledged);
+        let handed = Handed { ticket: ticket.filter(|_| !early), wire_len: delivery.wire_len };
+        let refused = self.stream.queue.push(frame, handed).is_err();
         let what = if refused { "has no room for" } else { "queues" };
-        self.trace(|| format!("listener {number} {what} {:?} under {ticket:?}", self.id_at(id)));
-        let listener = &mut self.listeners[number];
+        context
+            .trace(|| format!("listener {} {what} {:?} under {ticket:?}", self.number, evidence.id_at(id)));
         if refused {
-            listener.pipeline.no_room(now, delivery, &listener.batch);
+            self.pipeline.no_room(now, delivery, &self.batch);
         } else {
-            if handed != (Handed { ticket: delivery.ticket, wire_len: delivery.wire_len }) {
-                let early = Handed { ticket: delivery.ticket, wire_len: 0 };
-                listener.pipeline.delivered(now, early);
+            if early && ticket.is_some() {
+                self.pipeline.delivered(now, Handed { ticket, wire_len: 0 });
             }
-            self.check_late_delivery(number, id, delivery.ticket.is_some());
+            if ticket.is_some() {
+                evidence.delivered(context, &self.hand_over(), id);
+            }
         }
-        self.listeners[number].pipeline.release(delivery);
+        self.pipeline.release(delivery);
     }
 
-    pub(super) fn flush_and_settle(&mut self, number: usize) {
-        let now = self.instant();
-        let mut delivered = std::mem::take(&mut self.listeners[number].delivered);
-        self.flush(number, &mut delivered);
-        self.trace(|| format!("listener {number} has {} records acknowledged", delivered.len()));
-        let listener = &mut self.listeners[number];
-        for handed in delivered.drain(..) {
-            listener.pipeline.delivered(now, handed);
+    /// What a check asks about a frame that this listener hands over.
+    fn hand_over(&self) -> HandOver<'_> {
+        let Worker { who, node, gate, calls, .. } = &self.worker;
+        let (who, node, gate) = (*who, *node, *gate);
+        HandOver { who, node, gate, calls, undecided: self.undecided(), refused_at: None }
+    }
+
+    fn flush(&mut self, context: &mut Context<Event>) {
+        let now = context.instant();
+        self.stream.flush(context, self.number, &mut self.delivered);
+        context
+            .trace(|| format!("listener {} has {} records acknowledged", self.number, self.delivered.len()));
+        for handed in self.delivered.drain(..) {
+            self.pipeline.delivered(now, handed);
         }
-        listener.delivered = delivered;
-        let queue = &listener.stream.queue;
+        let queue = &self.stream.queue;
         let room = queue.len() <= queue.capacity() / 2;
-        listener.pipeline.set_room(room);
+        self.pipeline.set_room(room);
     }
 
-    fn send_requests(&mut self, number: usize) {
-        let mut requests = std::mem::take(&mut self.listeners[number].requests);
-        self.listeners[number].pipeline.take_requests(&mut requests);
-        let sent = self.options.mutation != Some(Mutation::RequestsNotSent);
-        for request in requests.drain(..).filter(|_| sent) {
-            self.request(number, request.to, Box::new(request.bytes));
+    fn send_requests(&mut self, environment: &mut Environment) {
+        let Environment { context, network, mutation, .. } = environment;
+        self.pipeline.take_requests(&mut self.requests);
+        let sent = *mutation != Some(Mutation::RequestsNotSent);
+        for request in self.requests.drain(..).filter(|_| sent) {
+            network.request(context, self.number, request.to, request.bytes);
         }
-        self.listeners[number].requests = requests;
     }
 
-    /// Half of the time of an orderly stop is over.
-    pub(super) fn decide_listener(&mut self, number: usize) {
-        let now = self.instant();
-        self.listeners[number].pipeline.drain(now);
-        self.listen(number);
+    // Its consumer.
+
+    /// Bytes come to the consumer.
+    pub(super) fn consume(&mut self, environment: &mut Environment) {
+        let Environment { context, evidence, .. } = environment;
+        let (number, consumer) = (self.number, self.consumer);
+        for record in self.stream.consume(context, number) {
+            let id = evidence.consumed(context, self.worker.gate, self.worker.node, &record);
+            context.trace(|| format!("consumer {consumer} has {id:?} of listener {number}"));
+        }
+    }
+
+    /// The connection to the consumer breaks.
+    pub(super) fn break_connection(&mut self, environment: &mut Environment, node: &Node) {
+        let Environment { context, mutation, .. } = environment;
+        self.stream.break_connection(context, *mutation == Some(Mutation::UnacknowledgedForgotten));
+        self.worker.schedule(context, node, context.now, Event::Round);
+    }
+
+    // The end of its process.
+
+    /// Half of the time of an orderly stop is over: the next round leaves nothing undecided.
+    pub(super) fn decide(&mut self, now: Instant) {
+        self.pipeline.drain(now);
     }
 
     /// The end of an orderly stop: what the consumer did not take is given up.
-    pub(super) fn abandon(&mut self, number: usize) {
-        let now = self.instant();
-        let listener = &mut self.listeners[number];
+    pub(super) fn abandon(&mut self, environment: &mut Environment, node: &Node) {
+        let now = environment.context.instant();
         let mut lost = Vec::new();
-        listener.stream.queue.abandon(|handed| lost.push(handed));
+        self.stream.queue.abandon(|handed| lost.push(handed));
         for handed in lost {
-            listener.pipeline.undelivered(now, handed.ticket, DropReason::ConsumerGone);
+            self.pipeline.undelivered(now, handed.ticket, DropReason::ConsumerGone);
         }
-        self.pump(self.proxies.len() + number);
-        self.listeners[number].pipeline.stop();
+        self.pump(environment, node);
+        self.pipeline.stop();
     }
-}
 
-impl Listener {
-    fn heard(&mut self, key: HashKey, seq: u64) {
+    // What the checks ask.
+
+    fn check_bounds(&mut self, context: &mut Context<Event>, config: &NodeConfig) {
+        let number = self.number;
+        let parked = self.stats.as_ref().map_or(0, |stats| stats.parked_bytes.value());
+        let counts = self.pipeline.counts();
+        let (waiting, lost) = (counts.waiting_bytes, counts.lost);
+        // Rebuilt frames, and those that came late, are bounded by the claims and not by the table.
+        let most = (config.waiting_bytes + 2 * config.park_bytes + 4_096) as u64;
+        if parked > config.park_bytes as u64 {
+            context.violation(&format!("listener {number} parks {parked} bytes"));
+        } else if waiting > most {
+            context.violation(&format!("listener {number} holds {waiting} bytes for the store"));
+        } else if lost.iter().sum::<u64>() > 0 {
+            context
+                .violation(&format!("listener {number} gave up numbers that the endpoint holds: {lost:?}"));
+        }
+    }
+
+    /// Frames that it let through undecided.
+    pub(super) fn undecided(&self) -> u64 {
+        self.stats.as_ref().map_or(0, |stats| undecided(stats))
+    }
+
+    /// Flows whose position it did not find.
+    pub(super) fn without_position(&mut self) -> u64 {
+        self.pipeline.counts().flows_without_position
+    }
+
+    fn note_heard(&mut self, key: HashKey, seq: u64) {
         let highest = self.heard.entry(key.0).or_default();
         *highest = seq.max(*highest);
+    }
+
+    /// Nothing waits for ever.
+    pub(super) fn check_rest(&mut self, context: &mut Context<Event>) {
+        if !self.is_idle() {
+            let gaps = self.pipeline.counts().open_gaps;
+            let (waits, queued) = (self.pipeline.is_waiting(), self.stream.queue.len());
+            context.violation(&format!(
+                "listener {} does not come to rest: {gaps} gaps, frames wait for a claim: {waits}, {queued} bytes for the \
+                 consumer",
+                self.number
+            ));
+        }
     }
 
     /// Nothing is under way in this process.
@@ -366,12 +377,56 @@ impl Listener {
     }
 }
 
-/// Flow and number of a frame or fragment.
-pub(super) fn stamp_of(bytes: &[u8]) -> Option<(HashKey, u64)> {
-    let kind = Kind::of(bytes).ok()?;
-    if !matches!(kind, Kind::Tx | Kind::Fragment) {
+/// Where the consumer's listeners were, as far as the store says.
+fn positions(environment: &mut Environment, node: &Node, consumer: usize) -> Option<Positions> {
+    let Environment { context, store, .. } = environment;
+    if store.is_down(context.now) || node.link.reply(context.now, &mut context.random).is_none() {
         return None;
     }
-    let at = |at: usize| bytes.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-    Some((HashKey(at(40)?), at(48)?))
+    let mut name = Vec::new();
+    names(environment.mutation, consumer).positions(0, &mut name);
+    let found = store.get(context.now, &name);
+    Some(Positions::join(found.as_deref().and_then(Positions::decode)))
+}
+
+fn names(mutation: Option<Mutation>, consumer: usize) -> Names {
+    Names::new(&prefix(mutation, consumer), KeyStyle::Compact)
+}
+
+fn prefix(mutation: Option<Mutation>, consumer: usize) -> Vec<u8> {
+    let named = mutation != Some(Mutation::ConsumerNotNamed);
+    format!("e{}:", if named { consumer } else { 0 }).into_bytes()
+}
+
+fn settings(config: &NodeConfig, mutation: Option<Mutation>, consumer: usize) -> Settings {
+    Settings {
+        shard_bits: SHARD_BITS,
+        subtree_data: true,
+        filter: FilterRules { announce_ttl: Duration::from_secs(900), ..FilterRules::default() },
+        verify: VerifyRules { block_pow: false, ..VerifyRules::default() },
+        track: TrackLimits {
+            max_flows: 256,
+            catch_up: config.catch_up,
+            small_head: config.small_head,
+            ..TrackLimits::default()
+        },
+        reassembly: ReassemblyLimits { memory: 64, slots: 64, ..ReassemblyLimits::default() },
+        claims: ClaimsConfig {
+            ttl: TTL,
+            lease: Duration::from_micros(config.egress_lease),
+            park_bytes: config.park_bytes,
+            max_batch: config.max_batch,
+            prefix: prefix(mutation, consumer),
+            keys: KeyStyle::Compact,
+            tier2: true,
+            answer_timeout: Duration::from_micros(ANSWER_TIMEOUT),
+            ..ClaimsConfig::default()
+        },
+        waiting_bytes: config.waiting_bytes,
+        endpoints: Vec::new(),
+        single_rate: 90.0,
+        header_origin: None,
+        marks: None,
+        positions: Some(0),
+    }
 }

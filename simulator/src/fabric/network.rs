@@ -1,20 +1,20 @@
 //! The multicast network: every listener and endpoint hears what is sent to a group, each in its own time; a listener may
 //! lose it, hear it twice, or hear a forgery first. Endpoints lose nothing.
 
-use super::listener::Arrived;
-use super::world::{Event, World};
+use super::event::{Arrived, Event};
 use crate::MS;
+use crate::context::Context;
 use crate::random::Random;
 use crate::timeline::ANY;
 use frame::data::HEADER;
-use frame::{GroupIndex, Kind};
+use frame::{GroupIndex, Kind, Nack};
 use listener_egress::pipeline::Door;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// What the network does to all that it carries.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Network {
+pub(super) struct Rates {
     /// Percent lost on the way to a listener.
     loss: u64,
     /// Percent heard twice.
@@ -25,9 +25,9 @@ pub(super) struct Network {
     detour: u64,
 }
 
-impl Network {
-    pub(super) fn draw(random: &mut Random) -> Network {
-        Network {
+impl Rates {
+    pub(super) fn draw(random: &mut Random) -> Rates {
+        Rates {
             loss: [0, 0, 2, 10, 20][random.below(5)],
             repeats: [0, 3][random.below(2)],
             forged: [0, 0, 0, 2][random.below(4)],
@@ -41,80 +41,142 @@ impl Network {
     }
 }
 
-impl World {
-    /// A datagram to a data group, from a proxy or as a repair.
-    pub(super) fn multicast(&mut self, from: SocketAddr, bytes: &Rc<[u8]>) {
-        for listener in 0..self.listeners.len() {
-            if self.network.forged > 0
-                && self.random.percent(self.network.forged)
-                && let Some(forgery) = forge(bytes)
-            {
-                self.carry(listener, Door::Groups, from, &forgery, true);
-            }
-            self.carry(listener, Door::Groups, from, bytes, false);
-        }
+/// What is wrong on the way to one listener.
+#[derive(Clone, Copy, Default)]
+struct Link {
+    /// It hears nothing of the fabric.
+    deaf_until: u64,
+    /// Until when how many percent are lost.
+    losing: (u64, u64),
+}
+
+/// See the module text.
+pub(super) struct Network {
+    rates: Rates,
+    /// By listener.
+    links: Vec<Link>,
+    /// Number of the first listener's worker.
+    first_listener: usize,
+    /// Where each endpoint answers from.
+    endpoints: Vec<SocketAddr>,
+}
+
+impl Network {
+    pub(super) fn new(
+        rates: Rates,
+        first_listener: usize,
+        listeners: usize,
+        endpoints: Vec<SocketAddr>,
+    ) -> Network {
+        Network { rates, links: vec![Link::default(); listeners], first_listener, endpoints }
     }
 
-    /// The endpoints hear a frame of a group.
-    pub(super) fn reach_endpoints(&mut self, group: GroupIndex, bytes: &Rc<[u8]>) {
+    /// A listener hears nothing until then.
+    pub(super) fn deafen(&mut self, listener: usize, until: u64) {
+        self.links[listener].deaf_until = until;
+    }
+
+    /// Until then so many percent are lost on the way to a listener.
+    pub(super) fn lose(&mut self, listener: usize, until: u64, percent: u64) {
+        self.links[listener].losing = (until, percent);
+    }
+
+    /// A frame to a data group: the endpoints hear it, and the listeners.
+    pub(super) fn multicast(
+        &self,
+        context: &mut Context<Event>,
+        from: SocketAddr,
+        group: GroupIndex,
+        bytes: &Rc<[u8]>,
+    ) {
         for endpoint in 0..self.endpoints.len() {
-            let at = self.now + self.network.delay(&mut self.random);
-            let bytes = Rc::clone(bytes);
-            self.timeline.push(at, endpoint, ANY, Event::Keep { group, bytes });
+            self.to_endpoint(context, endpoint, Event::EndpointFrame { group, bytes: Rc::clone(bytes) });
+        }
+        for listener in 0..self.links.len() {
+            if self.rates.forged > 0
+                && context.random.percent(self.rates.forged)
+                && let Some(forgery) = forge(bytes)
+            {
+                self.carry(context, listener, Door::Groups, from, &forgery, true);
+            }
+            self.carry(context, listener, Door::Groups, from, bytes, false);
         }
     }
 
     /// A digest to the beacon group.
-    pub(super) fn send_digest(&mut self, from: SocketAddr, bytes: &Rc<[u8]>) {
-        self.check_digest(bytes);
-        for listener in 0..self.listeners.len() {
-            self.announce(listener, Event::Digest { from, bytes: Rc::clone(bytes) });
-        }
+    pub(super) fn digest(&self, context: &mut Context<Event>, from: SocketAddr, bytes: &Rc<[u8]>) {
+        self.announce(context, || Event::Digest { from, bytes: Rc::clone(bytes) });
         for endpoint in 0..self.endpoints.len() {
-            let at = self.now + self.network.delay(&mut self.random);
-            self.timeline.push(at, endpoint, ANY, Event::Overhear(Rc::clone(bytes)));
+            self.to_endpoint(context, endpoint, Event::EndpointDigest(Rc::clone(bytes)));
         }
     }
 
-    /// A datagram to one listener.
-    pub(super) fn unicast(&mut self, listener: usize, door: Door, from: SocketAddr, bytes: &Rc<[u8]>) {
-        self.carry(listener, door, from, bytes, false);
-    }
-
-    fn carry(&mut self, listener: usize, door: Door, from: SocketAddr, bytes: &Rc<[u8]>, forged: bool) {
-        let copies = if self.random.percent(self.network.repeats) { 2 } else { 1 };
-        for _ in 0..copies {
-            if self.arrives(listener) {
-                let at = self.now + self.network.delay(&mut self.random);
-                let arrived = Arrived { door, from, bytes: Rc::clone(bytes), forged };
-                self.timeline.push(at, self.proxies.len() + listener, ANY, Event::Datagram(arrived));
+    /// A digest or an ADVERT to all listeners.
+    pub(super) fn announce(&self, context: &mut Context<Event>, message: impl Fn() -> Event) {
+        for listener in 0..self.links.len() {
+            if self.arrives(context, listener) {
+                let at = context.now + self.rates.delay(&mut context.random);
+                context.timeline.push(at, self.first_listener + listener, ANY, message());
             }
         }
     }
 
-    /// A digest or an ADVERT to one listener.
-    pub(super) fn announce(&mut self, listener: usize, news: Event) {
-        if self.arrives(listener) {
-            let at = self.now + self.network.delay(&mut self.random);
-            self.timeline.push(at, self.proxies.len() + listener, ANY, news);
-        }
+    /// A reply to one listener.
+    pub(super) fn reply(
+        &self,
+        context: &mut Context<Event>,
+        listener: usize,
+        from: SocketAddr,
+        bytes: &Rc<[u8]>,
+    ) {
+        self.carry(context, listener, Door::Replies, from, bytes, false);
     }
 
     /// A request on its way from a listener; it may get lost like anything else.
-    pub(super) fn request(&mut self, listener: usize, to: SocketAddr, nack: Box<[u8; frame::Nack::LEN]>) {
-        if let Some(endpoint) = self.endpoint_at(to)
-            && self.arrives(listener)
+    pub(super) fn request(
+        &self,
+        context: &mut Context<Event>,
+        listener: usize,
+        to: SocketAddr,
+        nack: [u8; Nack::LEN],
+    ) {
+        if let Some(endpoint) = self.endpoints.iter().position(|address| *address == to)
+            && self.arrives(context, listener)
         {
-            let at = self.now + self.network.delay(&mut self.random);
-            self.timeline.push(at, listener, ANY, Event::Request { endpoint, nack });
+            let at = context.now + self.rates.delay(&mut context.random);
+            context.timeline.push(at, listener, ANY, Event::Request { endpoint, nack: Box::new(nack) });
         }
     }
 
-    fn arrives(&mut self, listener: usize) -> bool {
-        let node = &self.nodes[self.listeners[listener].node];
-        let extra = if node.losing.0 > self.now { node.losing.1 } else { 0 };
-        let loss = self.network.loss.max(extra);
-        node.deaf_until <= self.now && !self.random.percent(loss)
+    fn to_endpoint(&self, context: &mut Context<Event>, endpoint: usize, event: Event) {
+        let at = context.now + self.rates.delay(&mut context.random);
+        context.timeline.push(at, endpoint, ANY, event);
+    }
+
+    fn carry(
+        &self,
+        context: &mut Context<Event>,
+        listener: usize,
+        door: Door,
+        from: SocketAddr,
+        bytes: &Rc<[u8]>,
+        forged: bool,
+    ) {
+        let copies = if context.random.percent(self.rates.repeats) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.arrives(context, listener) {
+                let at = context.now + self.rates.delay(&mut context.random);
+                let arrived = Arrived { door, from, bytes: Rc::clone(bytes), forged };
+                context.timeline.push(at, self.first_listener + listener, ANY, Event::Datagram(arrived));
+            }
+        }
+    }
+
+    fn arrives(&self, context: &mut Context<Event>, listener: usize) -> bool {
+        let Link { deaf_until, losing } = self.links[listener];
+        let extra = if losing.0 > context.now { losing.1 } else { 0 };
+        let loss = self.rates.loss.max(extra);
+        deaf_until <= context.now && !context.random.percent(loss)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A process, as far as every role has it.
 
 use super::kernel::Refusal;
-use crate::way::Trouble;
+use crate::store_calls::StoreLink;
 
 #[derive(Clone, Copy)]
 pub(super) struct Node {
@@ -16,13 +16,9 @@ pub(super) struct Node {
     /// When this life began.
     pub(super) born: u64,
     pub(super) paused_until: u64,
-    pub(super) trouble: Trouble,
+    pub(super) link: StoreLink,
     /// Of a proxy: its kernel refuses sends.
     pub(super) refusing: (u64, Refusal),
-    /// Of a listener: it hears nothing of the fabric.
-    pub(super) deaf_until: u64,
-    /// Of a listener: until when how many percent are lost on the way to it.
-    pub(super) losing: (u64, u64),
 }
 
 impl Node {
@@ -35,11 +31,16 @@ impl Node {
             incarnation,
             born,
             paused_until: 0,
-            trouble: Trouble::default(),
+            link: StoreLink::default(),
             refusing: (0, Refusal::NoBuffers),
-            deaf_until: 0,
-            losing: (0, 0),
         }
+    }
+
+    /// This life of the process is over.
+    pub(super) fn leave(&mut self) {
+        self.alive = false;
+        self.incarnation += 1;
+        self.paused_until = 0;
     }
 
     /// It lives, or stopped in order: what it received it did not lose by dying.

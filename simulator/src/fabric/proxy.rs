@@ -3,12 +3,18 @@
 //! A round is that of the runtime: what arrived is judged and claimed, the store is asked; then (perhaps a while later, and
 //! the time is read again) decided frames are loaded, planned, handed to the kernel, and the rest is kept.
 
-use super::kernel::{Kernel, Refusal};
+use super::environment::Environment;
+use super::event::Event;
+use super::evidence::HandOver;
+use super::kernel::Kernel;
 use super::mutation::Mutation;
-use super::world::{Event, FABRIC, World};
+use super::node::Node;
+use super::node_config::{FABRIC, NodeConfig, SHARD_BITS, TTL};
+use super::worker::{Worker, undecided};
 use crate::MS;
-use crate::way::{Calls, PATIENCE};
-use frame::{GroupIndex, ShardBits};
+use crate::context::Context;
+use crate::store_calls::ANSWER_TIMEOUT;
+use frame::{GroupIndex, Kind};
 use multicast_io::Burst;
 use proxy_ingress::pipeline::emit::OutletLimits;
 use proxy_ingress::pipeline::number::{FlowLimits, Identity, MIN_FLOWS};
@@ -16,18 +22,10 @@ use proxy_ingress::pipeline::train::Order;
 use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Policy};
 use proxy_ingress::tally::Tally;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use txidset::{ClaimStats, Claims, ClaimsConfig, KeyStyle, LocalSet};
 
-/// Shards of all worlds.
-pub(super) const SHARD_BITS: ShardBits = match ShardBits::new(1) {
-    Some(bits) => bits,
-    None => panic!("within 15 bits"),
-};
-/// How long claims are remembered: longer than any world lasts.
-pub(super) const TTL: Duration = Duration::from_secs(120);
 const WALLET: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xf));
 const PREFIX: &[u8] = b"t:";
 /// Rounds in a row before the worker has certainly caught up.
@@ -41,21 +39,17 @@ thread_local! {
 }
 
 pub(super) struct Proxy {
-    pub(super) node: usize,
+    pub(super) worker: Worker,
     pub(super) ingress: Ingress,
-    pub(super) tally: Arc<Tally>,
-    pub(super) stats: Arc<ClaimStats>,
+    tally: Arc<Tally>,
+    stats: Arc<ClaimStats>,
     burst: Burst,
     kernel: [Kernel; 1],
     address: SocketAddr,
     origin: [u8; 16],
     /// Frames in the kernel's receive queue.
-    pub(super) inbox: Vec<usize>,
-    turn_due: bool,
-    pub(super) calls: Calls,
-    pub(super) timer: Option<u64>,
-    /// In the middle of a round, until then.
-    pub(super) busy_until: Option<u64>,
+    inbox: Vec<usize>,
+    round_due: bool,
     /// Ids that this life of the worker received.
     pub(super) received: Vec<usize>,
     /// When the kernel last refused something.
@@ -75,58 +69,56 @@ pub(super) fn policy() -> Policy {
     }
 }
 
-impl World {
-    /// Starts the workers of a proxy.
-    pub(super) fn start_proxy(&mut self, node: usize, workers: usize) {
-        let local = self.local();
-        for number in 0..workers {
-            let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xa, u16::try_from(node).unwrap_or(0));
-            let port = 4000 + u16::try_from(number).unwrap_or(0);
-            let proxy = self.proxy(node, &local, SocketAddr::new(address.into(), port), None);
-            self.proxies.push(proxy);
-        }
-    }
+/// Tier 1 of a process: its workers share it.
+pub(super) fn local_set(environment: &mut Environment) -> Arc<LocalSet> {
+    let Environment { context, config, .. } = environment;
+    Arc::new(LocalSet::starting_at(64, config.horizon, context.random.next(), context.base()))
+}
 
-    /// Starts them again, after their process died.
-    pub(super) fn restart_proxy(&mut self, node: usize) {
-        let local = self.local();
-        for who in 0..self.proxies.len() {
-            if self.proxies[who].node == node {
-                let reused = self.options.mutation == Some(Mutation::NumbersReusedAfterRestart);
-                let origin = reused.then_some(self.proxies[who].origin);
-                self.proxies[who] = self.proxy(node, &local, self.proxies[who].address, origin);
-            }
-        }
-    }
-
-    fn local(&mut self) -> Arc<LocalSet> {
-        Arc::new(LocalSet::starting_at(64, self.terms.horizon, self.random.next(), self.start_of_time()))
-    }
-
-    fn proxy(
-        &mut self,
-        node: usize,
+impl Proxy {
+    /// The first life of a worker; `number`: which of its process.
+    pub(super) fn start(
+        environment: &mut Environment,
         local: &Arc<LocalSet>,
+        worker: Worker,
+        number: u16,
+    ) -> Proxy {
+        let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xa, u16::try_from(worker.node).unwrap_or(0));
+        Proxy::new(environment, local, worker, SocketAddr::new(address.into(), 4000 + number), None)
+    }
+
+    /// Its process is back.
+    pub(super) fn restart(&mut self, environment: &mut Environment, local: &Arc<LocalSet>) {
+        let reused = environment.mutation == Some(Mutation::NumbersReusedAfterRestart);
+        let (worker, origin) = (self.worker.reborn(), reused.then_some(self.origin));
+        *self = Proxy::new(environment, local, worker, self.address, origin);
+    }
+
+    fn new(
+        environment: &mut Environment,
+        local: &Arc<LocalSet>,
+        worker: Worker,
         address: SocketAddr,
         origin: Option<[u8; 16]>,
     ) -> Proxy {
+        let Environment { context, config, mutation, .. } = environment;
         let mut fresh = [0; 16];
-        fresh[..8].copy_from_slice(&self.random.next().to_le_bytes());
-        fresh[8..].copy_from_slice(&self.random.next().to_le_bytes());
+        fresh[..8].copy_from_slice(&context.random.next().to_le_bytes());
+        fresh[8..].copy_from_slice(&context.random.next().to_le_bytes());
         let origin = origin.unwrap_or(fresh);
-        let mut claims = Claims::new(self.claims_of_proxies(), Arc::clone(local), self.random.next());
-        if let Some(Mutation::Claims(mutation)) = self.options.mutation {
+        let mut claims = Claims::new(claims_config(config), Arc::clone(local), context.random.next());
+        if let Some(Mutation::Claims(mutation)) = *mutation {
             claims.mutate(mutation);
         }
         let stats = claims.stats();
         let tally = Arc::new(Tally::noting(SHARD_BITS, RECENT.with(Arc::clone)));
-        let config = self.ingress_config(origin);
-        let mut ingress = Ingress::new(self.instant(), config, claims, Arc::clone(&tally));
-        if let Some(Mutation::Ingress(mutation)) = self.options.mutation {
+        let config = ingress_config(config, origin);
+        let mut ingress = Ingress::new(context.instant(), config, claims, Arc::clone(&tally));
+        if let Some(Mutation::Ingress(mutation)) = *mutation {
             ingress.mutate(mutation);
         }
         Proxy {
-            node,
+            worker,
             ingress,
             tally,
             stats,
@@ -135,192 +127,191 @@ impl World {
             address,
             origin,
             inbox: Vec::new(),
-            turn_due: false,
-            calls: Calls::default(),
-            timer: None,
-            busy_until: None,
+            round_due: false,
             received: Vec::new(),
             refused_at: None,
         }
     }
 
-    fn claims_of_proxies(&self) -> ClaimsConfig {
-        ClaimsConfig {
-            ttl: TTL,
-            lease: Duration::from_micros(self.terms.lease),
-            park_bytes: self.terms.park_bytes,
-            max_batch: self.terms.max_batch,
-            prefix: PREFIX.to_vec(),
-            keys: KeyStyle::Compact,
-            tier2: true,
-            answer_timeout: Duration::from_micros(PATIENCE),
-            ..ClaimsConfig::default()
-        }
-    }
-
-    fn ingress_config(&self, origin: [u8; 16]) -> IngressConfig {
-        IngressConfig {
-            policy: policy(),
-            fabric: FABRIC,
-            shard_bits: SHARD_BITS,
-            egress_port: 9_001,
-            beacon_port: 9_300,
-            identity: Identity::Instance(origin),
-            stamp_source: true,
-            flows: FlowLimits { flows: MIN_FLOWS, idle: Duration::from_secs(300) },
-            digests: true,
-            max_segment: 1_452,
-            padding_percent: 15,
-            train_order: Order::Length,
-            outlets: 1,
-            outlet: OutletLimits {
-                bytes: self.terms.backlog_bytes,
-                deadline: Duration::from_micros(self.terms.send_deadline),
-            },
-            claims: true,
-            slab_bytes: self.terms.slab_bytes,
-            slab_entries: self.terms.slab_entries,
-        }
-    }
-
     // The path of a frame.
 
-    pub(super) fn arrive(&mut self, who: usize, id: usize) {
-        if !self.nodes[self.proxies[who].node].accepting {
+    /// A wallet's frame comes to its socket.
+    pub(super) fn receive(&mut self, context: &mut Context<Event>, node: &Node, id: usize) {
+        if !node.accepting {
             return;
         }
-        let proxy = &mut self.proxies[who];
-        proxy.inbox.push(id);
-        if !proxy.turn_due {
-            proxy.turn_due = true;
+        self.inbox.push(id);
+        if !self.round_due {
+            self.round_due = true;
             // A burst is taken together.
-            let at = self.now + self.random.between(0, MS);
-            self.schedule(at, who, Event::Turn);
+            let at = context.now + context.random.between(0, MS);
+            self.worker.schedule(context, node, at, Event::Round);
         }
     }
 
-    /// First half: receive, judge, claim, ask the store.
-    pub(super) fn round(&mut self, who: usize) {
-        let now = self.instant();
-        let first = self.first;
-        let proxy = &mut self.proxies[who];
-        proxy.turn_due = false;
-        if !proxy.ingress.is_blocked() {
-            for id in std::mem::take(&mut proxy.inbox) {
-                let Some(span) = proxy.burst.push(super::frames::frames().of(first + id)) else { continue };
-                proxy.ingress.receive_datagram(now, &proxy.burst, span, WALLET);
-                proxy.received.push(id);
+    /// First half of a round: receive, judge, claim, ask the store.
+    pub(super) fn begin(&mut self, environment: &mut Environment, node: &Node) {
+        let now = environment.context.instant();
+        self.round_due = false;
+        if !self.ingress.is_blocked() {
+            for id in std::mem::take(&mut self.inbox) {
+                let Some(span) = self.burst.push(environment.evidence.frame(id)) else { continue };
+                self.ingress.receive_datagram(now, &self.burst, span, WALLET);
+                self.received.push(id);
             }
-            proxy.ingress.ask(now);
+            self.ingress.ask(now);
         }
-        self.pump(who);
-        self.go_on(who);
+        self.worker.pump(environment, node, self.ingress.claims());
     }
 
     /// Second half: load, plan, send, keep what waits.
-    pub(super) fn end_round(&mut self, who: usize) {
-        let now = self.instant();
-        self.open_kernel(who);
-        let proxy = &mut self.proxies[who];
+    pub(super) fn commit(&mut self, environment: &mut Environment, node: &Node) {
+        let now = environment.context.instant();
+        self.open_kernel(&mut environment.context, node);
         for _ in 0..ROUNDS {
-            proxy.ingress.load(now, &mut proxy.burst);
-            proxy.send(now);
-            if proxy.ingress.finish(now, &mut proxy.burst) {
-                proxy.send(now);
-                proxy.ingress.finish(now, &mut proxy.burst);
+            self.ingress.load(now, &mut self.burst);
+            self.send(now);
+            if self.ingress.finish(now, &mut self.burst) {
+                self.send(now);
+                self.ingress.finish(now, &mut self.burst);
             }
-            proxy.burst.clear();
-            if !proxy.ingress.is_busy() {
+            self.burst.clear();
+            if !self.ingress.is_busy() {
                 break;
             }
         }
-        self.pump(who);
-        let proxy = &mut self.proxies[who];
-        proxy.ingress.tick(now, &mut proxy.kernel);
-        self.close_kernel(who);
-        self.pump(who);
-        self.check_bounds(who);
-        self.rest(who);
-    }
-
-    /// When the worker wants to be called again.
-    fn rest(&mut self, who: usize) {
-        let proxy = &mut self.proxies[who];
-        let claims = proxy.ingress.claims().next_timeout();
-        let ingress = proxy.ingress.next_timeout();
-        if let Some(at) = [claims, ingress].into_iter().flatten().min() {
-            self.wake_at(who, at);
+        self.worker.pump(environment, node, self.ingress.claims());
+        self.ingress.tick(now, &mut self.kernel);
+        self.close_kernel(environment);
+        self.worker.pump(environment, node, self.ingress.claims());
+        self.check_bounds(environment);
+        // When the worker wants to be called again.
+        let claims = self.ingress.claims().next_timeout();
+        if let Some(at) = [claims, self.ingress.next_timeout()].into_iter().flatten().min() {
+            self.worker.wake_at(&mut environment.context, node, at);
         }
     }
 
-    /// The kernel as it is now: it takes all, or a few more frames.
-    fn open_kernel(&mut self, who: usize) {
-        let (until, refusal) = self.nodes[self.proxies[who].node].refusing;
-        let room = (until > self.now).then(|| (self.random.below(4), refusal));
-        self.proxies[who].kernel[0].room = room;
-    }
-
-    /// What it took goes to the network.
-    fn close_kernel(&mut self, who: usize) {
-        let kernel = &mut self.proxies[who].kernel[0];
-        let taken = std::mem::take(&mut kernel.taken);
-        if std::mem::take(&mut kernel.refused) {
-            self.proxies[who].refused_at = Some(self.now);
-        }
-        for (destination, bytes) in taken {
-            self.leave_proxy(who, destination, &bytes);
-        }
-    }
-
-    fn leave_proxy(&mut self, who: usize, destination: SocketAddr, bytes: &Rc<[u8]>) {
-        let from = self.proxies[who].address;
-        match super::endpoint::group_of(destination) {
-            Some(GroupIndex::BEACON) => self.send_digest(from, bytes),
-            Some(group) => {
-                self.note_sent(who, bytes);
-                self.reach_endpoints(group, bytes);
-                self.multicast(from, bytes);
-            }
-            None => self.broken("a frame left for no group of the fabric"),
-        }
-    }
-
-    /// Whether the kernel has refused something of this worker since `at`: what it sends then may be late.
-    pub(super) fn was_refused_since(&self, who: usize, at: u64) -> bool {
-        self.proxies[who].refused_at.is_some_and(|refused| refused >= at)
-    }
-
-    /// Half of the time of an orderly stop is over: what still waits for the store is sent.
-    pub(super) fn decide_proxy(&mut self, who: usize) {
-        let now = self.instant();
-        self.proxies[who].ingress.claims().drain(now);
-        self.round(who);
-    }
-
-    /// The end of an orderly stop.
-    pub(super) fn farewell(&mut self, who: usize) {
-        let now = self.instant();
-        self.open_kernel(who);
-        let proxy = &mut self.proxies[who];
-        proxy.ingress.farewell(now, &mut proxy.kernel);
-        proxy.ingress.abandon(now);
-        self.close_kernel(who);
-        self.pump(who);
-    }
-
-    fn start_of_time(&self) -> std::time::Instant {
-        self.instant() - Duration::from_micros(self.now)
-    }
-}
-
-impl Proxy {
     /// Plans what was loaded and hands it to the kernel; what a full socket does not take goes to its backlog at once
     /// (the runtime waits for 5 ms first).
-    fn send(&mut self, now: std::time::Instant) {
+    fn send(&mut self, now: Instant) {
         if self.ingress.plan(now, &mut self.burst, 16)
             && self.ingress.emit(now, self.burst.memory(), &mut self.kernel)
         {
             self.ingress.defer(now, self.burst.memory());
+        }
+    }
+
+    /// The kernel as it is now: it takes all, or a few more frames.
+    fn open_kernel(&mut self, context: &mut Context<Event>, node: &Node) {
+        let (until, refusal) = node.refusing;
+        self.kernel[0].room = (until > context.now).then(|| (context.random.below(4), refusal));
+    }
+
+    /// What it took goes to the network.
+    fn close_kernel(&mut self, environment: &mut Environment) {
+        let [kernel] = &mut self.kernel;
+        let taken = std::mem::take(&mut kernel.taken);
+        let Environment { context, network, evidence, .. } = environment;
+        if std::mem::take(&mut kernel.refused) {
+            self.refused_at = Some(context.now);
+        }
+        for (destination, bytes) in taken {
+            match FABRIC.index_of(destination.ip()) {
+                Some(GroupIndex::BEACON) => {
+                    evidence.check_digest(context, &bytes);
+                    network.digest(context, self.address, &bytes);
+                }
+                Some(group) => {
+                    evidence.left(context, &self.hand_over(), &bytes);
+                    network.multicast(context, self.address, group, &bytes);
+                }
+                None => context.violation("a frame left for no group of the fabric"),
+            }
+        }
+    }
+
+    /// What a check asks about a frame that this worker hands over.
+    fn hand_over(&self) -> HandOver<'_> {
+        let Worker { who, node, gate, calls, .. } = &self.worker;
+        let (who, node, gate) = (*who, *node, *gate);
+        HandOver { who, node, gate, calls, undecided: self.undecided(), refused_at: self.refused_at }
+    }
+
+    // The end of its process.
+
+    /// Half of the time of an orderly stop is over: what still waits for the store is sent by the next round.
+    pub(super) fn decide(&mut self, now: Instant) {
+        self.ingress.claims().drain(now);
+    }
+
+    /// The end of an orderly stop.
+    pub(super) fn farewell(&mut self, environment: &mut Environment, node: &Node) {
+        let now = environment.context.instant();
+        self.open_kernel(&mut environment.context, node);
+        self.ingress.farewell(now, &mut self.kernel);
+        self.ingress.abandon(now);
+        self.close_kernel(environment);
+        self.worker.pump(environment, node, self.ingress.claims());
+    }
+
+    // What the checks ask.
+
+    fn check_bounds(&self, environment: &mut Environment) {
+        let Environment { context, config, .. } = environment;
+        let who = self.worker.who;
+        let parked = self.stats.parked_bytes.value();
+        let (slab, backlog) = (self.tally.slab_bytes.get(), self.tally.backlog_bytes.get());
+        if parked > config.park_bytes as u64 {
+            context.violation(&format!("worker {who} parks {parked} bytes"));
+        } else if slab > (config.slab_bytes + config.park_bytes) as u64 {
+            context.violation(&format!("worker {who} holds {slab} bytes for the store"));
+        } else if backlog > config.backlog_bytes as u64 {
+            context.violation(&format!("worker {who} holds {backlog} bytes for the kernel"));
+        }
+    }
+
+    /// An orderly stop leaves nothing behind.
+    pub(super) fn check_stopped(&mut self, context: &mut Context<Event>) {
+        let waiting = self.ingress.claims().waiting();
+        if waiting > 0 {
+            let who = self.worker.who;
+            context.violation(&format!("{waiting} frames still wait when worker {who} stops"));
+        }
+        self.check_books(context);
+    }
+
+    /// Nothing waits for ever.
+    pub(super) fn check_rest(&mut self, context: &mut Context<Event>) {
+        let waiting = self.ingress.claims().waiting();
+        if waiting > 0 || !self.ingress.is_drained() {
+            let who = self.worker.who;
+            context.violation(&format!("{waiting} frames wait for ever at worker {who}, or its claims do"));
+        } else {
+            self.check_books(context);
+        }
+    }
+
+    /// Nothing is under way in this worker.
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.inbox.is_empty() && self.ingress.is_drained()
+    }
+
+    /// Frames accepted are frames sent, suppressed, or dropped and counted.
+    fn check_books(&self, context: &mut Context<Event>) {
+        let (who, tally) = (self.worker.who, &self.tally);
+        let (accepted, deduped) = (tally.accepted(Kind::Tx).get(), tally.deduped(Kind::Tx).get());
+        let planned = tally.emitted.get();
+        let frames = planned + tally.fragmented.get() - tally.fragments.get();
+        let (handed_over, dropped) = (tally.handed_over.get(), self.dropped());
+        if accepted != deduped + frames {
+            context.violation(&format!(
+                "worker {who} accepted {accepted} frames, suppressed {deduped} and sent {frames}"
+            ));
+        } else if planned != handed_over + dropped {
+            context.violation(&format!(
+                "worker {who} planned {planned} datagrams, handed over {handed_over} and counted {dropped} as dropped"
+            ));
         }
     }
 
@@ -331,8 +322,48 @@ impl Proxy {
             .map(|reason| self.tally.dropped(*reason).get())
             .sum()
     }
+
+    /// Frames that it let through undecided. Those that found no place in the slab at all were never asked about.
+    pub(super) fn undecided(&self) -> u64 {
+        undecided(&self.stats) + self.tally.slab_overflow.get()
+    }
 }
 
-impl Refusal {
-    pub(super) const BOTH: [Refusal; 2] = [Refusal::NoBuffers, Refusal::WouldBlock];
+fn claims_config(config: &NodeConfig) -> ClaimsConfig {
+    ClaimsConfig {
+        ttl: TTL,
+        lease: Duration::from_micros(config.lease),
+        park_bytes: config.park_bytes,
+        max_batch: config.max_batch,
+        prefix: PREFIX.to_vec(),
+        keys: KeyStyle::Compact,
+        tier2: true,
+        answer_timeout: Duration::from_micros(ANSWER_TIMEOUT),
+        ..ClaimsConfig::default()
+    }
+}
+
+fn ingress_config(config: &NodeConfig, origin: [u8; 16]) -> IngressConfig {
+    IngressConfig {
+        policy: policy(),
+        fabric: FABRIC,
+        shard_bits: SHARD_BITS,
+        egress_port: 9_001,
+        beacon_port: 9_300,
+        identity: Identity::Instance(origin),
+        stamp_source: true,
+        flows: FlowLimits { flows: MIN_FLOWS, idle: Duration::from_secs(300) },
+        digests: true,
+        max_segment: 1_452,
+        padding_percent: 15,
+        train_order: Order::Length,
+        outlets: 1,
+        outlet: OutletLimits {
+            bytes: config.backlog_bytes,
+            deadline: Duration::from_micros(config.send_deadline),
+        },
+        claims: true,
+        slab_bytes: config.slab_bytes,
+        slab_entries: config.slab_entries,
+    }
 }

@@ -1,14 +1,35 @@
 //! What is known of each flow: its numbers for `/status`, the index page it used last, and since when it is silent.
 
-use super::Coverage;
-use super::silence::{Course, Silence};
+use super::silent_flows::{Activity, SilentFlows};
 use crate::pipeline::admit::{Admitted, label_of};
-use crate::pipeline::seeded;
+use crate::pipeline::seeded::seeded;
 use frame::{GroupIndex, HashKey, Id, SeqNum};
 use hashbrown::HashTable;
 
+fn hexadecimal<S: serde::Serializer>(key: &u64, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_str(&format_args!("{key:016x}"))
+}
+
+/// What a store holds of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Coverage {
+    /// The flow; shown in the 16 hexadecimal digits that `oncecast nack --hash-key` takes (a JSON number would lose digits).
+    #[serde(serialize_with = "hexadecimal")]
+    pub hash_key: u64,
+    /// Group of its last frame.
+    pub group: u16,
+    /// Lowest number seen.
+    pub lowest: u64,
+    /// Highest number seen.
+    pub highest: u64,
+    /// Frames taken, those that left since included.
+    pub frames: u64,
+    /// Bytes taken, those that left since included.
+    pub bytes: u64,
+}
+
 /// What is known of one flow.
-pub(super) struct Flow {
+struct Flow {
     hash_key: u64,
     group: GroupIndex,
     lowest: u64,
@@ -19,7 +40,7 @@ pub(super) struct Flow {
     page: u32,
     /// Offset 56 of its first frame.
     label: Id,
-    course: Course,
+    activity: Activity,
 }
 
 /// A flow that fell silent, as far as its frames were heard.
@@ -32,7 +53,7 @@ pub(super) struct Silent {
 }
 
 impl Flow {
-    pub(super) fn coverage(&self) -> Coverage {
+    fn coverage(&self) -> Coverage {
         Coverage {
             hash_key: self.hash_key,
             group: self.group.0,
@@ -48,13 +69,13 @@ impl Flow {
 /// longest is forgotten, counted.
 pub(super) struct Flows {
     table: HashTable<u32>,
-    pub(super) flows: Vec<Flow>,
+    flows: Vec<Flow>,
     most: usize,
     hand: usize,
     /// The flow of the last frame: frames of one train share their flow.
     recent: u32,
     seed: u64,
-    silence: Silence,
+    silent: SilentFlows,
     forgotten: u64,
 }
 
@@ -68,7 +89,7 @@ impl Flows {
             hand: 0,
             recent: 0,
             seed: seed.rotate_left(17),
-            silence: Silence::default(),
+            silent: SilentFlows::default(),
             forgotten: 0,
         }
     }
@@ -80,18 +101,35 @@ impl Flows {
         (self.recent, known.is_none())
     }
 
+    /// Flows known.
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Flows with their numbers; stops at `most`.
+    pub(super) fn coverage(&self, most: usize) -> Vec<Coverage> {
+        self.flows.iter().take(most).map(Flow::coverage).collect()
+    }
+
     /// Page that the flow used last.
     pub(super) fn page(&self, flow: u32) -> u32 {
         self.flows[flow as usize].page
     }
 
     /// Counts a stored frame.
-    pub(super) fn saw(&mut self, index: u32, frame: &Admitted<'_>, group: GroupIndex, now: u64, page: u32) {
+    pub(super) fn stored(
+        &mut self,
+        index: u32,
+        frame: &Admitted<'_>,
+        group: GroupIndex,
+        now: u64,
+        page: u32,
+    ) {
         let flow = &mut self.flows[index as usize];
         flow.group = group;
         flow.lowest = flow.lowest.min(frame.seq.0);
         flow.highest = flow.highest.max(frame.seq.0);
-        self.silence.spoke(now, index, &mut flow.course);
+        self.silent.activity(now, index, &mut flow.activity);
         flow.frames += 1;
         flow.bytes += frame.bytes.len() as u64;
         flow.last = now;
@@ -99,18 +137,18 @@ impl Flows {
     }
 
     /// A sender's digest says that numbers up to `highest` left.
-    pub(super) fn heard_of(&mut self, hash_key: HashKey, highest: SeqNum, now: u64) {
+    pub(super) fn on_digest(&mut self, hash_key: HashKey, highest: SeqNum, now: u64) {
         if let Some(index) = self.find(hash_key.0)
             && let Some(flow) = self.flows.get_mut(index as usize)
             && highest.0 >= flow.highest
         {
-            flow.course.heard_of(now);
+            flow.activity.on_digest(now);
         }
     }
 
     /// A flow that is to be announced now.
     pub(super) fn next_silent(&mut self, now: u64) -> Option<Silent> {
-        let index = self.silence.next(now, &mut self.flows, |flow| &mut flow.course)?;
+        let index = self.silent.next(now, &mut self.flows, |flow| &mut flow.activity)?;
         let flow = self.flows.get(index as usize)?;
         Some(Silent {
             hash_key: HashKey(flow.hash_key),
@@ -121,8 +159,8 @@ impl Flows {
     }
 
     /// When `next_silent` may have something.
-    pub(super) fn next_look(&self) -> Option<u64> {
-        self.silence.next_look()
+    pub(super) fn next_check(&self) -> Option<u64> {
+        self.silent.next_check()
     }
 
     /// Flows that were forgotten for others.
@@ -150,14 +188,14 @@ impl Flows {
             last: 0,
             page: u32::MAX,
             label,
-            course: Course::default(),
+            activity: Activity::default(),
         };
         let index = if self.flows.len() < self.most {
             self.flows.push(fresh);
             self.flows.len() - 1
         } else {
             let index = self.forget();
-            fresh.course = self.flows[index].course.of_successor();
+            fresh.activity = self.flows[index].activity.of_successor();
             self.flows[index] = fresh;
             index
         };

@@ -9,7 +9,7 @@
 //! page, table and queue included.
 
 use super::log::Log;
-use crate::pipeline::seeded;
+use crate::pipeline::seeded::seeded;
 use frame::{HashKey, SeqNum};
 use hashbrown::HashTable;
 use std::collections::VecDeque;

@@ -1,13 +1,22 @@
-//! The byte log: a ring of equal segments, allocated one by one as they are first needed; the oldest leaves as a whole.
+//! The byte log: a ring of equal segments. A segment is allocated when it is first needed. The oldest leaves as a whole.
 //!
-//! Positions only grow: segment number << shift | offset, segment numbers from 1, records on multiples of 8. So a position
-//! below the tail *is* "left", and position 0 is below every tail.
+//! A position is segment number << shift | offset. Positions only grow. Segment numbers begin at 1, and records lie on
+//! multiples of 8. So a position below the tail means that the frame left, and position 0 is below every tail.
 
-use super::Place;
 use crate::pipeline::admit::Class;
 use frame::GroupIndex;
 use huge_pages::prefer_huge;
 use multicast_io::Span;
+
+/// Where a stored frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPlace {
+    position: u64,
+    /// Segment to hand to the sender (`Store::segment`).
+    pub segment: usize,
+    /// The frame within that segment.
+    pub span: Span,
+}
 
 /// What lies before each frame in the log.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +64,9 @@ impl Header {
     }
 }
 
-/// Ring of segments. A position is segment number << shift | offset; segment numbers start at 1, so that position 0 is
-/// below every tail.
+/// See the module text.
 pub(super) struct Log {
-    pub(super) segments: Vec<Box<[u8]>>,
+    segments: Vec<Box<[u8]>>,
     /// Arrival of the first frame of each segment.
     started: Vec<u64>,
     shift: u32,
@@ -133,7 +141,7 @@ impl Log {
         self.oldest_segment() << self.shift
     }
 
-    pub(super) fn oldest_segment(&self) -> u64 {
+    fn oldest_segment(&self) -> u64 {
         (self.current + 1).saturating_sub(self.ring as u64).max(1)
     }
 
@@ -173,11 +181,26 @@ impl Log {
         (header, bytes)
     }
 
-    pub(super) fn place(&self, position: u64, len: u32) -> Place {
+    /// Bytes of a frame, empty if it left.
+    pub(super) fn bytes(&self, place: &LogPlace) -> &[u8] {
+        if self.is_live(place) { self.record(place.position).1 } else { &[] }
+    }
+
+    /// True while the bytes of `place` are still those of its frame.
+    pub(super) fn is_live(&self, place: &LogPlace) -> bool {
+        place.position >= self.oldest()
+    }
+
+    /// Memory of a segment, empty where there is none.
+    pub(super) fn segment(&self, segment: usize) -> &[u8] {
+        self.segments.get(segment).map_or(&[], |segment| segment)
+    }
+
+    pub(super) fn place(&self, position: u64, len: u32) -> LogPlace {
         let (segment, offset) = self.locate(position);
         #[allow(clippy::cast_possible_truncation, reason = "segments are at most 16 MiB")]
         let start = (offset + Header::LEN) as u32;
-        Place { position, segment, span: Span { start, len } }
+        LogPlace { position, segment, span: Span { start, len } }
     }
 
     pub(super) fn set_verified(&mut self, position: u64) {
@@ -185,8 +208,12 @@ impl Log {
         self.segments[slot][offset + Header::VERIFIED_AT] = 1;
     }
 
-    pub(super) fn set_repaired(&mut self, position: u64, at: u64) {
-        let (slot, offset) = self.locate(position);
+    /// Remembers when a frame left as a repair (`Header::repaired`). Nothing happens to one that left the log.
+    pub(super) fn set_repaired(&mut self, place: &LogPlace, at: u64) {
+        if !self.is_live(place) {
+            return;
+        }
+        let (slot, offset) = self.locate(place.position);
         self.segments[slot][offset + Header::REPAIRED_AT..][..8].copy_from_slice(&at.to_le_bytes());
     }
 }

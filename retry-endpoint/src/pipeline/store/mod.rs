@@ -1,35 +1,39 @@
 //! The frame store of one worker: a byte log in segments, and an index of numbers in pages.
 //!
-//! Why: a listener that lost (HashKey, SeqNum) asks for it within seconds; the frame must still be here, at the price of
-//! little more than one copy per arriving frame.
+//! Why: a listener that lost (HashKey, SeqNum) asks for it within seconds. The frame must still be here, and keeping it must
+//! cost little more than one copy.
 //!
-//! * The log is a ring of equal segments, allocated one by one as they are first needed. When all are in use the oldest
-//!   segment leaves as a whole; nothing else ever makes a frame leave early, except a full index (counted).
-//! * The index maps (HashKey, SeqNum / 32) to a page with the log positions of 32 consecutive numbers, and a flow remembers
-//!   the page it used last, so a busy flow costs a table lookup for each 32nd frame; a number far away costs one page and
-//!   not the distance. Positions only grow, so a position below the tail of the log *is* "not here": nothing is cleaned
-//!   when a segment leaves.
+//! * `log`: a ring of equal segments. When all are in use the oldest segment leaves as a whole. Only a full index makes
+//!   a frame leave earlier; that is counted.
+//! * `index`: maps (HashKey, SeqNum / 32) to a page with the log positions of 32 consecutive numbers. A flow remembers the
+//!   page it used last, so a busy flow costs a table lookup for each 32nd frame. A number far away costs one page and not the
+//!   distance. A position below the tail of the log means "not here", so nothing is cleaned when a segment leaves.
+//! * `flows`: what is known of each flow. `silent_flows`: which of them fell silent.
 //! * Placement is seeded: chosen HashKeys cannot pile up.
 //!
-//! Promises: the first frame of a (HashKey, SeqNum) stays, unless verification is on and its payload does not hash to
-//! its id while another frame claims the same number; what `get` returns has passed that verification. Put and get are
-//! O(1); memory is fixed by `Limits` and never grows past it. Lifetimes are checked at `get`.
+//! Promises: the first frame of a (HashKey, SeqNum) stays. The one exception: verification is on, the payload of the first
+//! does not hash to its id, and another frame claims the same number. What `get` returns has passed that verification.
+//! Lifetimes are checked at `get`.
 //!
-//! Cost: figures in `examples/store_cost.rs`.
+//! Limits: memory is fixed by `StoreLimits`.
+//!
+//! Cost: put and get are O(1). Figures in `examples/store_cost.rs`.
 
 mod flows;
 mod index;
 mod log;
-mod silence;
+mod silent_flows;
+
+pub use flows::Coverage;
+pub use log::LogPlace;
 
 use super::admit::{Admitted, Class, payload_matches_id};
-use crate::mutation::Mutation;
-use flows::{Flow, Flows};
+use crate::mutation::planted;
+use flows::Flows;
 use frame::digest::Entry;
 use frame::{GroupIndex, HashKey, SeqNum};
 use index::Index;
 use log::{Header, Log};
-use multicast_io::Span;
 use std::time::{Duration, Instant};
 
 /// Numbers below a flow's highest that are looked at for one that can be served.
@@ -73,14 +77,14 @@ impl Lifetimes {
 
 /// What a store may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of log and index together. At least `Limits::LEAST` is used.
+pub struct StoreLimits {
+    /// Bytes of log and index together. At least `StoreLimits::LEAST` is used.
     pub bytes: usize,
     /// Flows that are known, shown and announced (frames of more flows are stored all the same).
     pub flows: usize,
 }
 
-impl Limits {
+impl StoreLimits {
     /// The smallest store that makes sense: four of the smallest segments and their index.
     pub const LEAST: usize = 1 << 20;
 }
@@ -103,47 +107,15 @@ pub enum Put {
     Oversize,
 }
 
-/// Where a stored frame lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    position: u64,
-    /// Segment to hand to the sender (`Store::segment`).
-    pub segment: usize,
-    /// The frame within that segment.
-    pub span: Span,
-}
-
 /// A frame that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Where its bytes are.
-    pub place: Place,
+    pub place: LogPlace,
     /// Group it arrived on: repairs go back there.
     pub group: GroupIndex,
     /// Time since it last left by multicast as a repair.
     pub repaired: Option<Duration>,
-}
-
-fn hexadecimal<S: serde::Serializer>(key: &u64, out: S) -> Result<S::Ok, S::Error> {
-    out.collect_str(&format_args!("{key:016x}"))
-}
-
-/// What a store holds of one flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Coverage {
-    /// The flow; shown in the 16 hexadecimal digits that `oncecast nack --hash-key` takes (a JSON number would lose digits).
-    #[serde(serialize_with = "hexadecimal")]
-    pub hash_key: u64,
-    /// Group of its last frame.
-    pub group: u16,
-    /// Lowest number seen.
-    pub lowest: u64,
-    /// Highest number seen.
-    pub highest: u64,
-    /// Frames taken, those that left since included.
-    pub frames: u64,
-    /// Bytes taken, those that left since included.
-    pub bytes: u64,
 }
 
 /// See the module text.
@@ -156,13 +128,14 @@ pub struct Store {
     epoch: Instant,
     hash_mismatches: u64,
     unservable: u64,
-    mutation: Option<Mutation>,
+    #[cfg(feature = "mutants")]
+    mutation: Option<crate::mutation::Mutation>,
 }
 
 impl Store {
     /// `verify`: see the module text. `seed` must be unpredictable outside of tests; `now` is the start of its time.
-    pub fn new(limits: Limits, lifetimes: Lifetimes, verify: bool, seed: u64, now: Instant) -> Store {
-        let bytes = limits.bytes.max(Limits::LEAST);
+    pub fn new(limits: StoreLimits, lifetimes: Lifetimes, verify: bool, seed: u64, now: Instant) -> Store {
+        let bytes = limits.bytes.max(StoreLimits::LEAST);
         // An eighth for the index: full pages take 5 bytes a frame, and even frames that share no page fit
         // if they are longer than a kilobyte.
         let index_bytes = bytes / 8;
@@ -175,6 +148,7 @@ impl Store {
             epoch: now,
             hash_mismatches: 0,
             unservable: 0,
+            #[cfg(feature = "mutants")]
             mutation: None,
         }
     }
@@ -182,7 +156,7 @@ impl Store {
     /// Plants a fault.
     #[cfg(feature = "mutants")]
     #[doc(hidden)]
-    pub fn mutate(&mut self, mutation: Mutation) {
+    pub fn mutate(&mut self, mutation: crate::mutation::Mutation) {
         self.mutation = Some(mutation);
     }
 
@@ -207,7 +181,7 @@ impl Store {
         let header = Header { len: 0, group, class: frame.class, verified: false, arrival, repaired: 0 };
         let Some(position) = self.log.append(header, frame.bytes) else { return Put::Oversize };
         self.index.set(page, frame.seq, position);
-        self.flows.saw(flow, frame, group, arrival, page);
+        self.flows.stored(flow, frame, group, arrival, page);
         if replaced { Put::Replaced } else { Put::Stored { new_flow } }
     }
 
@@ -233,18 +207,13 @@ impl Store {
     }
 
     /// Remembers that the frame left by multicast at `now`.
-    pub fn mark_repaired(&mut self, place: &Place, now: Instant) {
-        let now = self.micros(now);
-        if place.position >= self.log.oldest() {
-            self.log.set_repaired(place.position, now + 1);
-        }
+    pub fn note_repaired(&mut self, place: &LogPlace, now: Instant) {
+        self.log.set_repaired(place, self.micros(now) + 1);
     }
 
     /// Takes the memory of a repair back: it did not leave after all.
-    pub fn unmark_repaired(&mut self, place: &Place) {
-        if place.position >= self.log.oldest() {
-            self.log.set_repaired(place.position, 0);
-        }
+    pub fn forget_repaired(&mut self, place: &LogPlace) {
+        self.log.set_repaired(place, 0);
     }
 
     /// True if the frame left by multicast within `window` before `now`.
@@ -259,39 +228,37 @@ impl Store {
     }
 
     /// True while the bytes of `place` are still those of its frame.
-    pub fn is_live(&self, place: &Place) -> bool {
-        place.position >= self.log.oldest()
+    pub fn is_live(&self, place: &LogPlace) -> bool {
+        self.log.is_live(place)
     }
 
     /// Bytes of a frame, empty if it left.
-    pub fn bytes(&self, place: &Place) -> &[u8] {
-        if self.is_live(place) { self.log.record(place.position).1 } else { &[] }
+    pub fn bytes(&self, place: &LogPlace) -> &[u8] {
+        self.log.bytes(place)
     }
 
     /// Memory of a segment, for the sender.
     pub fn segment(&self, segment: usize) -> &[u8] {
-        self.log.segments.get(segment).map_or(&[], |segment| segment)
+        self.log.segment(segment)
     }
 
     /// Flows with their numbers; stops at `most`.
     pub fn coverage(&self, most: usize) -> Vec<Coverage> {
-        self.flows.flows.iter().take(most).map(Flow::coverage).collect()
+        self.flows.coverage(most)
     }
 
     /// A sender's own digest: numbers of the flow up to `highest` left it.
-    pub fn heard_of(&mut self, hash_key: HashKey, highest: SeqNum, now: Instant) {
+    pub fn on_digest(&mut self, hash_key: HashKey, highest: SeqNum, now: Instant) {
         let now = self.micros(now);
-        let (highest, now) = match self.mutation {
-            Some(Mutation::OldDigestCovers) => (SeqNum(u64::MAX), u64::MAX),
-            _ => (highest, now),
-        };
-        self.flows.heard_of(hash_key, highest, now);
+        let (highest, now) =
+            if planted!(self, OldDigestCovers) { (SeqNum(u64::MAX), u64::MAX) } else { (highest, now) };
+        self.flows.on_digest(hash_key, highest, now);
     }
 
-    /// Adds flows that fell silent and whose sender says nothing (`silence`), until `entries` has `most`: each with the
+    /// Adds flows that fell silent and whose sender says nothing (`silent_flows`), until `entries` has `most`: each with the
     /// highest number that can be served.
     pub fn announce(&mut self, now: Instant, most: usize, entries: &mut Vec<Entry>) {
-        if self.mutation == Some(Mutation::SilenceNotAnnounced) {
+        if planted!(self, SilenceNotAnnounced) {
             return;
         }
         let at = self.micros(now);
@@ -312,7 +279,7 @@ impl Store {
 
     /// When `announce` may have something to say.
     pub fn next_announcement(&self) -> Option<Instant> {
-        self.flows.next_look().map(|at| self.epoch + Duration::from_micros(at))
+        self.flows.next_check().map(|at| self.epoch + Duration::from_micros(at))
     }
 
     /// Counts and sizes.
@@ -323,7 +290,7 @@ impl Store {
             log_capacity: self.log.capacity(),
             pages: self.index.used() as u64,
             pages_evicted: self.index.evicted(),
-            flows: self.flows.flows.len() as u64,
+            flows: self.flows.len() as u64,
             flows_forgotten: self.flows.forgotten(),
             flows_unservable: self.unservable,
             segments_left: self.log.segments_left(),

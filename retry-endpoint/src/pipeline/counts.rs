@@ -1,0 +1,47 @@
+//! What the rounds of one worker count: plain numbers of the thread that owns them.
+
+use super::admit::Refusal;
+use super::limit::Level;
+
+/// Counts since they were last taken (`Endpoint::take_counts`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundCounts {
+    /// Datagrams that arrived.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Frames kept.
+    pub cached: u64,
+    /// Datagrams that are no frames to keep, by reason.
+    pub refused: [u64; Refusal::ALL.len()],
+    /// Frames that were here already.
+    pub duplicate: u64,
+    /// Frames whose number another frame has.
+    pub conflict: u64,
+    /// Frames longer than a segment.
+    pub oversize: u64,
+    /// Datagrams of no group of the fabric.
+    pub foreign: u64,
+    /// Numbers asked for that were here.
+    pub hits: u64,
+    /// Numbers asked for that were not.
+    pub misses: u64,
+    /// Requests passed on to the next worker.
+    pub forwarded: u64,
+    /// Messages that a full queue refused.
+    pub queue_dropped: u64,
+    /// Frames repaired by multicast.
+    pub retransmits: u64,
+    /// Their bytes.
+    pub retransmit_bytes: u64,
+    /// Multicast repairs that an interface did not take.
+    pub retransmit_failed: u64,
+    /// Multicast repairs left out because they left within the dedup window.
+    pub dedup: u64,
+    /// Repairs that a limit refused, by limit.
+    pub limited: [u64; Level::ALL.len()],
+    /// Unicast repairs left out because the address has not proved itself.
+    pub unproven: u64,
+    /// Flows announced because their sender fell silent.
+    pub announced: u64,
+}

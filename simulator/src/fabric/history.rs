@@ -2,8 +2,8 @@
 //! than once.
 //!
 //! What a fault explains:
-//! * A fault of a node explains one more passage of an id, if the node had claimed or handed over that id between a lease (and
-//!   what a record takes) before the fault, and two leases after it.
+//! * A fault of a node explains one more passage of an id, if the node had claimed or handed over that id around the fault. That
+//!   is: from a lease (and what a record takes) before it to two leases after it.
 //! * A fault of the store itself explains one more for each worker that had touched the id.
 //! * A node that cannot ask the store, or believe its answers (each worker has a connection that may slip), knows only what
 //!   its tier 1 remembers. Copies that come after the horizon of the id's first sight there are new to it, each of them.

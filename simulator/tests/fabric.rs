@@ -75,7 +75,7 @@ fn many_worlds_lose_nothing() {
 
 #[test]
 fn a_violation_names_the_command_that_replays_it() {
-    let mutation = Mutation::SettledBeforeAcknowledged;
+    let mutation = Mutation::Egress(listener_egress::mutation::Mutation::SettledBeforeAcknowledged);
     let options = Options { mutation: Some(mutation), ..Options::default() };
     let violation = (0..100).find_map(|seed| run(seed, &options).err()).unwrap();
     let text = violation.to_string();

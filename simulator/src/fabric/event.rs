@@ -21,7 +21,7 @@ pub(super) enum Event {
     Advert(Advert),
     /// A worker looks at what it has.
     Round,
-    /// The second half of a round.
+    /// A round that had to wait goes on.
     Resume,
     Timer {
         at: u64,
@@ -49,7 +49,12 @@ pub(super) enum Event {
     },
     /// It hears a digest.
     EndpointDigest(Rc<[u8]>),
-    Beacon {
+    /// It has something to do: what came, what the kernel did not take yet, or silent flows.
+    EndpointRound {
+        at: u64,
+    },
+    /// It says where it is.
+    Advertise {
         at: u64,
     },
     EndpointDies {
@@ -57,12 +62,13 @@ pub(super) enum Event {
     },
     EndpointReturns,
 
-    // To a listener's number.
-    /// Its request comes to an endpoint.
+    /// A listener's request comes.
     Request {
-        endpoint: usize,
+        from: SocketAddr,
         nack: Box<[u8; Nack::LEN]>,
     },
+
+    // To a listener's number.
     /// Bytes come to its consumer.
     Consume,
     /// Its kernel learns what the consumer has.

@@ -106,7 +106,9 @@ impl Fleet {
         if let (Some(_), Event::Reply { .. }) = (busy, &next.event) {
             return self.worker_mut(next.who).keep_answer(next);
         }
-        if node.paused_until > now || busy.is_some() {
+        // The kernel's queue takes a datagram at any time.
+        let queued = matches!(next.event, Event::Arrive(_) | Event::Datagram(_));
+        if node.paused_until > now || busy.is_some() && !queued {
             // The kernel keeps it for the process.
             let later = busy.unwrap_or(0).max(node.paused_until).max(now);
             return environment.context.timeline.push(later, next.who, next.incarnation, next.event);
@@ -136,7 +138,7 @@ impl Fleet {
                 false
             }
             Event::Round => true,
-            Event::Resume => return self.commit(environment, who),
+            Event::Resume => return self.resume(environment, who),
             Event::Timer { at } => self.worker_mut(who).take_timer(at),
             Event::Reply { connection, number, answer } => {
                 let (worker, claims) = self.worker_and_claims(who);
@@ -161,43 +163,39 @@ impl Fleet {
         worker.execute(environment, node, next.incarnation, (*connection, *number), ask);
     }
 
-    /// A round: its second half follows at once, or after a while.
+    /// A round: what came is taken, and the round goes on until it is over or has to wait.
     pub(super) fn round(&mut self, environment: &mut Environment, who: usize) {
-        let node = self.worker(who).node;
-        let node = &self.nodes[node];
-        let worker = match who.checked_sub(self.proxies.len()) {
-            None => {
-                self.proxies[who].begin(environment, node);
-                &mut self.proxies[who].worker
-            }
-            Some(listener) => {
-                self.listeners[listener].begin(environment, node);
-                &mut self.listeners[listener].worker
-            }
-        };
-        if worker.goes_on(&mut environment.context, node) {
-            self.commit(environment, who);
+        match who.checked_sub(self.proxies.len()) {
+            None => self.proxies[who].begin(environment),
+            Some(listener) => self.listeners[listener].begin(&environment.context),
         }
+        self.commit(environment, who);
+    }
+
+    /// A round that had to wait goes on; now and then more has come meanwhile.
+    fn resume(&mut self, environment: &mut Environment, who: usize) {
+        self.worker_mut(who).busy_until = None;
+        if who < self.proxies.len() && environment.context.random.percent(30) {
+            self.proxies[who].begin(environment);
+        }
+        self.commit(environment, who);
     }
 
     fn commit(&mut self, environment: &mut Environment, who: usize) {
-        let node = self.worker(who).node;
-        let node = &self.nodes[node];
-        let worker = match who.checked_sub(self.proxies.len()) {
+        let Fleet { nodes, proxies, listeners, .. } = self;
+        let (done, worker) = match who.checked_sub(proxies.len()) {
             None => {
-                let proxy = &mut self.proxies[who];
-                proxy.worker.busy_until = None;
-                proxy.commit(environment, node);
-                &mut proxy.worker
+                let proxy = &mut proxies[who];
+                (proxy.commit(environment, &nodes[proxy.worker.node]), &mut proxy.worker)
             }
             Some(listener) => {
-                let listener = &mut self.listeners[listener];
-                listener.worker.busy_until = None;
-                listener.commit(environment, node);
-                &mut listener.worker
+                let listener = &mut listeners[listener];
+                (listener.commit(environment, &nodes[listener.worker.node]), &mut listener.worker)
             }
         };
-        worker.take_answers(&mut environment.context);
+        if done {
+            worker.take_answers(&mut environment.context);
+        }
     }
 
     /// From here on the connections of a node's workers give each answer to the question after it.

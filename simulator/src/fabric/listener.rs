@@ -1,12 +1,13 @@
-//! A listener: its real pipeline in a model of its runtime.
+//! A listener: the round that ships, in a model of its runtime.
 //!
-//! A round is that of the runtime: a batch goes through the pipeline, the store is asked; then (perhaps a while later, and
-//! the time is read again) what passed the gate goes to the consumer's queue, and requests to the endpoint.
+//! What its socket holds goes through the pipeline in batches, those of one turn one behind the other. Whenever the round
+//! comes back (the store was asked) it goes on at once or a while later: meanwhile others act, and the process may be stopped.
 
 use super::consumer::Stream;
 use super::environment::Environment;
 use super::event::{Arrived, Event};
 use super::evidence::{HandOver, stamp_of};
+use super::frames::id_of;
 use super::mutation::Mutation;
 use super::node::Node;
 use super::node_config::{NodeConfig, SHARD_BITS, TTL};
@@ -18,50 +19,43 @@ use frame::digest::Digest;
 use frame::{Advert, HashKey};
 use hashbrown::HashMap;
 use listener_egress::pipeline::{
-    Batch, Delivery, DropReason, FilterRules, Handed, Pipeline, Positions, ReassemblyLimits, Request,
-    Settings, TrackLimits, VerifyRules,
+    DropReason, Fates, FilterRules, Handed, Next, Pipeline, Positions, ReassemblyLimits, Refused, Request,
+    RoundIo, Settings, Sighted, TrackLimits, Turn, VerifyRules,
 };
+use multicast_io::Burst;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use txidset::{ClaimStats, ClaimsConfig, KeyStyle, LocalSet, Names};
+use txidset::{ClaimStats, Claims, ClaimsConfig, KeyStyle, LocalSet, Names};
 
 /// Datagrams of one batch.
 const BATCH: usize = 64;
-
-/// What a round works on.
-struct Datagrams(Vec<Arrived>);
-
-impl Batch for Datagrams {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn source(&self, index: usize) -> SocketAddr {
-        self.0[index].from
-    }
-    fn bytes(&self, index: usize) -> &[u8] {
-        &self.0[index].bytes
-    }
-}
+/// Heap of a batch.
+const HEAP: usize = 192 << 10;
 
 pub(super) struct Listener {
     pub(super) worker: Worker,
     /// Which of the listeners.
     number: usize,
     pub(super) consumer: usize,
-    pub(super) address: SocketAddr,
     pub(super) pipeline: Pipeline,
     pub(super) stats: Option<Arc<ClaimStats>>,
     inbox: VecDeque<Arrived>,
-    batch: Datagrams,
+    burst: Burst,
+    turn: Turn,
     round_due: bool,
     pub(super) stream: Stream,
     /// Highest number of each flow that this life of the listener heard of, or that a position named.
     pub(super) heard: HashMap<u64, u64>,
-    deliveries: Vec<Delivery>,
-    delivered: Vec<Handed>,
-    requests: Vec<Request>,
+    /// The end: what the consumer did not take is given up.
+    gives_up: bool,
+}
+
+/// Where the listener of a node asks from.
+pub(super) fn address_of(node: usize) -> SocketAddr {
+    let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xb, u16::try_from(node).unwrap_or(0));
+    SocketAddr::new(address.into(), 5_000)
 }
 
 impl Listener {
@@ -115,7 +109,7 @@ impl Listener {
         // At least the longest repair, as the configuration has it.
         let local = Arc::new(LocalSet::starting_at(1_024, TTL, context.random.next(), context.base()));
         let mut pipeline = Pipeline::new(settings(config, *mutation, consumer), Some(local), seed, now);
-        let (queue_bytes, planted) = (config.queue_bytes, *mutation);
+        let (queue_bytes, planted) = (config.listener.queue_bytes, *mutation);
         let positions = positions(environment, node, consumer);
         pipeline.resume(now, positions.as_ref(), |_| true);
         match planted {
@@ -127,22 +121,19 @@ impl Listener {
             }
             _ => {}
         }
-        let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xb, u16::try_from(worker.node).unwrap_or(0));
         Listener {
             worker,
             number,
             consumer,
-            address: SocketAddr::new(address.into(), 5_000),
             stats: pipeline.claims_mut().map(|claims| claims.stats()),
             pipeline,
             inbox: VecDeque::new(),
-            batch: Datagrams(Vec::new()),
+            burst: Burst::new(0, HEAP),
+            turn: Turn::Last,
             round_due: false,
             stream: Stream::new(queue_bytes, connections),
             heard: positions.iter().flat_map(|p| &p.flows).map(|left| (left.key.0, left.next)).collect(),
-            deliveries: Vec::new(),
-            delivered: Vec::new(),
-            requests: Vec::new(),
+            gives_up: false,
         }
     }
 
@@ -179,107 +170,53 @@ impl Listener {
         self.pipeline.advert(now, advert);
     }
 
-    /// First half of a round: a batch through the pipeline, the store is asked.
-    pub(super) fn begin(&mut self, environment: &mut Environment, node: &Node) {
-        let now = environment.context.instant();
+    /// Takes what came.
+    pub(super) fn begin(&mut self, context: &Context<Event>) {
         self.round_due = false;
-        self.batch.0.clear();
-        if let Some(door) = self.inbox.front().map(|arrived| arrived.door) {
-            let same = self.inbox.iter().take(BATCH).take_while(|arrived| arrived.door == door).count();
-            self.batch.0.extend(self.inbox.drain(..same));
-            self.pipeline.take(now, door, &self.batch);
-        }
-        self.pipeline.on_timeout(now);
-        self.pump(environment, node);
+        self.take_batch(context);
     }
 
-    /// Second half: what passed goes to the consumer, requests go out.
-    pub(super) fn commit(&mut self, environment: &mut Environment, node: &Node) {
-        self.send_requests(environment);
-        let now = environment.context.instant();
-        self.pipeline.decide(now);
-        let mut deliveries = std::mem::take(&mut self.deliveries);
-        self.pipeline.take_deliveries(&mut deliveries);
-        for delivery in deliveries.drain(..) {
-            self.deliver(environment, &delivery);
+    fn take_batch(&mut self, context: &Context<Event>) {
+        self.burst.clear();
+        if let Some(socket) = self.inbox.front().map(|arrived| arrived.door) {
+            let same = self.inbox.iter().take(BATCH).take_while(|arrived| arrived.door == socket).count();
+            for Arrived { bytes, from, .. } in self.inbox.drain(..same) {
+                self.burst.arrive(&bytes, from, None);
+            }
+            self.pipeline.begin(context.instant(), socket, &self.burst);
         }
-        self.deliveries = deliveries;
-        self.flush(&mut environment.context);
-        self.pump(environment, node);
+        self.turn = if self.inbox.is_empty() { Turn::Last } else { Turn::More };
+    }
+
+    /// Goes on with the round until all batches have passed (`true`), or until it is to go on later.
+    pub(super) fn commit(&mut self, environment: &mut Environment, node: &Node) -> bool {
+        loop {
+            match self.commit_once(environment, node) {
+                Next::Asked => {
+                    if !self.worker.goes_on(&mut environment.context, node) {
+                        return false;
+                    }
+                }
+                Next::Done if self.turn == Turn::More => self.take_batch(&environment.context),
+                Next::Done => break,
+            }
+        }
         let Environment { context, config, .. } = environment;
         self.check_bounds(context, config);
         let mut at = self.pipeline.next_timeout();
         if let Some(look) = self.stream.look_at {
-            at = at.min(now + Duration::from_micros(look.saturating_sub(context.now)));
-        }
-        if !self.inbox.is_empty() {
-            self.worker.schedule(context, node, context.now, Event::Round);
+            at = at.min(context.instant() + Duration::from_micros(look.saturating_sub(context.now)));
         }
         self.worker.wake_at(context, node, at);
+        true
     }
 
-    fn pump(&mut self, environment: &mut Environment, node: &Node) {
-        if let Some(claims) = self.pipeline.claims_mut() {
-            self.worker.pump(environment, node, claims);
-        }
-    }
-
-    fn deliver(&mut self, environment: &mut Environment, delivery: &Delivery) {
-        let Environment { context, evidence, mutation, .. } = environment;
-        let now = context.instant();
-        let asks = *mutation != Some(Mutation::LateFrameDelivered);
-        if asks && !self.pipeline.may_leave(now, delivery, &self.batch) {
-            return;
-        }
-        let frame = self.pipeline.bytes(delivery, &self.batch);
-        let id = super::frames::id_of(frame);
-        let ticket = delivery.ticket;
-        let early = *mutation == Some(Mutation::SettledBeforeAcknowledged);
-        let handed = Handed { ticket: ticket.filter(|_| !early), wire_len: delivery.wire_len };
-        let refused = self.stream.queue.push(frame, handed).is_err();
-        let what = if refused { "has no room for" } else { "queues" };
-        context
-            .trace(|| format!("listener {} {what} {:?} under {ticket:?}", self.number, evidence.id_at(id)));
-        if refused {
-            self.pipeline.no_room(now, delivery, &self.batch);
-        } else {
-            if early && ticket.is_some() {
-                self.pipeline.delivered(now, Handed { ticket, wire_len: 0 });
-            }
-            if ticket.is_some() {
-                evidence.delivered(context, &self.hand_over(), id);
-            }
-        }
-        self.pipeline.release(delivery);
-    }
-
-    /// What a check asks about a frame that this listener hands over.
-    fn hand_over(&self) -> HandOver<'_> {
-        let Worker { who, node, gate, calls, .. } = &self.worker;
-        let (who, node, gate) = (*who, *node, *gate);
-        HandOver { who, node, gate, calls, undecided: self.undecided(), refused_at: None }
-    }
-
-    fn flush(&mut self, context: &mut Context<Event>) {
-        let now = context.instant();
-        self.stream.flush(context, self.number, &mut self.delivered);
-        context
-            .trace(|| format!("listener {} has {} records acknowledged", self.number, self.delivered.len()));
-        for handed in self.delivered.drain(..) {
-            self.pipeline.delivered(now, handed);
-        }
-        let queue = &self.stream.queue;
-        let room = queue.len() <= queue.capacity() / 2;
-        self.pipeline.set_room(room);
-    }
-
-    fn send_requests(&mut self, environment: &mut Environment) {
-        let Environment { context, network, mutation, .. } = environment;
-        self.pipeline.take_requests(&mut self.requests);
-        let sent = *mutation != Some(Mutation::RequestsNotSent);
-        for request in self.requests.drain(..).filter(|_| sent) {
-            network.request(context, self.number, request.to, request.bytes);
-        }
+    fn commit_once(&mut self, environment: &mut Environment, node: &Node) -> Next {
+        let Listener { worker, stream, stats, .. } = self;
+        let (number, gives_up, stats) = (self.number, self.gives_up, stats.as_deref());
+        let now = environment.context.instant();
+        let mut io = Io { worker, stream, stats, number, gives_up, environment, node };
+        self.pipeline.commit(now, &self.burst, self.turn, &mut io)
     }
 
     // Its consumer.
@@ -305,18 +242,15 @@ impl Listener {
 
     /// Half of the time of an orderly stop is over: the next round leaves nothing undecided.
     pub(super) fn decide(&mut self, now: Instant) {
-        self.pipeline.drain(now);
+        self.pipeline.decide_all(now);
     }
 
-    /// The end of an orderly stop: what the consumer did not take is given up.
+    /// The end of an orderly stop: a last round gives up what the consumer did not take.
     pub(super) fn abandon(&mut self, environment: &mut Environment, node: &Node) {
-        let now = environment.context.instant();
-        let mut lost = Vec::new();
-        self.stream.queue.abandon(|handed| lost.push(handed));
-        for handed in lost {
-            self.pipeline.undelivered(now, handed.ticket, DropReason::ConsumerGone);
-        }
-        self.pump(environment, node);
+        self.gives_up = true;
+        self.burst.clear();
+        self.turn = Turn::Last;
+        while self.commit_once(environment, node) == Next::Asked {}
         self.pipeline.stop();
     }
 
@@ -328,7 +262,7 @@ impl Listener {
         let counts = self.pipeline.counts();
         let (waiting, lost) = (counts.waiting_bytes, counts.lost);
         // Rebuilt frames, and those that came late, are bounded by the claims and not by the table.
-        let most = (config.waiting_bytes + 2 * config.park_bytes + 4_096) as u64;
+        let most = (config.listener.waiting_bytes + 2 * config.park_bytes + 4_096) as u64;
         if parked > config.park_bytes as u64 {
             context.violation(&format!("listener {number} parks {parked} bytes"));
         } else if waiting > most {
@@ -377,6 +311,73 @@ impl Listener {
     }
 }
 
+/// What a round needs from the world around it.
+struct Io<'a> {
+    worker: &'a mut Worker,
+    stream: &'a mut Stream,
+    stats: Option<&'a ClaimStats>,
+    number: usize,
+    gives_up: bool,
+    environment: &'a mut Environment,
+    node: &'a Node,
+}
+
+impl RoundIo for Io<'_> {
+    fn pump(&mut self, claims: &mut Claims, _now: Instant) {
+        self.worker.pump(self.environment, self.node, claims);
+    }
+
+    fn queue(&mut self, _now: Instant, frame: &[u8], _: usize, handed: Handed) -> Result<(), Refused> {
+        let Environment { context, evidence, .. } = self.environment;
+        let queued = self.stream.queue.push(frame, handed).is_ok();
+        let (what, id) = (if queued { "queues" } else { "has no room for" }, id_of(frame));
+        context.trace(|| {
+            format!("listener {} {what} {:?} under {:?}", self.number, evidence.id_at(id), handed.ticket)
+        });
+        if !queued {
+            return Err(Refused::NoRoom);
+        }
+        if handed.ticket.is_some() {
+            let Worker { who, node, gate, calls, .. } = &*self.worker;
+            let (who, node, gate, undecided) = (*who, *node, *gate, self.stats.map_or(0, undecided));
+            evidence.delivered(
+                context,
+                &HandOver { who, node, gate, calls, undecided, refused_at: None },
+                id,
+            );
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, _now: Instant, fates: &mut Fates) {
+        if self.gives_up {
+            let lost = |handed| fates.refused.push((handed, DropReason::ConsumerGone));
+            return self.stream.queue.abandon(lost);
+        }
+        let context = &mut self.environment.context;
+        self.stream.flush(context, self.number, &mut fates.delivered);
+        let (number, records) = (self.number, fates.delivered.len());
+        context.trace(|| format!("listener {number} has {records} records acknowledged"));
+    }
+
+    fn has_room(&self) -> bool {
+        self.stream.queue.len() <= self.stream.queue.capacity() / 2
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.stream.queue.len()
+    }
+
+    fn request(&mut self, request: &Request) {
+        let Environment { context, network, .. } = self.environment;
+        network.request(context, self.number, request.to, request.bytes);
+    }
+
+    fn header(&mut self, _frame: &[u8]) {}
+
+    fn sighted(&mut self, _came: Instant, _sighted: &[Sighted]) {}
+}
+
 /// Where the consumer's listeners were, as far as the store says.
 fn positions(environment: &mut Environment, node: &Node, consumer: usize) -> Option<Positions> {
     let Environment { context, store, .. } = environment;
@@ -406,14 +407,14 @@ fn settings(config: &NodeConfig, mutation: Option<Mutation>, consumer: usize) ->
         verify: VerifyRules { block_pow: false, ..VerifyRules::default() },
         track: TrackLimits {
             max_flows: 256,
-            catch_up: config.catch_up,
-            small_head: config.small_head,
+            catch_up: config.listener.catch_up,
+            small_head: config.listener.small_head,
             ..TrackLimits::default()
         },
         reassembly: ReassemblyLimits { memory: 64, slots: 64, ..ReassemblyLimits::default() },
         claims: ClaimsConfig {
             ttl: TTL,
-            lease: Duration::from_micros(config.egress_lease),
+            lease: Duration::from_micros(config.listener.lease),
             park_bytes: config.park_bytes,
             max_batch: config.max_batch,
             prefix: prefix(mutation, consumer),
@@ -422,7 +423,7 @@ fn settings(config: &NodeConfig, mutation: Option<Mutation>, consumer: usize) ->
             answer_timeout: Duration::from_micros(ANSWER_TIMEOUT),
             ..ClaimsConfig::default()
         },
-        waiting_bytes: config.waiting_bytes,
+        waiting_bytes: config.listener.waiting_bytes,
         endpoints: Vec::new(),
         single_rate: 90.0,
         header_origin: None,

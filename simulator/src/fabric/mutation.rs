@@ -1,4 +1,4 @@
-//! Faults planted into the pipelines and into the runtime around them.
+//! Faults planted into the rounds that ship, and into the model around them.
 
 use std::fmt;
 
@@ -13,18 +13,12 @@ pub enum Mutation {
     Endpoint(retry_endpoint::mutation::Mutation),
     /// In the claims of proxies and listeners.
     Claims(txidset::mutation::Mutation),
-    /// A listener settles a claim when its frame is queued, not when the consumer acknowledged it.
-    SettledBeforeAcknowledged,
     /// A broken connection sends only what it had not written.
     UnacknowledgedForgotten,
-    /// A listener that comes late does not ask again whether a frame is still its own.
-    LateFrameDelivered,
     /// A restarted proxy numbers the flows of its former life from 1.
     NumbersReusedAfterRestart,
     /// The claims of listeners do not name their consumer.
     ConsumerNotNamed,
-    /// A listener believes numbers asked for to have come.
-    RequestsNotSent,
 }
 
 impl Mutation {
@@ -33,15 +27,12 @@ impl Mutation {
         let ingress = proxy_ingress::mutation::Mutation::ALL.map(Mutation::Ingress);
         let egress = listener_egress::mutation::Mutation::ALL.map(Mutation::Egress);
         let endpoint = retry_endpoint::mutation::Mutation::ALL.map(Mutation::Endpoint);
-        let runtime = [
-            Mutation::SettledBeforeAcknowledged,
+        let model = [
             Mutation::UnacknowledgedForgotten,
-            Mutation::LateFrameDelivered,
             Mutation::NumbersReusedAfterRestart,
             Mutation::ConsumerNotNamed,
-            Mutation::RequestsNotSent,
         ];
-        ingress.into_iter().chain(egress).chain(endpoint).chain(runtime).collect()
+        ingress.into_iter().chain(egress).chain(endpoint).chain(model).collect()
     }
 
     /// Those of the claim protocol.
@@ -57,7 +48,7 @@ impl fmt::Display for Mutation {
             Mutation::Egress(mutation) => write!(f, "{mutation:?}"),
             Mutation::Endpoint(mutation) => write!(f, "{mutation:?}"),
             Mutation::Claims(mutation) => mutation.fmt(f),
-            of_the_runtime => write!(f, "{of_the_runtime:?}"),
+            of_the_model => write!(f, "{of_the_model:?}"),
         }
     }
 }

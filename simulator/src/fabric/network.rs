@@ -55,6 +55,8 @@ pub(super) struct Network {
     rates: Rates,
     /// By listener.
     links: Vec<Link>,
+    /// Where each listener asks from.
+    listeners: Vec<SocketAddr>,
     /// Number of the first listener's worker.
     first_listener: usize,
     /// Where each endpoint answers from.
@@ -65,10 +67,11 @@ impl Network {
     pub(super) fn new(
         rates: Rates,
         first_listener: usize,
-        listeners: usize,
+        listeners: Vec<SocketAddr>,
         endpoints: Vec<SocketAddr>,
     ) -> Network {
-        Network { rates, links: vec![Link::default(); listeners], first_listener, endpoints }
+        let links = vec![Link::default(); listeners.len()];
+        Network { rates, links, listeners, first_listener, endpoints }
     }
 
     /// A listener hears nothing until then.
@@ -125,11 +128,13 @@ impl Network {
     pub(super) fn reply(
         &self,
         context: &mut Context<Event>,
-        listener: usize,
+        to: SocketAddr,
         from: SocketAddr,
         bytes: &Rc<[u8]>,
     ) {
-        self.carry(context, listener, Door::Replies, from, bytes, false);
+        if let Some(listener) = self.listeners.iter().position(|address| *address == to) {
+            self.carry(context, listener, Door::Replies, from, bytes, false);
+        }
     }
 
     /// A request on its way from a listener; it may get lost like anything else.
@@ -144,7 +149,8 @@ impl Network {
             && self.arrives(context, listener)
         {
             let at = context.now + self.rates.delay(&mut context.random);
-            context.timeline.push(at, listener, ANY, Event::Request { endpoint, nack: Box::new(nack) });
+            let from = self.listeners[listener];
+            context.timeline.push(at, endpoint, ANY, Event::Request { from, nack: Box::new(nack) });
         }
     }
 

@@ -47,7 +47,7 @@ impl WorldPlan {
         let ids = (options.ids + random.below(20)).min(FRAMES / 2);
         let first = random.below(FRAMES / 2);
         let (config, rates) = (NodeConfig::draw(random), Rates::draw(random));
-        let endpoint_may_die = count > 0 && config.endpoints > 1;
+        let endpoint_may_die = count > 0 && config.endpoints.count > 1;
         WorldPlan {
             proxies,
             workers,

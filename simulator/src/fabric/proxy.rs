@@ -1,7 +1,8 @@
-//! A proxy's worker: its real pipeline in a model of its runtime.
+//! A proxy's worker: the round that ships, in a model of its runtime.
 //!
-//! A round is that of the runtime: what arrived is judged and claimed, the store is asked; then (perhaps a while later, and
-//! the time is read again) decided frames are loaded, planned, handed to the kernel, and the rest is kept.
+//! What arrived is received in bursts of several datagrams, in one receive call or several; some frames come as messages of
+//! a TCP stream. Whenever the round comes back (the store was asked, or a socket is full) it goes on at once or a while
+//! later: meanwhile others act, and the process may be stopped. More may be received before it goes on.
 
 use super::environment::Environment;
 use super::event::Event;
@@ -14,22 +15,26 @@ use super::worker::{Worker, undecided};
 use crate::MS;
 use crate::context::Context;
 use crate::store_calls::ANSWER_TIMEOUT;
+use bytes::Bytes;
 use frame::{GroupIndex, Kind};
 use multicast_io::Burst;
 use proxy_ingress::pipeline::emit::OutletLimits;
 use proxy_ingress::pipeline::number::{FlowLimits, Identity, MIN_FLOWS};
 use proxy_ingress::pipeline::train::Order;
-use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Policy};
+use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Message, Next, Policy, RoundIo};
 use proxy_ingress::tally::Tally;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use txidset::{ClaimStats, Claims, ClaimsConfig, KeyStyle, LocalSet};
 
-const WALLET: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xf));
+const WALLET: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xf);
+/// Percent of frames that come over TCP.
+const STREAMED: u64 = 10;
+/// Longest train of a socket.
+const TRAIN: usize = 16;
 const PREFIX: &[u8] = b"t:";
-/// Rounds in a row before the worker has certainly caught up.
-const ROUNDS: usize = 64;
 /// Heap of a burst: what a large frame may reserve, and a little more.
 const HEAP: usize = 192 << 10;
 
@@ -49,6 +54,8 @@ pub(super) struct Proxy {
     origin: [u8; 16],
     /// Frames in the kernel's receive queue.
     inbox: Vec<usize>,
+    /// Frames that streams have read.
+    messages: VecDeque<usize>,
     round_due: bool,
     /// Ids that this life of the worker received.
     pub(super) received: Vec<usize>,
@@ -72,7 +79,7 @@ pub(super) fn policy() -> Policy {
 /// Tier 1 of a process: its workers share it.
 pub(super) fn local_set(environment: &mut Environment) -> Arc<LocalSet> {
     let Environment { context, config, .. } = environment;
-    Arc::new(LocalSet::starting_at(64, config.horizon, context.random.next(), context.base()))
+    Arc::new(LocalSet::starting_at(64, config.proxy.horizon, context.random.next(), context.base()))
 }
 
 impl Proxy {
@@ -127,6 +134,7 @@ impl Proxy {
             address,
             origin,
             inbox: Vec::new(),
+            messages: VecDeque::new(),
             round_due: false,
             received: Vec::new(),
             refused_at: None,
@@ -135,12 +143,16 @@ impl Proxy {
 
     // The path of a frame.
 
-    /// A wallet's frame comes to its socket.
+    /// A wallet's frame comes to its socket, or by a stream.
     pub(super) fn receive(&mut self, context: &mut Context<Event>, node: &Node, id: usize) {
         if !node.accepting {
             return;
         }
-        self.inbox.push(id);
+        if context.random.percent(STREAMED) {
+            self.messages.push_back(id);
+        } else {
+            self.inbox.push(id);
+        }
         if !self.round_due {
             self.round_due = true;
             // A burst is taken together.
@@ -149,56 +161,72 @@ impl Proxy {
         }
     }
 
-    /// First half of a round: receive, judge, claim, ask the store.
-    pub(super) fn begin(&mut self, environment: &mut Environment, node: &Node) {
-        let now = environment.context.instant();
+    /// Takes what came: datagrams in one receive call or several, then the messages of streams.
+    pub(super) fn begin(&mut self, environment: &mut Environment) {
         self.round_due = false;
-        if !self.ingress.is_blocked() {
-            for id in std::mem::take(&mut self.inbox) {
-                let Some(span) = self.burst.push(environment.evidence.frame(id)) else { continue };
-                self.ingress.receive_datagram(now, &self.burst, span, WALLET);
-                self.received.push(id);
+        let Environment { context, evidence, .. } = environment;
+        let now = context.instant();
+        while !self.inbox.is_empty() && !self.ingress.is_blocked() {
+            let all = self.inbox.len();
+            let call = if context.random.percent(30) { 1 + context.random.below(all) } else { all };
+            for id in self.inbox.drain(..call) {
+                if self.burst.arrive(evidence.frame(id), SocketAddrV6::new(WALLET, 5_000, 0, 0).into(), None)
+                {
+                    self.received.push(id);
+                }
             }
-            self.ingress.ask(now);
+            self.ingress.begin(now, &self.burst);
         }
-        self.worker.pump(environment, node, self.ingress.claims());
+        while self.ingress.may_read_streams()
+            && !self.ingress.is_batch_full()
+            && let Some(id) = self.messages.pop_front()
+        {
+            let bytes = Bytes::from_static(evidence.frame(id));
+            self.ingress.message(now, Message { bytes, sender: WALLET.into(), verdict: None });
+            self.received.push(id);
+        }
     }
 
-    /// Second half: load, plan, send, keep what waits.
-    pub(super) fn commit(&mut self, environment: &mut Environment, node: &Node) {
-        let now = environment.context.instant();
-        self.open_kernel(&mut environment.context, node);
-        for _ in 0..ROUNDS {
-            self.ingress.load(now, &mut self.burst);
-            self.send(now);
-            if self.ingress.finish(now, &mut self.burst) {
-                self.send(now);
-                self.ingress.finish(now, &mut self.burst);
-            }
-            self.burst.clear();
-            if !self.ingress.is_busy() {
-                break;
+    /// Goes on with the round until it is over (`true`), or until it is to go on later.
+    pub(super) fn commit(&mut self, environment: &mut Environment, node: &Node) -> bool {
+        loop {
+            let now = environment.context.instant();
+            match self.commit_once(environment, node, now) {
+                Next::Done => break,
+                Next::Asked => {
+                    if !self.worker.goes_on(&mut environment.context, node) {
+                        return false;
+                    }
+                }
+                Next::Full { until, .. } => {
+                    self.worker.goes_on_by(&mut environment.context, node, until);
+                    return false;
+                }
             }
         }
-        self.worker.pump(environment, node, self.ingress.claims());
-        self.ingress.tick(now, &mut self.kernel);
-        self.close_kernel(environment);
-        self.worker.pump(environment, node, self.ingress.claims());
         self.check_bounds(environment);
-        // When the worker wants to be called again.
+        self.rest(&mut environment.context, node);
+        true
+    }
+
+    fn commit_once(&mut self, environment: &mut Environment, node: &Node, now: Instant) -> Next {
+        self.open_kernel(&mut environment.context, node);
+        let mut io = Io { worker: &mut self.worker, kernel: &mut self.kernel, environment, node };
+        let next = self.ingress.commit(now, &mut self.burst, &mut io);
+        self.close_kernel(environment);
+        next
+    }
+
+    /// When the worker wants to be called again.
+    fn rest(&mut self, context: &mut Context<Event>, node: &Node) {
+        let more = self.ingress.is_busy() || !self.inbox.is_empty();
+        if more && !self.ingress.is_blocked() && !self.round_due {
+            self.round_due = true;
+            self.worker.schedule(context, node, context.now, Event::Round);
+        }
         let claims = self.ingress.claims().next_timeout();
         if let Some(at) = [claims, self.ingress.next_timeout()].into_iter().flatten().min() {
-            self.worker.wake_at(&mut environment.context, node, at);
-        }
-    }
-
-    /// Plans what was loaded and hands it to the kernel; what a full socket does not take goes to its backlog at once
-    /// (the runtime waits for 5 ms first).
-    fn send(&mut self, now: Instant) {
-        if self.ingress.plan(now, &mut self.burst, 16)
-            && self.ingress.emit(now, self.burst.memory(), &mut self.kernel)
-        {
-            self.ingress.defer(now, self.burst.memory());
+            self.worker.wake_at(context, node, at);
         }
     }
 
@@ -242,17 +270,20 @@ impl Proxy {
 
     /// Half of the time of an orderly stop is over: what still waits for the store is sent by the next round.
     pub(super) fn decide(&mut self, now: Instant) {
-        self.ingress.claims().drain(now);
+        self.ingress.decide_all(now);
     }
 
-    /// The end of an orderly stop.
+    /// The end of an orderly stop: one more round, which nobody else sees in its middle.
     pub(super) fn farewell(&mut self, environment: &mut Environment, node: &Node) {
-        let now = environment.context.instant();
-        self.open_kernel(&mut environment.context, node);
-        self.ingress.farewell(now, &mut self.kernel);
-        self.ingress.abandon(now);
-        self.close_kernel(environment);
-        self.worker.pump(environment, node, self.ingress.claims());
+        self.ingress.close();
+        let mut now = environment.context.instant();
+        loop {
+            match self.commit_once(environment, node, now) {
+                Next::Done => break,
+                Next::Asked => {}
+                Next::Full { until, .. } => now = until,
+            }
+        }
     }
 
     // What the checks ask.
@@ -264,9 +295,9 @@ impl Proxy {
         let (slab, backlog) = (self.tally.slab_bytes.get(), self.tally.backlog_bytes.get());
         if parked > config.park_bytes as u64 {
             context.violation(&format!("worker {who} parks {parked} bytes"));
-        } else if slab > (config.slab_bytes + config.park_bytes) as u64 {
+        } else if slab > (config.proxy.slab_bytes + config.park_bytes) as u64 {
             context.violation(&format!("worker {who} holds {slab} bytes for the store"));
-        } else if backlog > config.backlog_bytes as u64 {
+        } else if backlog > config.proxy.backlog_bytes as u64 {
             context.violation(&format!("worker {who} holds {backlog} bytes for the kernel"));
         }
     }
@@ -294,7 +325,7 @@ impl Proxy {
 
     /// Nothing is under way in this worker.
     pub(super) fn is_idle(&mut self) -> bool {
-        self.inbox.is_empty() && self.ingress.is_drained()
+        self.inbox.is_empty() && self.messages.is_empty() && self.ingress.is_drained()
     }
 
     /// Frames accepted are frames sent, suppressed, or dropped and counted.
@@ -329,10 +360,34 @@ impl Proxy {
     }
 }
 
+/// What a round needs from the world around it.
+struct Io<'a> {
+    worker: &'a mut Worker,
+    kernel: &'a mut [Kernel; 1],
+    environment: &'a mut Environment,
+    node: &'a Node,
+}
+
+impl RoundIo for Io<'_> {
+    type Socket = Kernel;
+
+    fn pump(&mut self, claims: &mut Claims, _now: Instant) {
+        self.worker.pump(self.environment, self.node, claims);
+    }
+
+    fn sockets(&mut self) -> &mut [Kernel] {
+        self.kernel
+    }
+
+    fn max_train(&self) -> usize {
+        TRAIN
+    }
+}
+
 fn claims_config(config: &NodeConfig) -> ClaimsConfig {
     ClaimsConfig {
         ttl: TTL,
-        lease: Duration::from_micros(config.lease),
+        lease: Duration::from_micros(config.proxy.lease),
         park_bytes: config.park_bytes,
         max_batch: config.max_batch,
         prefix: PREFIX.to_vec(),
@@ -359,11 +414,12 @@ fn ingress_config(config: &NodeConfig, origin: [u8; 16]) -> IngressConfig {
         train_order: Order::Length,
         outlets: 1,
         outlet: OutletLimits {
-            bytes: config.backlog_bytes,
-            deadline: Duration::from_micros(config.send_deadline),
+            bytes: config.proxy.backlog_bytes,
+            deadline: Duration::from_micros(config.proxy.send_deadline),
         },
+        full_timeout: Duration::from_micros(config.proxy.full_timeout),
         claims: true,
-        slab_bytes: config.slab_bytes,
-        slab_entries: config.slab_entries,
+        slab_bytes: config.proxy.slab_bytes,
+        slab_entries: config.proxy.slab_entries,
     }
 }

@@ -93,7 +93,7 @@ fn check_once(fleet: &Fleet, environment: &mut Environment, gate: usize) {
     let alive = workers_at(fleet, gate).filter(|&who| fleet.nodes[fleet.worker(who).node].alive);
     let undecided = evidence.gates[gate].undecided + alive.map(|who| fleet.undecided(who)).sum::<u64>();
     let ours = nodes_at(fleet, gate);
-    let horizon = if gate == INGRESS { config.horizon } else { Duration::MAX };
+    let horizon = if gate == INGRESS { config.proxy.horizon } else { Duration::MAX };
     let horizon = u64::try_from(horizon.as_micros()).unwrap_or(u64::MAX);
     let of_gate = &evidence.gates[gate];
     let unexplained = |history: &IdHistory| {
@@ -154,14 +154,14 @@ fn owed(fleet: &mut Fleet, environment: &Environment, consumer: usize, id: usize
         if listener.consumer != consumer || !node.survives() {
             continue;
         }
-        let since = match (counted, config.small_head < 64) {
+        let since = match (counted, config.listener.small_head < 64) {
             (false, _) => 0,
             (true, false) => node.born,
             (true, true) => u64::MAX,
         };
         for whole in evidence.whole(id).iter().filter(|whole| whole.at >= since) {
             let unheard = !listener.heard.contains_key(&whole.key);
-            if config.announces || !unheard || !has_ended(nodes[whole.node], whole.at) {
+            if config.endpoints.announces || !unheard || !has_ended(nodes[whole.node], whole.at) {
                 return Some(Owed::By(number));
             }
             excused = Some(Owed::Unheard);

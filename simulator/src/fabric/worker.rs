@@ -74,7 +74,7 @@ impl Worker {
 
     // The middle of a round.
 
-    /// Whether the second half of a round follows at once, as it mostly does; else it is scheduled.
+    /// Whether a round that asked the store goes on at once, as it mostly does; else that is scheduled.
     pub(super) fn goes_on(&mut self, context: &mut Context<Event>, node: &Node) -> bool {
         let step = match context.random.below(100) {
             0..=2 => context.random.between(0, 15 * MS),
@@ -85,6 +85,14 @@ impl Worker {
         self.busy_until = Some(at);
         self.schedule(context, node, at, Event::Resume);
         false
+    }
+
+    /// A round whose socket is full goes on when there is room, until then at the latest.
+    pub(super) fn goes_on_by(&mut self, context: &mut Context<Event>, node: &Node, until: Instant) {
+        let most = context.micros(until).max(context.now + 2);
+        let at = context.random.between(context.now + 1, most + 1);
+        self.busy_until = Some(at);
+        self.schedule(context, node, at, Event::Resume);
     }
 
     /// Keeps an answer for the end of the round.

@@ -1,12 +1,13 @@
 //! A world: its parts, and what happens to them in order of time.
 
 use super::Options;
-use super::endpoint::{Endpoint, address_of};
+use super::endpoint::{self, Endpoint};
 use super::environment::Environment;
 use super::event::Event;
 use super::evidence::Evidence;
 use super::fleet::Fleet;
 use super::kernel::Refusal;
+use super::listener;
 use super::network::Network;
 use super::plan::WorldPlan;
 use super::summary::Summary;
@@ -45,16 +46,20 @@ impl World {
         let plan = WorldPlan::draw(seed, &options, &mut random);
         let context = Context::new(random, options.trace);
         let config = plan.config;
-        let endpoints: Vec<Endpoint> = (0..config.endpoints)
-            .map(|number| Endpoint::new(number, seed, options.mutation, context.base()))
+        let endpoints: Vec<Endpoint> = (0..config.endpoints.count)
+            .map(|number| Endpoint::new(number, &config, seed, options.mutation, context.base()))
             .collect();
-        let addresses = (0..config.endpoints).map(address_of).collect();
-        let first_listener = plan.proxies * plan.workers;
-        let mut leases = vec![config.egress_lease; 1 + plan.consumers()];
-        leases[0] = config.lease;
+        let network = Network::new(
+            plan.rates,
+            plan.proxies * plan.workers,
+            (plan.proxies..plan.nodes()).map(listener::address_of).collect(),
+            (0..config.endpoints.count).map(endpoint::address_of).collect(),
+        );
+        let mut leases = vec![config.listener.lease; 1 + plan.consumers()];
+        leases[0] = config.proxy.lease;
         let mut environment = Environment {
             context,
-            network: Network::new(plan.rates, first_listener, plan.consumers_of.len(), addresses),
+            network,
             store: Store::default(),
             config,
             evidence: Evidence::new(plan.first, plan.ids, &leases, plan.faults.clone()),
@@ -69,7 +74,7 @@ impl World {
     pub(super) fn run(mut self) -> Result<Summary, String> {
         self.environment.context.timeline.push(self.planned_until, 0, ANY, Event::DueCheck);
         for endpoint in &mut self.endpoints {
-            endpoint.speak(&mut self.environment);
+            endpoint.advertise(&mut self.environment);
         }
         while let Some(next) = self.environment.context.advance() {
             self.summary.events += 1;
@@ -98,15 +103,16 @@ impl World {
             Event::Decide => fleet.decide(environment, who, next.incarnation),
             Event::Exit => fleet.exit(environment, who, next.incarnation),
             Event::Execute { .. } => fleet.execute(environment, &next),
-            Event::EndpointFrame { group, bytes } => endpoints[who].receive(environment, group, &bytes),
-            Event::EndpointDigest(bytes) => {
-                endpoints[who].receive_digest(environment.context.instant(), &bytes);
+            Event::EndpointFrame { group, bytes } => {
+                endpoints[who].receive(&mut environment.context, group, bytes);
             }
-            Event::Request { endpoint, nack } => {
-                let from = (who, fleet.listeners[who].address);
-                endpoints[endpoint].answer(environment, from, &nack);
+
+            Event::EndpointDigest(bytes) => endpoints[who].receive_digest(&mut environment.context, &bytes),
+            Event::Request { from, nack } => {
+                endpoints[who].receive_request(&mut environment.context, from, &nack);
             }
-            Event::Beacon { at } => endpoints[who].beacon_due(environment, at),
+            Event::EndpointRound { at } => endpoints[who].round(environment, at),
+            Event::Advertise { at } => endpoints[who].advertise_at(environment, at),
             Event::EndpointDies { restart } => endpoints[who].die(&mut environment.context, restart),
             Event::EndpointReturns => endpoints[who].restart(environment),
             Event::Consume => self.consume(who),

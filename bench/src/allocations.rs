@@ -1,8 +1,8 @@
-//! `allocations`: heap allocations of the proxy's pipeline a forwarded frame, in steady state.
+//! `allocations`: heap allocations of the proxy's pipeline for each forwarded frame, in steady state.
 //!
-//! The pure pipeline of a worker as a proxy runs it on its own (the memory backend is tier 1 then), verification on, in
-//! front of a kernel that takes everything. Beside it, for the note, a memory store that several roles share: it is asked
-//! batch by batch, and a batch allocates.
+//! What runs is the round of a worker, as in a proxy on its own: the memory backend is tier 1 then, verification is on, and
+//! the kernel takes everything. The note has a memory store that several roles share: it is asked batch by batch, and a
+//! batch allocates.
 
 use crate::row::{Bar, Row};
 use crate::traffic;
@@ -11,14 +11,15 @@ use cache_backend::{Backend, Memory};
 use frame::{Fabric, ShardBits};
 use multicast_io::{Burst, Progress, Span, Train};
 use proxy_ingress::pipeline::number::Identity;
-use proxy_ingress::pipeline::{Ingress, IngressConfig, Transmit};
+use proxy_ingress::pipeline::{Ingress, IngressConfig, Next, RoundIo, Transmit};
 use proxy_ingress::tally::Tally;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use txidset::driver::Driver;
 use txidset::{Claims, ClaimsConfig, LocalSet};
 
+const SENDER: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 4_000);
 const ROUND: usize = 512;
 /// Rounds until every buffer has its size.
 const WARM: usize = 64;
@@ -35,12 +36,33 @@ impl Transmit for Kernel {
     }
 }
 
+/// The kernel, and a session to the store.
+struct Outside {
+    driver: Driver,
+    kernel: [Kernel; 1],
+}
+
+impl RoundIo for Outside {
+    type Socket = Kernel;
+
+    fn pump(&mut self, claims: &mut Claims, now: Instant) {
+        self.driver.pump(claims, now);
+    }
+
+    fn sockets(&mut self) -> &mut [Kernel] {
+        &mut self.kernel
+    }
+
+    fn max_train(&self) -> usize {
+        64
+    }
+}
+
 /// A worker without sockets.
 pub struct Pipeline {
     ingress: Ingress,
-    driver: Driver,
     burst: Burst,
-    kernel: [Kernel; 1],
+    outside: Outside,
 }
 
 impl Pipeline {
@@ -55,36 +77,32 @@ impl Pipeline {
         let backend = memory.then(|| Arc::new(Memory::new(64 << 20)) as Arc<dyn Backend>);
         Ok(Pipeline {
             ingress: Ingress::new(now, config, claims, Arc::new(Tally::new(bits))),
-            driver: runtime.block_on(Driver::open(backend))?,
             burst: Burst::new(0, 4 << 20),
-            kernel: [Kernel { frames: 0 }],
+            outside: Outside {
+                driver: runtime.block_on(Driver::open(backend))?,
+                kernel: [Kernel { frames: 0 }],
+            },
         })
     }
 
     /// One round, as a worker makes it.
-    pub fn round(&mut self, frames: &[Vec<u8>]) {
-        let now = Instant::now();
-        let sender = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    pub fn round(&mut self, frames: &[Vec<u8>]) -> anyhow::Result<()> {
         for frame in frames {
-            if let Some(span) = self.burst.push(frame) {
-                self.ingress.receive_datagram(now, &self.burst, span, sender);
+            anyhow::ensure!(self.burst.arrive(frame, SENDER, None), "the burst is full");
+        }
+        self.ingress.begin(Instant::now(), &self.burst);
+        loop {
+            match self.ingress.commit(Instant::now(), &mut self.burst, &mut self.outside) {
+                Next::Asked => {}
+                Next::Full { .. } => anyhow::bail!("a kernel that takes everything was full"),
+                Next::Done => return Ok(()),
             }
         }
-        self.ingress.ask(now);
-        self.driver.pump(self.ingress.claims(), now);
-        self.ingress.load(now, &mut self.burst);
-        if self.ingress.plan(now, &mut self.burst, 64) {
-            self.ingress.emit(now, self.burst.memory(), &mut self.kernel);
-        }
-        self.ingress.finish(now, &mut self.burst);
-        self.burst.clear();
-        self.driver.pump(self.ingress.claims(), now);
-        self.ingress.tick(now, &mut self.kernel);
     }
 
     /// Frames handed over so far.
     pub fn handed_over(&self) -> u64 {
-        self.kernel[0].frames
+        self.outside.kernel[0].frames
     }
 }
 
@@ -97,11 +115,13 @@ pub fn rows(quick: bool) -> anyhow::Result<Vec<Row>> {
     for (name, memory) in [("memory store shared with other roles", true), ("one proxy alone", false)] {
         let mut pipeline = Pipeline::new(memory)?;
         let (warm, steady) = frames.split_at(WARM * ROUND);
-        warm.chunks(ROUND).for_each(|frames| pipeline.round(frames));
+        warm.chunks(ROUND).try_for_each(|frames| pipeline.round(frames))?;
         let before = pipeline.handed_over();
+        let mut done = Ok(());
         let found = allocation_counter::measure(|| {
-            steady.chunks(ROUND).for_each(|frames| pipeline.round(frames));
+            done = steady.chunks(ROUND).try_for_each(|frames| pipeline.round(frames));
         });
+        done?;
         let forwarded = pipeline.handed_over() - before;
         // A flow digest may leave as well.
         anyhow::ensure!(forwarded >= steady.len() as u64, "{forwarded} of {} frames left", steady.len());

@@ -131,9 +131,8 @@ impl Ack {
     }
 }
 
-/// Response (wire 1.13): 16 bytes; with the extension (byte 7 bit 0x80), what follows from byte 16 names the request
-/// (HashKey u64, StartSeq u64, EndSeq u64) and carries a bitmap of the numbers that were not found, one bit a number,
-/// rounded up to whole bytes.
+/// Response (wire 1.13): 16 bytes. With the extension (byte 7 bit 0x80) more follows from byte 16: the request (HashKey u64,
+/// StartSeq u64, EndSeq u64), and a bitmap of the numbers that were not found, one bit a number, rounded up to whole bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// Byte 6 and the flags that go with it.

@@ -9,12 +9,13 @@ use crate::pipeline::{
     FilterRules, Prefix, ReassemblyLimits, Settings as PipelineSettings, TrackLimits, VerifyRules,
 };
 use clap::ArgAction::Set;
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use frame::flow::Origin;
 use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    Alias, BackendArgs, BackendKind, ByteSize, FabricArgs, GroupRanges, HexIds, HostPort, HostPorts, Invalid,
-    Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, duration, fabric_name, redis_addrs,
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, GroupRanges, HexIds, HostPort,
+    HostPorts, Invalid, Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, demand, duration,
+    fabric_name, redis_addrs, whole,
 };
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -44,8 +45,8 @@ pub const ROLE: Role = Role {
     defaults: &[("metrics-addr", ":9200")],
 };
 
-/// Options of one listener.
-#[derive(Clone, Debug, clap::Args)]
+/// Options of one listener, a group for each stage.
+#[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Where the fabric is.
     #[command(flatten)]
@@ -53,237 +54,33 @@ pub struct Config {
     /// Where listeners of one deployment share the gate; none by default.
     #[command(flatten)]
     pub backend: BackendArgs,
-
-    /// UDP port of the data groups
-    #[arg(long, value_name = "PORT", default_value_t = 9001, help_heading = "Receiving")]
-    pub listen_port: u16,
-    /// Worker threads; each owns a share of the groups. 0 is one for each core, never more than groups
-    #[arg(long, env = "NUM_WORKERS", value_name = "N", default_value_t = 0, help_heading = "Receiving")]
-    pub workers: usize,
-    /// Receive buffer wanted for each data socket
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Receiving")]
-    pub recv_buf_bytes: ByteSize,
-    /// Receive subtree data (group FFFB) as well
-    #[arg(long, help_heading = "Receiving")]
-    pub subtree_data_enabled: bool,
-    /// Sources to join under ssm, comma separated
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
-    pub ssm_publishers_static: Vec<IpAddr>,
-    /// Sources of the block group under ssm [default: the publishers]
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
-    pub ssm_bootstrap_manifest: Vec<IpAddr>,
-    /// Sources of the subtree groups under ssm [default: the publishers]
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
-    pub ssm_bootstrap_subtree_announce: Vec<IpAddr>,
-    /// Sources of the beacon group under ssm [default: the publishers]
-    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
-    pub ssm_bootstrap_beacon: Vec<IpAddr>,
-    /// Own address, never joined as a source
-    #[arg(long, value_name = "ADDRESS", help_heading = "Receiving")]
-    pub local_source: Option<IpAddr>,
-
-    /// Shards to take, such as 0-3,7 [default: all]
-    #[arg(long, value_name = "GROUPS", default_value = "", help_heading = "Filters")]
-    pub shard_include: GroupRanges,
-    /// Subtrees to take, comma separated ids [default: all]
-    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
-    pub subtree_include: HexIds<32>,
-    /// Subtrees to refuse, comma separated ids
-    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
-    pub subtree_exclude: HexIds<32>,
-    /// BRC-127 groups whose announced subtrees to take, comma separated ids
-    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
-    pub subtree_groups: HexIds<16>,
-    /// Lifetime of an announcement that names none
-    #[arg(long, value_name = "DURATION", default_value = "900s", value_parser = duration, help_heading = "Filters")]
-    pub subtree_group_default_ttl: Duration,
-    /// Scope of the announcement group
-    #[arg(long, value_name = "SCOPE", default_value = "site", help_heading = "Filters")]
-    pub announce_scope: ScopeArg,
-    /// Sources to take, comma separated prefixes; known retry endpoints pass for repairs [default: all]
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Filters")]
-    pub sender_include: Vec<Prefix>,
-    /// Sources to refuse, looked at first
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Filters")]
-    pub sender_exclude: Vec<Prefix>,
-
-    /// Take only frames whose payload hashes to their id
-    #[arg(long, action = Set, default_value_t = true, help_heading = "Verification")]
-    pub verify_payload_hash: bool,
-    /// Take only blocks whose header meets its target
-    #[arg(long, action = Set, default_value_t = true, help_heading = "Verification")]
-    pub require_block_pow: bool,
-    /// And whose hash begins with this many zero bits
-    #[arg(long, value_name = "BITS", default_value_t = 0, help_heading = "Verification")]
-    pub min_pow_bits: u32,
-    /// Memory for objects whose fragments are not complete, split over the workers
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", help_heading = "Verification")]
-    pub reassembly_bytes: ByteSize,
-
-    /// Retry endpoints to ask last, address:port comma separated; others announce themselves
-    #[arg(long, value_name = "ADDRS", help_heading = "Repair")]
-    pub retry_endpoints: Option<HostPorts>,
-    /// A gap is requested after this, or after --reorder-frames later frames
-    #[arg(long, value_name = "DURATION", default_value = "3ms", value_parser = duration, help_heading = "Repair")]
-    pub reorder_delay: Duration,
-    /// Later frames that end the wait for a missing one; 0 is the delay alone
-    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Repair")]
-    pub reorder_frames: u64,
-    /// So many frames from before the start are asked for in each flow of which the shared store keeps no position (how
-    /// far the listeners of this consumer were); the gate stops what was delivered already [default: 8192 with a shared
-    /// store, else 0]
-    #[arg(long, value_name = "N", help_heading = "Repair")]
-    pub catch_up: Option<u64>,
-    /// How long a gap is repaired [default: as long as endpoints hold its class, 60s for transactions]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Repair")]
-    pub nack_gap_ttl: Option<Duration>,
-    /// Flows tracked at once, over all workers
-    #[arg(long, value_name = "N", default_value_t = 100_000, help_heading = "Repair")]
-    pub nack_max_flows: usize,
-    /// Ranges of missing numbers at once, over all workers; about 150 bytes each
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, help_heading = "Repair")]
-    pub nack_max_gaps: usize,
-    /// Longest run of numbers that is requested; what lies before it is counted as lost
-    #[arg(long, value_name = "N", default_value_t = 262_144, help_heading = "Repair")]
-    pub nack_max_forward_jump: u64,
-    /// Requests a second to an endpoint that serves single numbers only, over all workers
-    #[arg(long, value_name = "RATE", default_value_t = 90.0, help_heading = "Repair")]
-    pub nack_single_rate: f64,
-    /// Listen for ADVERTs and flow digests
-    #[arg(long, action = Set, default_value_t = true, help_heading = "Repair")]
-    pub beacon_enabled: bool,
-    /// UDP port of the beacon group
-    #[arg(long, value_name = "PORT", default_value_t = 9300, help_heading = "Repair")]
-    pub beacon_port: u16,
-    /// Scope of the beacon group
-    #[arg(long, value_name = "SCOPE", default_value = "site", help_heading = "Repair")]
-    pub beacon_scope: ScopeArg,
-
-    /// Name of the consumer in claims: the same on the listeners that share one [default: the instance's name]
-    #[arg(long, value_name = "NAME", help_heading = "Gate")]
-    pub deployment_id: Option<String>,
-    /// First part of the gate's keys in the shared store
-    #[arg(long, value_name = "PREFIX", default_value = "bsl:egr:", help_heading = "Gate")]
-    pub egress_dedup_prefix: String,
-    /// How long a delivered id is remembered; at least the longest repair
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Gate")]
-    pub egress_dedup_ttl_redis: Duration,
-    /// Ids remembered in the process; 0 is no gate
-    #[arg(long, value_name = "N", default_value_t = 1_048_576, help_heading = "Gate")]
-    pub egress_dedup_local_cap: usize,
-    /// How claims of listeners that share a consumer work; simple is the Go stack's way
-    #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Gate")]
-    pub claim_mode: Mode,
-    /// Keys in the shared store: as the Go stack writes them, or compact in half the memory; the same on the whole
-    /// deployment
-    #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Gate")]
-    pub claim_keys: KeyStyle,
-    /// How often claims are closed into an epoch
-    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Gate")]
-    pub claim_epoch: Duration,
-    /// How long a copy waits for the listener that claimed it first
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, help_heading = "Gate")]
-    pub claim_lease: Duration,
-    /// Memory for frames that wait for a claim, split over the workers; when full, frames pass unclaimed
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Gate")]
-    pub claim_park_bytes: ByteSize,
-
-    /// Store where the proxies of this site claim: marks the transactions seen on the fabric there, so that these proxies
-    /// suppress copies. Read docs/migrating.md first [default: redis or aerospike if their address is given here, else none]
-    #[arg(long, value_name = "KIND", help_heading = "Courtesy marks")]
-    pub ingress_set_backend: Option<BackendKind>,
-    /// That store, as in --redis-addr; turns marks on. The other Redis options are those of the shared store
-    #[arg(long, value_name = "ADDRS", value_parser = redis_addrs, help_heading = "Courtesy marks")]
-    pub ingress_set_redis_addr: Option<Names>,
-    /// That store, as in --aerospike-hosts; turns marks on
-    #[arg(long, value_name = "HOSTS", help_heading = "Courtesy marks")]
-    pub ingress_set_aerospike_hosts: Option<HostPorts>,
-    /// Namespace of the proxies' claims
-    #[arg(long, value_name = "NAME", default_value = "cache", help_heading = "Courtesy marks")]
-    pub ingress_set_aerospike_namespace: String,
-    /// Set of the proxies' claims (--aerospike-set there) [default: bsp, as theirs]
-    #[arg(long, value_name = "NAME", help_heading = "Courtesy marks")]
-    pub ingress_set_aerospike_set: Option<String>,
-    /// Prefix of the proxies' claims (--txid-dedup-prefix there) [default: bsp:tx:, as theirs]
-    #[arg(long, value_name = "PREFIX", help_heading = "Courtesy marks")]
-    pub ingress_set_prefix: Option<String>,
-    /// How long a mark stands; a wrong one suppresses for as long [default: 10m]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Courtesy marks")]
-    pub ingress_set_ttl: Option<Duration>,
-    /// Name of the fabric in that store (--fabric-name of the proxies) [default: groups, port and shard bits]
-    #[arg(long, value_name = "NAME", value_parser = fabric_name, help_heading = "Courtesy marks")]
-    pub fabric_name: Option<String>,
-    /// Whether to look if the proxies of this fabric claim there: refuse does not start, and stops marking, where another
-    /// fabric does
-    #[arg(long, value_name = "MODE", default_value = "refuse", help_heading = "Courtesy marks")]
-    pub fabric_check: FabricCheckArg,
-
-    /// Where frames are delivered
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9100", help_heading = "Delivery")]
-    pub egress_addr: HostPort,
-    /// udp: a datagram each; tcp: u32 big-endian length, then the bytes, one connection for each worker
-    #[arg(long, value_name = "PROTO", default_value = "udp", help_heading = "Delivery")]
-    pub egress_proto: Proto,
-    /// Deliver payloads without the frame's header
-    #[arg(long, action = Set, default_value_t = true, help_heading = "Delivery")]
-    pub strip_header: bool,
-    /// Bytes that may wait for the consumer, split over the workers; when full, the newest frame is dropped and counted
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Delivery")]
-    pub egress_queue_bytes: ByteSize,
-    /// Emit each new block header as a datagram of 172 bytes
-    #[arg(long, help_heading = "Delivery")]
-    pub header_egress_enabled: bool,
-    /// Where block headers go
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9101", help_heading = "Delivery")]
-    pub header_egress_addr: HostPort,
-
-    /// Drop this percentage of all that arrives, repairs and control included, for tests
-    #[arg(long, value_name = "PERCENT", default_value = "0", help_heading = "Tests")]
-    pub inject_loss: Percent,
-    /// Seed of that loss
-    #[arg(long, value_name = "SEED", default_value_t = 1, help_heading = "Tests")]
-    pub inject_loss_seed: u64,
-
-    /// Name of this listener (`CommonArgs::instance`).
-    #[arg(skip = service::config::args::host_name())]
-    pub instance: String,
-    /// Time to hand over what is in hand after drain began (`CommonArgs::drain_timeout`).
-    #[arg(skip = Duration::from_secs(5))]
-    pub drain_timeout: Duration,
-}
-
-/// `--fabric-check` of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FabricCheckArg {
-    /// Another fabric's prefix is an error.
-    Refuse,
-    /// Not looked at.
-    Off,
-}
-
-/// `--egress-proto`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Proto {
-    /// Datagrams.
-    Udp,
-    /// A stream of records.
-    Tcp,
-}
-
-/// Where courtesy marks go, and what they must agree with there.
-pub(crate) struct MarkPlan {
-    pub(crate) settings: cache_backend::Settings,
-    pub(crate) names: txidset::Names,
-    /// What the proxies of this fabric say under their prefix.
-    pub(crate) word: FabricLabel,
-    pub(crate) prefix: String,
-    pub(crate) ttl: Duration,
-    /// How long after its frame came a mark may be on its way.
-    pub(crate) patience: Duration,
-    /// Where the groups are, by whose addresses multicast is told.
-    pub(crate) fabric: Fabric,
-    /// Whether to look at the word.
-    pub(crate) check: bool,
+    /// Where frames come from.
+    #[command(flatten)]
+    pub receiving: ReceiveArgs,
+    /// Which frames the consumer wants.
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    /// Which frames are taken.
+    #[command(flatten)]
+    pub verification: VerifyArgs,
+    /// How gaps are closed.
+    #[command(flatten)]
+    pub repair: RepairArgs,
+    /// How copies are found.
+    #[command(flatten)]
+    pub gate: GateArgs,
+    /// What proxies are told.
+    #[command(flatten)]
+    pub marks: MarkArgs,
+    /// Where frames go.
+    #[command(flatten)]
+    pub delivery: DeliverArgs,
+    /// Loss made on purpose.
+    #[command(flatten)]
+    pub inject: InjectArgs,
+    /// Options of the service itself.
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 impl Default for Config {
@@ -297,147 +94,75 @@ impl Config {
     /// What a role inside a bigger process starts from: one worker, TCP delivery of payloads, small buffers. The caller
     /// sets fabric, interfaces, ports, the consumer's address and the name of the deployment.
     pub fn for_embedding() -> Config {
-        Config {
-            workers: 1,
-            egress_proto: Proto::Tcp,
-            drain_timeout: Duration::from_secs(1),
-            ..Config::default()
-        }
+        let mut config = Config::default();
+        config.receiving.workers = 1;
+        config.delivery.egress_proto = Proto::Tcp;
+        config.common.drain_timeout = Duration::from_secs(1);
+        config
     }
 
-    /// Checks what single options cannot: values in their ranges and combinations.
+    /// Combinations that cannot work.
     ///
     /// # Errors
-    /// Names the option, its value and what is accepted.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        let check = |holds: bool, option: &'static str, problem: String| {
-            if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
-        };
+    /// The option to change, its value, and what is accepted.
+    pub fn check(&self) -> Result<(), Invalid> {
         self.data_fabric()?;
         let bits = self.shard_bits()?;
-        check(!self.fabric.iface.0.is_empty(), "iface", "want at least one interface".to_owned())?;
-        let highest = self.shard_include.highest().map_or(0, u32::from);
-        check(
-            highest < bits.groups(),
-            "shard-include",
-            format!("{highest}; with --shard-bits {} want 0 to {}", bits.bits(), bits.groups() - 1),
-        )?;
-        check(
-            self.fabric.source_mode == SourceModeArg::Asm || !self.ssm_publishers_static.is_empty(),
+        demand(!self.fabric.iface.0.is_empty(), "iface", "want at least one interface")?;
+        self.filters.check(bits)?;
+        demand(
+            self.fabric.source_mode == SourceModeArg::Asm || !self.receiving.ssm_publishers_static.is_empty(),
             "ssm-publishers-static",
-            "required by --source-mode=ssm; want the addresses of the emitters".to_owned(),
+            "required by --source-mode=ssm; want the addresses of the emitters",
         )?;
-        check(self.nack_max_flows > 0, "nack-max-flows", "0; want at least 1".to_owned())?;
-        check(self.nack_max_gaps > 0, "nack-max-gaps", "0; want at least 1".to_owned())?;
-        check(
-            (1..1 << 32).contains(&self.nack_max_forward_jump),
-            "nack-max-forward-jump",
-            format!("{}; want 1 to 4294967295", self.nack_max_forward_jump),
-        )?;
-        check(
-            self.nack_single_rate.is_finite() && self.nack_single_rate > 0.0,
-            "nack-single-rate",
-            format!("{}; want a number above 0", self.nack_single_rate),
-        )?;
-        check(
-            self.egress_queue_bytes.bytes() >= 1 << 20,
-            "egress-queue-bytes",
-            format!("{}; want at least 1MiB", self.egress_queue_bytes),
-        )?;
-        let claims = self.claims(true);
-        claims.check().map_err(|problem| Invalid::new("claim-lease", problem))?;
-        self.marks().map(drop)
+        self.repair.check()?;
+        self.delivery.check()?;
+        self.claims(true).check().map_err(|problem| Invalid::new("claim-lease", problem))?;
+        self.mark_plan().map(drop)
     }
 
     /// Where courtesy marks go; `None`: none are written.
     ///
     /// # Errors
     /// A store without its address, and what would make marks untrue or harmful.
-    pub(crate) fn marks(&self) -> Result<Option<MarkPlan>, Invalid> {
-        let Some((kind, store)) = self.mark_store()? else { return Ok(None) };
-        let prefix = self.ingress_set_prefix.clone().unwrap_or_else(|| "bsp:tx:".to_owned());
-        let ttl = self.ingress_set_ttl.unwrap_or(Duration::from_secs(600));
-        let check = |holds: bool, option: &'static str, problem: &str| {
-            if holds { Ok(()) } else { Err(Invalid::new(option, problem)) }
-        };
-        check(
-            self.verify_payload_hash,
+    pub(crate) fn mark_plan(&self) -> Result<Option<MarkPlan>, Invalid> {
+        let Some((kind, store)) = self.marks.store(&self.backend)? else { return Ok(None) };
+        let prefix = self.marks.prefix();
+        let ttl = self.marks.ingress_set_ttl.unwrap_or(Duration::from_secs(600));
+        demand(
+            self.verification.verify_payload_hash,
             "verify-payload-hash",
             "false, and --ingress-set-… asks for marks: whoever can send one datagram could suppress any transaction; want true, \
              or no store for marks",
         )?;
-        check(
-            self.egress_dedup_local_cap > 0,
+        demand(
+            self.gate.egress_dedup_local_cap > 0,
             "egress-dedup-local-cap",
             "0, and --ingress-set-… asks for marks: only ids that are new at the gate are marked; want a number of ids",
         )?;
-        check(!prefix.is_empty(), "ingress-set-prefix", "empty; want that of the proxies")?;
-        let delivered = &self.egress_dedup_prefix;
+        demand(!prefix.is_empty(), "ingress-set-prefix", "empty; want that of the proxies")?;
+        let delivered = &self.gate.egress_dedup_prefix;
         let of_a_gate = !delivered.is_empty() && prefix.starts_with(delivered)
             || self.claims(true).prefix == prefix.as_bytes();
-        check(
+        demand(
             !of_a_gate,
             "ingress-set-prefix",
             "begins as --egress-dedup-prefix does, under which listeners claim what they deliver: want the prefix of the \
              proxies' claims, such as bsp:tx:",
         )?;
-        check(!ttl.is_zero(), "ingress-set-ttl", "0, so for ever; want a duration such as 10m")?;
-        let names = txidset::Names::new(prefix.as_bytes(), self.claim_keys);
-        let words = self.fabric.named(self.fabric_name.as_deref(), self.listen_port);
+        demand(!ttl.is_zero(), "ingress-set-ttl", "0, so for ever; want a duration such as 10m")?;
+        let names = txidset::Names::new(prefix.as_bytes(), self.gate.claim_keys);
+        let words = self.fabric.named(self.marks.fabric_name.as_deref(), self.receiving.listen_port);
         Ok(Some(MarkPlan {
             settings: store.settings(kind, Purpose::Marks)?,
             word: FabricLabel::new(&names, &words, ttl),
             names,
             prefix,
             ttl,
-            patience: self.backend.op_timeout(Purpose::Marks),
+            answer_timeout: self.backend.op_timeout(Purpose::Marks),
             fabric: self.data_fabric()?,
-            check: self.fabric_check == FabricCheckArg::Refuse,
+            check: self.marks.fabric_check == FabricCheckArg::Refuse,
         }))
-    }
-
-    /// The store that is asked for: what is not said about it is as for the listener's own.
-    fn mark_store(&self) -> Result<Option<(BackendKind, BackendArgs)>, Invalid> {
-        let mut store = BackendArgs {
-            redis_addr: self.ingress_set_redis_addr.clone().filter(|names| !names.0.is_empty()),
-            aerospike_hosts: self.ingress_set_aerospike_hosts.clone().filter(|hosts| !hosts.0.is_empty()),
-            aerospike_namespace: self.ingress_set_aerospike_namespace.clone(),
-            aerospike_set: self.ingress_set_aerospike_set.clone(),
-            ..self.backend.clone()
-        };
-        let (redis, aerospike) = (store.redis_addr.is_some(), store.aerospike_hosts.is_some());
-        let missing = |option, problem: &str| Err(Invalid::new(option, problem));
-        let kind = match self.ingress_set_backend {
-            Some(kind) => kind,
-            None if redis && aerospike => {
-                return missing(
-                    "ingress-set-backend",
-                    "--ingress-set-redis-addr and --ingress-set-aerospike-hosts are both given; want redis or aerospike",
-                );
-            }
-            None if redis => BackendKind::Redis,
-            None if aerospike => BackendKind::Aerospike,
-            None => BackendKind::None,
-        };
-        match kind {
-            // What is in the memory of this process no proxy sees.
-            BackendKind::None | BackendKind::Memory => return Ok(None),
-            BackendKind::Redis => store.redis_addr = store.redis_addr.or(self.backend.redis_addr.clone()),
-            BackendKind::Aerospike => {
-                store.aerospike_hosts = store.aerospike_hosts.or(self.backend.aerospike_hosts.clone());
-            }
-        }
-        match kind {
-            BackendKind::Redis if store.redis_addr.is_none() => missing(
-                "ingress-set-redis-addr",
-                "required by --ingress-set-backend=redis where --redis-addr is not given either; want host:port",
-            ),
-            BackendKind::Aerospike if store.aerospike_hosts.is_none() => missing(
-                "ingress-set-aerospike-hosts",
-                "required by --ingress-set-backend=aerospike where --aerospike-hosts is not given either; want host:port",
-            ),
-            kind => Ok(Some((kind, store))),
-        }
     }
 
     /// The data fabric.
@@ -468,10 +193,250 @@ impl Config {
         self.fabric.bits()
     }
 
+    /// The claim protocol of the gate, with or without a shared store behind tier 1.
+    pub(crate) fn claims(&self, tier2: bool) -> ClaimsConfig {
+        let deployment = self.gate.deployment_id.clone().unwrap_or_else(|| self.common.instance());
+        self.gate.protocol(&deployment, tier2, self.backend.op_timeout(Purpose::Claims))
+    }
+
+    /// Settings of the pipeline of one of `workers` workers.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub(crate) fn pipeline(
+        &self,
+        workers: usize,
+        tier2: bool,
+        header_origin: Option<Origin>,
+    ) -> Result<PipelineSettings, Invalid> {
+        let share = Share(workers.max(1));
+        let parked = share.of(self.gate.claim_park_bytes.as_usize());
+        Ok(PipelineSettings {
+            shard_bits: self.shard_bits()?,
+            subtree_data: self.receiving.subtree_data_enabled,
+            filter: self.filters.rules(),
+            verify: self.verification.rules(),
+            track: self.repair.track(share, tier2),
+            reassembly: self.verification.reassembly(share),
+            claims: ClaimsConfig { park_bytes: parked, ..self.claims(tier2) },
+            waiting_bytes: parked,
+            endpoints: self.repair.endpoints()?,
+            single_rate: self.repair.single_rate(share),
+            header_origin,
+            positions: None,
+            marks: self.mark_plan()?.map(|plan| plan.fabric),
+        })
+    }
+}
+
+/// A worker has one part of so many.
+#[derive(Clone, Copy)]
+struct Share(usize);
+
+impl Share {
+    fn of(self, total: usize) -> usize {
+        (total / self.0).max(1)
+    }
+}
+
+/// Where frames come from.
+#[derive(Args, Clone, Debug)]
+pub struct ReceiveArgs {
+    /// UDP port of the data groups
+    #[arg(long, value_name = "PORT", default_value_t = 9001, value_parser = whole::<u16>, help_heading = "Receiving")]
+    pub listen_port: u16,
+    /// Worker threads; each owns a share of the groups. 0 is one for each core, never more than groups
+    #[arg(long, env = "NUM_WORKERS", value_name = "N", default_value_t = 0, value_parser = whole::<usize>, help_heading = "Receiving")]
+    pub workers: usize,
+    /// Receive buffer wanted for each data socket
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Receiving")]
+    pub recv_buf_bytes: ByteSize,
+    /// Receive subtree data (group FFFB) as well
+    #[arg(long, help_heading = "Receiving")]
+    pub subtree_data_enabled: bool,
+    /// Sources to join under ssm, comma separated
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_publishers_static: Vec<IpAddr>,
+    /// Sources of the block group under ssm [default: the publishers]
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_bootstrap_manifest: Vec<IpAddr>,
+    /// Sources of the subtree groups under ssm [default: the publishers]
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_bootstrap_subtree_announce: Vec<IpAddr>,
+    /// Sources of the beacon group under ssm [default: the publishers]
+    #[arg(long, value_name = "ADDRS", value_delimiter = ',', help_heading = "Receiving")]
+    pub ssm_bootstrap_beacon: Vec<IpAddr>,
+    /// Own address, never joined as a source
+    #[arg(long, value_name = "ADDRESS", help_heading = "Receiving")]
+    pub local_source: Option<IpAddr>,
+}
+
+impl ReceiveArgs {
     /// Sources of a list under ssm: the list itself, or the publishers where it is empty; never our own.
     pub(crate) fn sources<'a>(&'a self, own: &'a [IpAddr]) -> impl Iterator<Item = IpAddr> + 'a {
         let list = if own.is_empty() { &self.ssm_publishers_static } else { own };
         list.iter().copied().filter(|source| Some(*source) != self.local_source)
+    }
+}
+
+/// Which frames the consumer wants.
+#[derive(Args, Clone, Debug)]
+pub struct FilterArgs {
+    /// Shards to take, such as 0-3,7 [default: all]
+    #[arg(long, value_name = "GROUPS", default_value = "", help_heading = "Filters")]
+    pub shard_include: GroupRanges,
+    /// Subtrees to take, comma separated ids [default: all]
+    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
+    pub subtree_include: HexIds<32>,
+    /// Subtrees to refuse, comma separated ids
+    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
+    pub subtree_exclude: HexIds<32>,
+    /// BRC-127 groups whose announced subtrees to take, comma separated ids
+    #[arg(long, value_name = "IDS", default_value = "", help_heading = "Filters")]
+    pub subtree_groups: HexIds<16>,
+    /// Lifetime of an announcement that names none
+    #[arg(long, value_name = "DURATION", default_value = "900s", value_parser = duration, help_heading = "Filters")]
+    pub subtree_group_default_ttl: Duration,
+    /// Scope of the announcement group
+    #[arg(long, value_name = "SCOPE", default_value = "site", help_heading = "Filters")]
+    pub announce_scope: ScopeArg,
+    /// Sources to take, comma separated prefixes; known retry endpoints pass for repairs [default: all]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Filters")]
+    pub sender_include: Vec<Prefix>,
+    /// Sources to refuse, looked at first
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Filters")]
+    pub sender_exclude: Vec<Prefix>,
+}
+
+impl FilterArgs {
+    fn check(&self, bits: ShardBits) -> Result<(), Invalid> {
+        let highest = self.shard_include.highest().map_or(0, u32::from);
+        demand(
+            highest < bits.groups(),
+            "shard-include",
+            format!("{highest}; with --shard-bits {} want 0 to {}", bits.bits(), bits.groups() - 1),
+        )
+    }
+
+    fn rules(&self) -> FilterRules {
+        FilterRules {
+            sender_include: self.sender_include.clone(),
+            sender_exclude: self.sender_exclude.clone(),
+            shard_include: self.shard_include.0.clone(),
+            subtree_include: self.subtree_include.0.clone(),
+            subtree_exclude: self.subtree_exclude.0.clone(),
+            subtree_groups: self.subtree_groups.0.clone(),
+            announce_ttl: self.subtree_group_default_ttl,
+        }
+    }
+}
+
+/// Which frames are taken.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Take only frames whose payload hashes to their id
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Verification")]
+    pub verify_payload_hash: bool,
+    /// Take only blocks whose header meets its target
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Verification")]
+    pub require_block_pow: bool,
+    /// And whose hash begins with this many zero bits
+    #[arg(long, value_name = "BITS", default_value_t = 0, value_parser = whole::<u32>, help_heading = "Verification")]
+    pub min_pow_bits: u32,
+    /// Memory for objects whose fragments are not complete, split over the workers
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", help_heading = "Verification")]
+    pub reassembly_bytes: ByteSize,
+}
+
+impl VerifyArgs {
+    fn rules(&self) -> VerifyRules {
+        VerifyRules {
+            payload_hash: self.verify_payload_hash,
+            block_pow: self.require_block_pow,
+            min_pow_bits: self.min_pow_bits,
+        }
+    }
+
+    fn reassembly(&self, share: Share) -> ReassemblyLimits {
+        ReassemblyLimits { budget: share.of(self.reassembly_bytes.as_usize()), ..ReassemblyLimits::default() }
+    }
+}
+
+/// How gaps are closed.
+#[derive(Args, Clone, Debug)]
+pub struct RepairArgs {
+    /// Retry endpoints to ask last, address:port comma separated; others announce themselves
+    #[arg(long, value_name = "ADDRS", help_heading = "Repair")]
+    pub retry_endpoints: Option<HostPorts>,
+    /// A gap is requested after this, or after --reorder-frames later frames
+    #[arg(long, value_name = "DURATION", default_value = "3ms", value_parser = duration, help_heading = "Repair")]
+    pub reorder_delay: Duration,
+    /// Later frames that end the wait for a missing one; 0 is the delay alone
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<u64>, help_heading = "Repair")]
+    pub reorder_frames: u64,
+    /// So many frames from before the start are asked for in each flow of which the shared store keeps no position (how
+    /// far the listeners of this consumer were); the gate stops what was delivered already [default: 8192 with a shared
+    /// store, else 0]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, help_heading = "Repair")]
+    pub catch_up: Option<u64>,
+    /// How long a gap is repaired [default: as long as endpoints hold its class, 60s for transactions]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Repair")]
+    pub nack_gap_ttl: Option<Duration>,
+    /// Flows tracked at once, over all workers
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = whole::<usize>, help_heading = "Repair")]
+    pub nack_max_flows: usize,
+    /// Ranges of missing numbers at once, over all workers; about 150 bytes each
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = whole::<usize>, help_heading = "Repair")]
+    pub nack_max_gaps: usize,
+    /// Longest run of numbers that is requested; what lies before it is counted as lost
+    #[arg(long, value_name = "N", default_value_t = 262_144, value_parser = whole::<u64>, help_heading = "Repair")]
+    pub nack_max_forward_jump: u64,
+    /// Requests a second to an endpoint that serves single numbers only, over all workers
+    #[arg(long, value_name = "RATE", default_value_t = 90.0, help_heading = "Repair")]
+    pub nack_single_rate: f64,
+    /// Listen for ADVERTs and flow digests
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Repair")]
+    pub beacon_enabled: bool,
+    /// UDP port of the beacon group
+    #[arg(long, value_name = "PORT", default_value_t = 9300, value_parser = whole::<u16>, help_heading = "Repair")]
+    pub beacon_port: u16,
+    /// Scope of the beacon group
+    #[arg(long, value_name = "SCOPE", default_value = "site", help_heading = "Repair")]
+    pub beacon_scope: ScopeArg,
+}
+
+impl RepairArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        demand(self.nack_max_flows > 0, "nack-max-flows", "0; want at least 1")?;
+        demand(self.nack_max_gaps > 0, "nack-max-gaps", "0; want at least 1")?;
+        demand(
+            (1..1 << 32).contains(&self.nack_max_forward_jump),
+            "nack-max-forward-jump",
+            format!("{}; want 1 to 4294967295", self.nack_max_forward_jump),
+        )?;
+        demand(
+            self.nack_single_rate.is_finite() && self.nack_single_rate > 0.0,
+            "nack-single-rate",
+            format!("{}; want a number above 0", self.nack_single_rate),
+        )
+    }
+
+    fn track(&self, share: Share, tier2: bool) -> TrackLimits {
+        TrackLimits {
+            max_flows: share.of(self.nack_max_flows),
+            max_gaps: share.of(self.nack_max_gaps),
+            max_jump: self.nack_max_forward_jump,
+            reorder_delay: self.reorder_delay,
+            reorder_frames: self.reorder_frames,
+            catch_up: self.catch_up.unwrap_or(if tier2 { CATCH_UP } else { 0 }),
+            gap_ttl: self.nack_gap_ttl,
+            ..TrackLimits::default()
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a count of workers")]
+    fn single_rate(&self, share: Share) -> f64 {
+        self.nack_single_rate / share.0 as f64
     }
 
     /// Given endpoints. Names are resolved now, once.
@@ -482,9 +447,48 @@ impl Config {
         let hosts = self.retry_endpoints.as_ref().map_or(&[][..], |list| &list.0);
         hosts.iter().map(|host| resolve(host, 9300, "retry-endpoints")).collect()
     }
+}
 
-    pub(crate) fn claims(&self, tier2: bool) -> ClaimsConfig {
-        let deployment = self.deployment_id.as_deref().unwrap_or(&self.instance);
+/// How copies are found.
+#[derive(Args, Clone, Debug)]
+pub struct GateArgs {
+    /// Name of the consumer in claims: the same on the listeners that share one [default: the instance's name]
+    #[arg(long, value_name = "NAME", help_heading = "Gate")]
+    pub deployment_id: Option<String>,
+    /// First part of the gate's keys in the shared store
+    #[arg(long, value_name = "PREFIX", default_value = "bsl:egr:", help_heading = "Gate")]
+    pub egress_dedup_prefix: String,
+    /// How long a delivered id is remembered; at least the longest repair
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "Gate")]
+    pub egress_dedup_ttl_redis: Duration,
+    /// Ids remembered in the process; 0 is no gate
+    #[arg(long, value_name = "N", default_value_t = 1_048_576, value_parser = whole::<usize>, help_heading = "Gate")]
+    pub egress_dedup_local_cap: usize,
+    /// How claims of listeners that share a consumer work; simple is the Go stack's way
+    #[arg(long, value_name = "MODE", default_value = "settled", help_heading = "Gate")]
+    pub claim_mode: Mode,
+    /// Keys in the shared store: as the Go stack writes them, or compact in half the memory; the same on the whole
+    /// deployment
+    #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Gate")]
+    pub claim_keys: KeyStyle,
+    /// How often claims are closed into an epoch
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Gate")]
+    pub claim_epoch: Duration,
+    /// How long a copy waits for the listener that claimed it first
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration, help_heading = "Gate")]
+    pub claim_lease: Duration,
+    /// Memory for frames that wait for a claim, split over the workers; when full, frames pass unclaimed
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Gate")]
+    pub claim_park_bytes: ByteSize,
+}
+
+impl GateArgs {
+    /// Whether there is a gate.
+    pub(crate) fn enabled(&self) -> bool {
+        self.egress_dedup_local_cap > 0
+    }
+
+    fn protocol(&self, deployment: &str, tier2: bool, answer_timeout: Duration) -> ClaimsConfig {
         ClaimsConfig {
             mode: self.claim_mode,
             keys: self.claim_keys,
@@ -495,67 +499,173 @@ impl Config {
             prefix: format!("{}{deployment}:", self.egress_dedup_prefix).into_bytes(),
             tier2,
             marks: false,
-            answer_timeout: self.backend.op_timeout(Purpose::Claims),
+            answer_timeout,
             ..ClaimsConfig::default()
         }
     }
+}
 
-    /// Settings of the pipeline of one of `workers` workers.
-    ///
-    /// # Errors
-    /// As `validate`.
-    pub(crate) fn pipeline(
-        &self,
-        workers: usize,
-        tier2: bool,
-        header_origin: Option<Origin>,
-    ) -> Result<PipelineSettings, Invalid> {
-        let share = |total: usize| (total / workers.max(1)).max(1);
-        #[allow(clippy::cast_precision_loss, reason = "a count of workers")]
-        let single_rate = self.nack_single_rate / workers.max(1) as f64;
-        Ok(PipelineSettings {
-            shard_bits: self.shard_bits()?,
-            subtree_data: self.subtree_data_enabled,
-            filter: FilterRules {
-                sender_include: self.sender_include.clone(),
-                sender_exclude: self.sender_exclude.clone(),
-                shard_include: self.shard_include.0.clone(),
-                subtree_include: self.subtree_include.0.clone(),
-                subtree_exclude: self.subtree_exclude.0.clone(),
-                subtree_groups: self.subtree_groups.0.clone(),
-                announce_ttl: self.subtree_group_default_ttl,
-            },
-            verify: VerifyRules {
-                payload_hash: self.verify_payload_hash,
-                block_pow: self.require_block_pow,
-                min_pow_bits: self.min_pow_bits,
-            },
-            track: TrackLimits {
-                max_flows: share(self.nack_max_flows),
-                max_gaps: share(self.nack_max_gaps),
-                max_jump: self.nack_max_forward_jump,
-                reorder_delay: self.reorder_delay,
-                reorder_frames: self.reorder_frames,
-                catch_up: self.catch_up.unwrap_or(if tier2 { CATCH_UP } else { 0 }),
-                gap_ttl: self.nack_gap_ttl,
-                ..TrackLimits::default()
-            },
-            reassembly: ReassemblyLimits {
-                budget: share(self.reassembly_bytes.as_usize()),
-                ..ReassemblyLimits::default()
-            },
-            claims: ClaimsConfig {
-                park_bytes: share(self.claim_park_bytes.as_usize()),
-                ..self.claims(tier2)
-            },
-            waiting_bytes: share(self.claim_park_bytes.as_usize()),
-            endpoints: self.endpoints()?,
-            single_rate,
-            header_origin,
-            positions: None,
-            marks: self.marks()?.map(|plan| plan.fabric),
-        })
+/// What proxies are told.
+#[derive(Args, Clone, Debug)]
+pub struct MarkArgs {
+    /// Store where the proxies of this site claim: marks the transactions seen on the fabric there, so that these proxies
+    /// suppress copies. Read docs/migrating.md first [default: redis or aerospike if their address is given here, else none]
+    #[arg(long, value_name = "KIND", help_heading = "Courtesy marks")]
+    pub ingress_set_backend: Option<BackendKind>,
+    /// That store, as in --redis-addr; turns marks on. The other Redis options are those of the shared store
+    #[arg(long, value_name = "ADDRS", value_parser = redis_addrs, help_heading = "Courtesy marks")]
+    pub ingress_set_redis_addr: Option<Names>,
+    /// That store, as in --aerospike-hosts; turns marks on
+    #[arg(long, value_name = "HOSTS", help_heading = "Courtesy marks")]
+    pub ingress_set_aerospike_hosts: Option<HostPorts>,
+    /// Namespace of the proxies' claims
+    #[arg(long, value_name = "NAME", default_value = "cache", help_heading = "Courtesy marks")]
+    pub ingress_set_aerospike_namespace: String,
+    /// Set of the proxies' claims (--aerospike-set there) [default: bsp, as theirs]
+    #[arg(long, value_name = "NAME", help_heading = "Courtesy marks")]
+    pub ingress_set_aerospike_set: Option<String>,
+    /// Prefix of the proxies' claims (--txid-dedup-prefix there) [default: bsp:tx:, as theirs]
+    #[arg(long, value_name = "PREFIX", help_heading = "Courtesy marks")]
+    pub ingress_set_prefix: Option<String>,
+    /// How long a mark stands; a wrong one suppresses for as long [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Courtesy marks")]
+    pub ingress_set_ttl: Option<Duration>,
+    /// Name of the fabric in that store (--fabric-name of the proxies) [default: groups, port and shard bits]
+    #[arg(long, value_name = "NAME", value_parser = fabric_name, help_heading = "Courtesy marks")]
+    pub fabric_name: Option<String>,
+    /// Whether to look if the proxies of this fabric claim there: refuse does not start, and stops marking, where another
+    /// fabric does
+    #[arg(long, value_name = "MODE", default_value = "refuse", help_heading = "Courtesy marks")]
+    pub fabric_check: FabricCheckArg,
+}
+
+impl MarkArgs {
+    /// That of the proxies' claims.
+    fn prefix(&self) -> String {
+        self.ingress_set_prefix.clone().unwrap_or_else(|| "bsp:tx:".to_owned())
     }
+
+    /// The store that is asked for: what is not said about it is as for the listener's `own`.
+    fn store(&self, own: &BackendArgs) -> Result<Option<(BackendKind, BackendArgs)>, Invalid> {
+        let mut store = BackendArgs {
+            redis_addr: self.ingress_set_redis_addr.clone().filter(|names| !names.0.is_empty()),
+            aerospike_hosts: self.ingress_set_aerospike_hosts.clone().filter(|hosts| !hosts.0.is_empty()),
+            aerospike_namespace: self.ingress_set_aerospike_namespace.clone(),
+            aerospike_set: self.ingress_set_aerospike_set.clone(),
+            ..own.clone()
+        };
+        let (redis, aerospike) = (store.redis_addr.is_some(), store.aerospike_hosts.is_some());
+        let missing = |option, problem: &str| Err(Invalid::new(option, problem));
+        let kind = match self.ingress_set_backend {
+            Some(kind) => kind,
+            None if redis && aerospike => {
+                return missing(
+                    "ingress-set-backend",
+                    "--ingress-set-redis-addr and --ingress-set-aerospike-hosts are both given; want redis or aerospike",
+                );
+            }
+            None if redis => BackendKind::Redis,
+            None if aerospike => BackendKind::Aerospike,
+            None => BackendKind::None,
+        };
+        match kind {
+            // What is in the memory of this process no proxy sees.
+            BackendKind::None | BackendKind::Memory => return Ok(None),
+            BackendKind::Redis => store.redis_addr = store.redis_addr.or(own.redis_addr.clone()),
+            BackendKind::Aerospike => {
+                store.aerospike_hosts = store.aerospike_hosts.or(own.aerospike_hosts.clone());
+            }
+        }
+        match kind {
+            BackendKind::Redis if store.redis_addr.is_none() => missing(
+                "ingress-set-redis-addr",
+                "required by --ingress-set-backend=redis where --redis-addr is not given either; want host:port",
+            ),
+            BackendKind::Aerospike if store.aerospike_hosts.is_none() => missing(
+                "ingress-set-aerospike-hosts",
+                "required by --ingress-set-backend=aerospike where --aerospike-hosts is not given either; want host:port",
+            ),
+            kind => Ok(Some((kind, store))),
+        }
+    }
+}
+
+/// Where frames go.
+#[derive(Args, Clone, Debug)]
+pub struct DeliverArgs {
+    /// Where frames are delivered
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9100", help_heading = "Delivery")]
+    pub egress_addr: HostPort,
+    /// udp: a datagram each; tcp: u32 big-endian length, then the bytes, one connection for each worker
+    #[arg(long, value_name = "PROTO", default_value = "udp", help_heading = "Delivery")]
+    pub egress_proto: Proto,
+    /// Deliver payloads without the frame's header
+    #[arg(long, action = Set, default_value_t = true, help_heading = "Delivery")]
+    pub strip_header: bool,
+    /// Bytes that may wait for the consumer, split over the workers; when full, the newest frame is dropped and counted
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Delivery")]
+    pub egress_queue_bytes: ByteSize,
+    /// Emit each new block header as a datagram of 172 bytes
+    #[arg(long, help_heading = "Delivery")]
+    pub header_egress_enabled: bool,
+    /// Where block headers go
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9101", help_heading = "Delivery")]
+    pub header_egress_addr: HostPort,
+}
+
+impl DeliverArgs {
+    fn check(&self) -> Result<(), Invalid> {
+        demand(
+            self.egress_queue_bytes.bytes() >= 1 << 20,
+            "egress-queue-bytes",
+            format!("{}; want at least 1MiB", self.egress_queue_bytes),
+        )
+    }
+}
+
+/// Loss made on purpose.
+#[derive(Args, Clone, Debug)]
+pub struct InjectArgs {
+    /// Drop this percentage of all that arrives, repairs and control included, for tests
+    #[arg(long, value_name = "PERCENT", default_value = "0", help_heading = "Tests")]
+    pub inject_loss: Percent,
+    /// Seed of that loss
+    #[arg(long, value_name = "SEED", default_value_t = 1, value_parser = whole::<u64>, help_heading = "Tests")]
+    pub inject_loss_seed: u64,
+}
+
+/// `--fabric-check` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FabricCheckArg {
+    /// Another fabric's prefix is an error.
+    Refuse,
+    /// Not looked at.
+    Off,
+}
+
+/// `--egress-proto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proto {
+    /// Datagrams.
+    Udp,
+    /// A stream of records.
+    Tcp,
+}
+
+/// Where courtesy marks go, and what they must agree with there.
+pub(crate) struct MarkPlan {
+    pub(crate) settings: cache_backend::Settings,
+    pub(crate) names: txidset::Names,
+    /// What the proxies of this fabric say under their prefix.
+    pub(crate) word: FabricLabel,
+    pub(crate) prefix: String,
+    pub(crate) ttl: Duration,
+    /// How long after its frame came a mark may be on its way.
+    pub(crate) answer_timeout: Duration,
+    /// Where the groups are, by whose addresses multicast is told.
+    pub(crate) fabric: Fabric,
+    /// Whether to look at the word.
+    pub(crate) check: bool,
 }
 
 /// The address of a host; names are resolved.

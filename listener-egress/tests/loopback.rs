@@ -111,11 +111,12 @@ impl Fixture {
         config.fabric.fabric = Family::Ipv4;
         config.fabric.mc_ipv4_net = net;
         config.fabric.iface = Names(vec!["lo".to_owned()]);
-        config.listen_port = self.data_port;
-        config.beacon_port = self.beacon_port;
-        config.egress_addr = HostPort { host: consumer.ip().to_string(), port: Some(consumer.port()) };
-        config.egress_proto = proto;
-        config.workers = 2;
+        config.receiving.listen_port = self.data_port;
+        config.repair.beacon_port = self.beacon_port;
+        config.delivery.egress_addr =
+            HostPort { host: consumer.ip().to_string(), port: Some(consumer.port()) };
+        config.delivery.egress_proto = proto;
+        config.receiving.workers = 2;
         config
     }
 
@@ -279,7 +280,7 @@ async fn a_fifth_of_all_datagrams_lost_at_the_door_costs_no_frame() {
     let fixture = Arc::new(Fixture::new());
     let consumer = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = fixture.config(consumer.local_addr().unwrap(), Proto::Tcp);
-    config.inject_loss = Percent::new(20.0).unwrap();
+    config.inject.inject_loss = Percent::new(20.0).unwrap();
     let (sender, records) = mpsc::channel();
     accept(consumer, sender);
     let (running, lifecycle, registry) = listen(config).await;
@@ -309,13 +310,13 @@ async fn two_listeners_of_one_deployment_deliver_each_frame_once_between_them() 
     let fixture = Fixture::new();
     let consumer = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = fixture.config(consumer.local_addr().unwrap(), Proto::Tcp);
-    config.deployment_id = Some("pair".to_owned());
-    config.inject_loss = Percent::new(5.0).unwrap();
+    config.gate.deployment_id = Some("pair".to_owned());
+    config.inject.inject_loss = Percent::new(5.0).unwrap();
     let (sender, records) = mpsc::channel();
     accept(consumer, sender);
     let memory = Memory::new(64 << 20);
     let (first, first_lifecycle, _registry) = listen_with(config.clone(), Some(memory.clone())).await;
-    config.inject_loss_seed = 2;
+    config.inject.inject_loss_seed = 2;
     let (second, second_lifecycle, _registry) = listen_with(config, Some(memory)).await;
     fixture.send(COUNT, &AtomicBool::new(true));
     let (one, two) = (first.counters_reader(), second.counters_reader());
@@ -475,7 +476,7 @@ async fn wrong_options_are_named() {
     let lifecycle = Lifecycle::new("listener");
     let deps = || Deps { lifecycle: lifecycle.clone(), registry: Arc::default(), memory: None };
     let mut config = Config::for_embedding();
-    config.shard_include = "9".parse().unwrap();
+    config.filters.shard_include = "9".parse().unwrap();
     let error = start(config, deps()).await.err().unwrap();
     assert_eq!(error.to_string(), "--shard-include: 9; with --shard-bits 2 want 0 to 3");
     let mut config = Config::for_embedding();

@@ -99,8 +99,8 @@ impl Burst {
         }
     }
 
-    /// Takes the memory of the slots now, on huge pages where the kernel has them, so that no datagram waits for a page and a
-    /// round of frames from all over the slots meets few of them. For workers that are to be fast: 64 KiB a slot.
+    /// Takes the memory of the slots now, on huge pages where the kernel has them. So no datagram waits for a page, and the
+    /// frames of a round lie on few pages. For workers that are to be fast: 64 KiB a slot.
     pub fn touched(mut self) -> Burst {
         let slots = &mut self.memory[..self.heap_start];
         prefer_huge(slots);

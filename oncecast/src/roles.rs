@@ -27,14 +27,12 @@ pub fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
 }
 
 /// Runs the egress role.
-pub fn listener(mut config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
-    config.instance = loaded.common.instance();
-    config.drain_timeout = loaded.common.drain_timeout;
+pub fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
     run::run(
         crate::VERSION,
         loaded,
         config,
-        |config| Ok(config.validate()?),
+        |config| Ok(config.check()?),
         async |config, deps| Ok(listener_egress::start(config, deps).await?.wait()),
     )
 }

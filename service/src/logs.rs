@@ -1,8 +1,9 @@
 //! Logs: `tracing` on stderr, text or JSON, level changeable while running.
 //!
-//! A log line must never stall a worker: lines go through a bounded queue to a thread of their own, and when a reader of
-//! stderr (a pipe, the journal) stands still, new lines are dropped and counted
-//! (`oncecast_log_dropped_total`). Bound: [`QUEUE_LINES`] lines of at most [`LINE_BYTES`] bytes.
+//! Promise: a log line never stalls a worker. Lines go through a bounded queue to a thread of their own. When a reader of
+//! stderr (a pipe, the journal) stands still, new lines are dropped and counted (`oncecast_log_dropped_total`).
+//!
+//! Limit: [`QUEUE_LINES`] lines of at most [`LINE_BYTES`] bytes.
 
 use crate::config::{LogFormat, LogLevel, Unacceptable};
 use std::io::{self, IsTerminal, Write};

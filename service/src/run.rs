@@ -1,7 +1,12 @@
 //! A role from its configuration to its exit code: log, admin server, signals, start, wait, drain.
 //!
-//! Exit codes: 0 after a drain that ended in time, 1 for a failure at run time, 2 for a wrong configuration, 70 for a
-//! panic, 130 and 143 when a second SIGINT or SIGTERM ended a drain.
+//! | Exit code | Meaning |
+//! |---|---|
+//! | 0 | a drain that ended in time |
+//! | 1 | a failure at start or at run time |
+//! | 2 | a wrong configuration |
+//! | 70 | a panic, or a socket that does not work any more |
+//! | 130, 143 | a second SIGINT or SIGTERM ended a drain |
 
 use crate::admin::{Admin, Pages};
 use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
@@ -32,8 +37,8 @@ pub struct Deps {
     pub memory: Option<Memory>,
 }
 
-/// Runs a role until it ends. `check` judges combinations of options without touching the network (an error is a usage
-/// error, exit code 2), `start` brings the role up and answers with a future that ends when the role has drained.
+/// Runs a role until it ends. `check` judges combinations of options and does not touch the network; its error is a usage
+/// error, exit code 2. `start` brings the role up and answers with a future that ends when the role has drained.
 pub fn run<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,

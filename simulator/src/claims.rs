@@ -6,7 +6,7 @@
 //!   refused by the kernel (and counted as failed);
 //! * no lie: when a record says that an epoch is settled, every id that stands claimed in it was emitted, and a copy is
 //!   let go only after its id was emitted;
-//! * once: an id is emitted twice only where a fault explains it: the store was in link around one of its emissions,
+//! * once: an id is emitted twice only where a fault explains it: the store was in trouble around one of its emissions,
 //!   or a node that emitted it died or stood still around that, or a bound was reached, or a node was draining;
 //! * no late surprise: nobody emits later than half a lease after its claim what a sibling has emitted meanwhile;
 //! * bounds: parked bytes never exceed their limit, and nothing waits for ever.

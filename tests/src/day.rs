@@ -1,9 +1,12 @@
 //! One day of a fleet that shares a store: two proxies get all the traffic, one listener delivers it, and every frame is
 //! counted at the consumer.
 //!
-//! On each bad day: nothing is lost, nothing is delivered twice, each copy that crossed the fabric twice is explained by
-//! a counter, no frame waited for the store longer than it may, claims are decided in the store again without a restart,
-//! and the log says each change of state once.
+//! On each bad day:
+//! * nothing is lost, and nothing is delivered twice;
+//! * a counter explains each copy that crossed the fabric twice;
+//! * no frame waited for the store longer than it may;
+//! * claims are decided in the store again without a restart;
+//! * the log says each change of state once.
 
 use crate::fleet::PROXY_ADMIN;
 use crate::process::{readyz, run};

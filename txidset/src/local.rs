@@ -1,6 +1,6 @@
 //! Tier 1: the ids that this process has seen.
 //!
-//! Why it exists: most duplicates reach the same process within seconds; they must cost nanoseconds, not a round trip.
+//! Why it exists: most duplicates reach the same process within seconds. They must cost nanoseconds, not a round trip.
 //!
 //! What it promises:
 //! * Exact. An entry is found by all 32 bytes of its id and its class; nothing approximate ever says "seen".
@@ -10,12 +10,13 @@
 //! * Chosen ids cannot degrade it: places come from a keyed universal hash, and a look-up reads at most five index lines.
 //! * Each class has a budget of its own: a flood in one class evicts nothing of another.
 //!
-//! How: per shard a ring of entries in order of first sight (id 32 bytes, time 4, kind 1 where the class has kinds) and
-//! an index of 64-byte lines of twelve slots (`shard`). The ring is the expiry queue: what is oldest is at its tail.
+//! How: each shard has a ring of entries in order of first sight, and an index. An entry is the id (32 bytes), the time (4),
+//! and the kind (1) where the class has kinds. The index has lines of 64 bytes with twelve slots each (`shard`). The ring is
+//! the expiry queue: the oldest entry is at its tail.
 //!
-//! Cost: an insertion is one index line and the head of the ring, a repeat one index line, one id and one time. A batch
-//! is hashed first and its lines are prefetched before any lock is taken, so that the misses of a batch overlap; each
-//! shard is then locked once per batch, shards that another worker holds are left for last.
+//! Cost: an insertion is one index line and the head of the ring. A repeat is one index line, one id and one time. A batch is
+//! hashed first, and its lines are prefetched before any lock is taken, so the misses of a batch overlap. Each shard is
+//! then locked once a batch; shards that another worker holds are left for last.
 //!
 //! Limits: horizon at most 10 days (32-bit milliseconds); 2^28 entries a shard.
 

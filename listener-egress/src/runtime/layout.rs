@@ -15,9 +15,10 @@ pub(super) fn layout(config: &Config) -> anyhow::Result<Layout> {
     let fabric = config.data_fabric()?;
     let bits = config.shard_bits()?;
     let interfaces = Layout::interfaces(&config.fabric.iface.0, "--iface")?;
-    let wanted = |index| config.shard_include.is_empty() || config.shard_include.contains(index);
-    let groups = Layout::data_groups(bits, wanted, config.subtree_data_enabled);
-    Ok(Layout::new(fabric, groups, interfaces, config.workers))
+    let wanted =
+        |index| config.filters.shard_include.is_empty() || config.filters.shard_include.contains(index);
+    let groups = Layout::data_groups(bits, wanted, config.receiving.subtree_data_enabled);
+    Ok(Layout::new(fabric, groups, interfaces, config.receiving.workers))
 }
 
 /// The data sockets of one worker. `destinations`: they say where each datagram was sent to.
@@ -28,17 +29,17 @@ pub(super) fn open_data(
     destinations: bool,
 ) -> anyhow::Result<Vec<Joined>> {
     let own = |group| match group {
-        GroupIndex::BLOCK_BROADCAST => &config.ssm_bootstrap_manifest,
-        GroupIndex::SUBTREE_DATA => &config.ssm_bootstrap_subtree_announce,
-        _ => &config.ssm_publishers_static,
+        GroupIndex::BLOCK_BROADCAST => &config.receiving.ssm_bootstrap_manifest,
+        GroupIndex::SUBTREE_DATA => &config.receiving.ssm_bootstrap_subtree_announce,
+        _ => &config.receiving.ssm_publishers_static,
     };
     let options = SocketOptions {
-        receive_buffer: Some(config.recv_buf_bytes.as_usize()),
+        receive_buffer: Some(config.receiving.recv_buf_bytes.as_usize()),
         packet_info: destinations,
-        ..SocketOptions::new(SocketAddr::new(wildcard(layout.fabric.is_v4()), config.listen_port))
+        ..SocketOptions::new(SocketAddr::new(wildcard(layout.fabric.is_v4()), config.receiving.listen_port))
     };
     let sources = |group| sources(config, own(group));
-    layout.open_data(worker, config.listen_port, options, sources).context("--listen-port")
+    layout.open_data(worker, config.receiving.listen_port, options, sources).context("--listen-port")
 }
 
 /// Sockets that take nothing but one control group, one for each interface.
@@ -72,6 +73,6 @@ pub(super) fn open_requests(v4: bool) -> anyhow::Result<Receiver> {
 fn sources(config: &Config, own: &[IpAddr]) -> Vec<Option<IpAddr>> {
     match config.source_mode() {
         SourceMode::Asm => vec![None],
-        SourceMode::Ssm => config.sources(own).map(Some).collect(),
+        SourceMode::Ssm => config.receiving.sources(own).map(Some).collect(),
     }
 }

@@ -148,12 +148,12 @@ impl Marks {
         lifecycle: &Lifecycle,
         registry: &Registry,
     ) -> anyhow::Result<Option<Marks>> {
-        if config.ingress_set_backend == Some(BackendKind::Memory) {
+        if config.marks.ingress_set_backend == Some(BackendKind::Memory) {
             tracing::warn!(
                 "--ingress-set-backend=memory: no proxy sees the memory of this process, no marks are written"
             );
         }
-        let Some(plan) = config.marks()? else { return Ok(None) };
+        let Some(plan) = config.mark_plan()? else { return Ok(None) };
         let backend = cache_backend::open(plan.settings.clone()).await.context("--ingress-set-backend")?;
         let Some(backend) = backend else { return Ok(None) };
         service::store::watch(Purpose::Marks, &backend, lifecycle, registry);
@@ -387,7 +387,7 @@ impl Writer<'_> {
     }
 
     fn send_batch(&mut self) {
-        let (now, patience) = (Instant::now(), self.keys.plan.patience);
+        let (now, answer_timeout) = (Instant::now(), self.keys.plan.answer_timeout);
         let cells = &self.queue.cells;
         let some = self.taken.get(self.at..).unwrap_or(&[]);
         let some = &some[..some.len().min(BATCH)];
@@ -397,13 +397,13 @@ impl Writer<'_> {
         }
         let (mut batch, mut first) = (KeyValues::new(), None);
         let seconds = unix_seconds();
-        for waiting in some.iter().filter(|waiting| now < waiting.came + patience / 2) {
+        for waiting in some.iter().filter(|waiting| now < waiting.came + answer_timeout / 2) {
             first = Some(first.map_or(waiting.came, |first: Instant| first.min(waiting.came)));
             self.keys.push(&waiting.seen, seconds, &mut batch);
         }
         cells.late.add((some.len() - batch.len()) as u64);
         let Some(first) = first else { return };
-        let (asked, deadline) = (batch.len(), first + patience);
+        let (asked, deadline) = (batch.len(), first + answer_timeout);
         let answers = self.session.claim(batch, self.keys.plan.ttl, deadline);
         let cut_off = (deadline + GRACE).into();
         self.flights
@@ -487,13 +487,11 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let config = Config {
-                ingress_set_redis_addr: "127.0.0.1:1".parse().ok(),
-                fabric_check: crate::config::FabricCheckArg::Off,
-                ..Config::for_embedding()
-            };
+            let mut config = Config::for_embedding();
+            config.marks.ingress_set_redis_addr = "127.0.0.1:1".parse().ok();
+            config.marks.fabric_check = crate::config::FabricCheckArg::Off;
             // Nobody's time is over because this machine is busy.
-            let plan = MarkPlan { patience: 2 * AGE, ..config.marks().unwrap().unwrap() };
+            let plan = MarkPlan { answer_timeout: 2 * AGE, ..config.mark_plan().unwrap().unwrap() };
             let condition = Lifecycle::new("listener").condition("marks");
             let standing = Watched { condition, paused: false, found: true, told: None };
             let queue = Queue {
@@ -581,20 +579,24 @@ mod tests {
     #[test]
     fn marks_are_refused_where_they_would_be_untrue_or_harmful() {
         let refused = |change: fn(&mut Config)| {
-            let mut config = Config { ingress_set_redis_addr: "h:1".parse().ok(), ..Config::for_embedding() };
+            let mut config = Config::for_embedding();
+            config.marks.ingress_set_redis_addr = "h:1".parse().ok();
             change(&mut config);
-            config.validate().map_err(|invalid| invalid.to_string())
+            config.check().map_err(|invalid| invalid.to_string())
         };
         refused(|_| ()).unwrap();
         for (change, words) in [
             (
-                (|c| c.verify_payload_hash = false) as fn(&mut Config),
+                (|c| c.verification.verify_payload_hash = false) as fn(&mut Config),
                 "--verify-payload-hash: false, and --ingress-set",
             ),
-            (|c| c.egress_dedup_local_cap = 0, "--egress-dedup-local-cap: 0"),
-            (|c| c.ingress_set_prefix = Some("bsl:egr:x:".into()), "--ingress-set-prefix: begins as"),
-            (|c| c.ingress_set_ttl = Some(Duration::ZERO), "--ingress-set-ttl: 0"),
-            (|c| c.ingress_set_aerospike_hosts = "h:2".parse().ok(), "--ingress-set-backend: --ingress"),
+            (|c| c.gate.egress_dedup_local_cap = 0, "--egress-dedup-local-cap: 0"),
+            (|c| c.marks.ingress_set_prefix = Some("bsl:egr:x:".into()), "--ingress-set-prefix: begins as"),
+            (|c| c.marks.ingress_set_ttl = Some(Duration::ZERO), "--ingress-set-ttl: 0"),
+            (
+                |c| c.marks.ingress_set_aerospike_hosts = "h:2".parse().ok(),
+                "--ingress-set-backend: --ingress",
+            ),
         ] {
             let error = refused(change).unwrap_err();
             assert!(error.starts_with(words), "{error}");
@@ -606,27 +608,27 @@ mod tests {
         let plan = |change: fn(&mut Config)| {
             let mut config = Config::for_embedding();
             change(&mut config);
-            config.marks().map(|plan| plan.map(|plan| plan.settings)).map_err(|error| error.to_string())
+            config.mark_plan().map(|plan| plan.map(|plan| plan.settings)).map_err(|error| error.to_string())
         };
         let address = |settings: Option<Settings>| match settings {
             Some(Settings::Redis(settings)) => settings.addresses.join(","),
             other => format!("{other:?}"),
         };
         assert_eq!(plan(|c| c.backend.redis_addr = "h:1".parse().ok()), Ok(None), "not by that of the gate");
-        assert_eq!(plan(|c| c.ingress_set_backend = Some(BackendKind::Memory)), Ok(None));
+        assert_eq!(plan(|c| c.marks.ingress_set_backend = Some(BackendKind::Memory)), Ok(None));
         let own = plan(|c| {
             c.backend.redis_addr = "h:1".parse().ok();
-            c.ingress_set_redis_addr = "h:2".parse().ok();
+            c.marks.ingress_set_redis_addr = "h:2".parse().ok();
         });
         assert_eq!(address(own.unwrap()), "h:2");
         let same = plan(|c| {
             c.backend.redis_addr = "h:1".parse().ok();
-            c.ingress_set_backend = Some(BackendKind::Redis);
+            c.marks.ingress_set_backend = Some(BackendKind::Redis);
         });
         assert_eq!(address(same.unwrap()), "h:1");
-        let nowhere = plan(|c| c.ingress_set_backend = Some(BackendKind::Redis)).unwrap_err();
+        let nowhere = plan(|c| c.marks.ingress_set_backend = Some(BackendKind::Redis)).unwrap_err();
         assert!(nowhere.starts_with("--ingress-set-redis-addr: required"), "{nowhere}");
-        let aerospike = plan(|c| c.ingress_set_aerospike_hosts = "h:2".parse().ok());
+        let aerospike = plan(|c| c.marks.ingress_set_aerospike_hosts = "h:2".parse().ok());
         let Ok(Some(Settings::Aerospike(aerospike))) = aerospike else { panic!("{aerospike:?}") };
         assert_eq!((aerospike.namespace.as_str(), aerospike.set.as_str()), ("cache", "bsp"));
     }

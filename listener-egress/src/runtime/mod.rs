@@ -94,7 +94,7 @@ pub fn metrics() -> impl Iterator<Item = &'static Metric> {
 /// # Errors
 /// Names the option, the address or the interface.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
-    config.validate()?;
+    config.check()?;
     let kind = config.backend.kind_or(BackendKind::None)?;
     let backend = match (kind, &deps.memory) {
         (BackendKind::None | BackendKind::Memory, Some(memory)) => {
@@ -135,11 +135,11 @@ impl Starting {
         marks: Option<Marks>,
     ) -> anyhow::Result<Starting> {
         let layout = layout::layout(&config)?;
-        let consumer = resolve(&config.egress_addr, 9100, "egress-addr")?;
+        let consumer = resolve(&config.delivery.egress_addr, 9100, "egress-addr")?;
         let seed = rand::random();
-        let capacity = config.egress_dedup_local_cap;
-        let local =
-            (capacity > 0).then(|| Arc::new(LocalSet::new(capacity, config.egress_dedup_ttl_redis, seed)));
+        let capacity = config.gate.egress_dedup_local_cap;
+        let local = (capacity > 0)
+            .then(|| Arc::new(LocalSet::new(capacity, config.gate.egress_dedup_ttl_redis, seed)));
         Ok(Starting { config, deps, backend, layout, local, consumer, seed, predecessor, marks })
     }
 
@@ -172,7 +172,7 @@ impl Starting {
         self.deps.registry.add(control.clone());
         let (groups, count) = (self.layout.groups.len(), self.layout.workers);
         joins.met(&format!("{groups} groups on {count} workers"));
-        let way = match self.config.egress_proto {
+        let way = match self.config.delivery.egress_proto {
             Proto::Udp => "udp",
             Proto::Tcp => "tcp",
         };
@@ -200,14 +200,15 @@ impl Starting {
             .chain(layout::open_requests(!layout.fabric.is_v4()).ok())
             .collect();
         let blocks = owner(GroupIndex::BLOCK_BROADCAST, layout.workers) == index;
-        let headers = (config.header_egress_enabled && blocks).then(|| self.header_socket()).transpose()?;
+        let headers =
+            (config.delivery.header_egress_enabled && blocks).then(|| self.header_socket()).transpose()?;
         let origin = headers.as_ref().map(|_| Origin::from(self.emitter()));
         let mut settings = config.pipeline(layout.workers, self.backend.is_some(), origin)?;
         if self.predecessor.keeps_positions() {
             settings.positions = u16::try_from(index).ok().filter(|index| *index < MAX_WORKERS);
         }
-        let queue = (config.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
-        let consumer = match config.egress_proto {
+        let queue = (config.delivery.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
+        let consumer = match config.delivery.egress_proto {
             Proto::Udp => Datagrams::open(self.consumer, queue).context("--egress-addr")?,
             Proto::Tcp => Stream::open(self.consumer, queue, now),
         };
@@ -230,7 +231,7 @@ impl Starting {
                 marker: self.marks.as_ref().map(Marks::marker),
                 headers,
                 interfaces: layout.interfaces.clone(),
-                strip_header: config.strip_header,
+                strip_header: config.delivery.strip_header,
                 recent: cells.recent.clone(),
                 noted_at: None,
                 gives_up: false,
@@ -238,7 +239,7 @@ impl Starting {
             report: Report::new(cells, connected, now),
             mailbox,
             lifecycle: self.deps.lifecycle.clone(),
-            drain_timeout: config.drain_timeout.max(Duration::from_millis(100)) * 9 / 10,
+            drain_timeout: config.common.drain_timeout.max(Duration::from_millis(100)) * 9 / 10,
         })
     }
 
@@ -250,14 +251,15 @@ impl Starting {
     ) -> anyhow::Result<Control> {
         let (config, layout) = (&self.config, &self.layout);
         let mut sockets = Vec::new();
-        if config.beacon_enabled {
-            let fabric = config.fabric_at(config.beacon_scope, "beacon-scope")?;
-            let (port, sources) = (config.beacon_port, &config.ssm_bootstrap_beacon);
+        if config.repair.beacon_enabled {
+            let fabric = config.fabric_at(config.repair.beacon_scope, "beacon-scope")?;
+            let (port, sources) = (config.repair.beacon_port, &config.receiving.ssm_bootstrap_beacon);
             sockets.extend(layout::open_control(layout, config, fabric, GroupIndex::BEACON, port, sources)?);
         }
-        if !config.subtree_groups.0.is_empty() {
-            let fabric = config.fabric_at(config.announce_scope, "announce-scope")?;
-            let (port, sources) = (config.listen_port, &config.ssm_bootstrap_subtree_announce);
+        if !config.filters.subtree_groups.0.is_empty() {
+            let fabric = config.fabric_at(config.filters.announce_scope, "announce-scope")?;
+            let (port, sources) =
+                (config.receiving.listen_port, &config.receiving.ssm_bootstrap_subtree_announce);
             let group = GroupIndex::SUBTREE_GROUP_ANNOUNCE;
             sockets.extend(layout::open_control(layout, config, fabric, group, port, sources)?);
         }
@@ -271,12 +273,13 @@ impl Starting {
     }
 
     fn loss(&self, stream: u64) -> Loss {
-        let seed = self.config.inject_loss_seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream);
-        Loss::new(self.config.inject_loss.percent(), seed)
+        let seed =
+            self.config.inject.inject_loss_seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream);
+        Loss::new(self.config.inject.inject_loss.percent(), seed)
     }
 
     fn header_socket(&self) -> anyhow::Result<(UdpSocket, SocketAddr)> {
-        let to = resolve(&self.config.header_egress_addr, 9101, "header-egress-addr")?;
+        let to = resolve(&self.config.delivery.header_egress_addr, 9101, "header-egress-addr")?;
         let socket = UdpSocket::bind((wildcard(to.is_ipv4()), 0)).context("--header-egress-addr")?;
         socket.set_nonblocking(true)?;
         Ok((socket, to))

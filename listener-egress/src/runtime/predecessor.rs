@@ -22,7 +22,7 @@ impl Predecessor {
     /// Nothing where no store outlives a process, or nothing is settled in it.
     pub(super) async fn of(config: &Config, backend: Option<&dyn Backend>) -> anyhow::Result<Predecessor> {
         let claims = config.claims(true);
-        let gate = config.egress_dedup_local_cap > 0 && claims.mode == Mode::Settled;
+        let gate = config.gate.enabled() && claims.mode == Mode::Settled;
         let Some(backend) = backend.filter(|backend| gate && backend.immediate().is_none()) else {
             return Ok(Predecessor::default());
         };

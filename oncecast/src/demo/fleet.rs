@@ -208,12 +208,12 @@ fn endpoint(site: &Site, index: u8) -> retry_endpoint::Config {
 fn listener(site: &Site, consumer: SocketAddr, loss: f64, seed: u64) -> listener_egress::Config {
     let mut config = listener_egress::Config::for_embedding();
     site.apply(&mut config.fabric);
-    config.listen_port = site.data_port;
-    config.beacon_port = site.beacon_port;
-    config.egress_proto = listener_egress::config::Proto::Tcp;
-    config.egress_addr = HostPort { host: consumer.ip().to_string(), port: Some(consumer.port()) };
-    config.inject_loss = Percent::new(loss).unwrap_or_default();
-    config.inject_loss_seed = seed;
+    config.receiving.listen_port = site.data_port;
+    config.repair.beacon_port = site.beacon_port;
+    config.delivery.egress_proto = listener_egress::config::Proto::Tcp;
+    config.delivery.egress_addr = HostPort { host: consumer.ip().to_string(), port: Some(consumer.port()) };
+    config.inject.inject_loss = Percent::new(loss).unwrap_or_default();
+    config.inject.inject_loss_seed = seed;
     config
 }
 

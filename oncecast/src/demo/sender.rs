@@ -1,5 +1,5 @@
-//! The demo's sender: plays the wallets. It waits for ingress and for the retry endpoints when they fall behind, so that
-//! nothing is lost before it was accepted, and what a listener loses can be had again.
+//! The demo's sender: plays the wallets. It waits for ingress and for the retry endpoints when they fall behind. So nothing is
+//! lost before it was accepted, and what a listener loses can be had again.
 
 use super::fleet::Fleet;
 use crate::traffic::{self, Traffic};

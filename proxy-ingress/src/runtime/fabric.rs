@@ -1,8 +1,10 @@
 //! Whose prefix of the shared store it is: asked at the start, and looked at again while the proxy runs.
 //!
-//! A prefix that is another fabric's ends the start: claims of one fabric would suppress transactions of the other. A running
-//! proxy that finds out (the store lost its keys, or a node was told to replace the word) goes on, says so in `/readyz`
-//! (degraded) and in the log at each look: ending it would stop the traffic of a fabric that may be the right one.
+//! A prefix that is another fabric's ends the start: claims of one fabric would suppress transactions of the other.
+//!
+//! A running proxy may find another fabric's label: the store lost its keys, or a node was told to replace the label. It goes
+//! on, and says so in `/readyz` (degraded) and in the log at each look. Ending it would stop the traffic of a fabric that
+//! may be the right one.
 
 use crate::config::{Config, FabricCheckArg};
 use cache_backend::{Backend, Session};

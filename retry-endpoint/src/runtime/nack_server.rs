@@ -15,7 +15,7 @@ use crate::pipeline::limit::{RequestLimits, Trusted};
 use crate::pipeline::numbers::Numbers;
 use crate::pipeline::round::Message;
 use frame::control::{Ack, Response};
-use multicast_io::{Burst, Loss, Receiver};
+use multicast_io::{Burst, Receiver};
 use service::worker::{Inlet, Intake, IntakeRules, Mailbox};
 use std::io;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl NackServer {
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
-                () = self.intake.ready() => self.receive().await,
+                () = self.intake.ready() => self.take_arrivals().await,
                 answer = answers.next() => {
                     let Some(answer) = answer else { return };
                     self.send(answer).await;
@@ -97,7 +97,7 @@ impl NackServer {
         }
     }
 
-    async fn receive(&mut self) {
+    async fn take_arrivals(&mut self) {
         while let Some(()) = self.intake.next(&mut self.burst) {
             let now = self.intake.last_input();
             for at in 0..self.burst.arrivals().len() {

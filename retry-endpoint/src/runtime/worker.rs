@@ -55,7 +55,7 @@ impl Worker {
                 timeout.as_mut().reset(at);
             }
             tokio::select! {
-                () = self.intake.ready() => self.receive().await,
+                () = self.intake.ready() => self.take_arrivals().await,
                 message = self.messages.next() => {
                     let Some(message) = message else { return };
                     self.take(message).await;
@@ -71,7 +71,7 @@ impl Worker {
     }
 
     /// Takes what the sockets hold, a turn over all of them.
-    async fn receive(&mut self) {
+    async fn take_arrivals(&mut self) {
         while let Some(()) = self.intake.next(&mut self.burst) {
             self.endpoint.begin(self.intake.last_input(), &self.burst, &mut self.io);
         }

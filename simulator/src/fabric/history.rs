@@ -1,11 +1,12 @@
 //! What is known of one id at one gate: that of the proxies, or that of one consumer. And what explains that it passed more
 //! than once.
 //!
-//! Bounds of an explanation: a fault explains one more passage of an id if the node that it struck had claimed or handed
-//! over that id within a lease (and what a record takes) before it, or until two leases after it. A fault of the store
-//! itself explains one more for each worker that had touched the id. A node that cannot ask the store, or believe
-//! its answers (each worker has a connection that may slip), knows only what its tier 1 remembers: copies that come after the
-//! horizon of the id's first sight there are new to it, each of them.
+//! What a fault explains:
+//! * A fault of a node explains one more passage of an id, if the node had claimed or handed over that id around the fault. That
+//!   is: from a lease (and what a record takes) before it to two leases after it.
+//! * A fault of the store itself explains one more for each worker that had touched the id.
+//! * A node that cannot ask the store, or believe its answers (each worker has a connection that may slip), knows only what
+//!   its tier 1 remembers. Copies that come after the horizon of the id's first sight there are new to it, each of them.
 
 use crate::MS;
 use crate::fault::{Fault, Kind};

@@ -40,6 +40,8 @@ pub(super) struct Entry {
     pub(super) bytes: u32,
     /// Between which watermarks it came.
     pub(super) cohort: u64,
+    /// Since when it needs an answer about its claim, or needed one last. A look at a void handle finds it too.
+    pub(super) since: Instant,
     pub(super) history: History,
 }
 
@@ -49,24 +51,16 @@ pub(super) enum State {
     /// No frame uses the entry.
     Free,
     /// Waits for room in a request.
-    Queued {
-        /// From then on it needs an answer.
-        since: Instant,
-    },
+    Queued,
     /// Its claim is under way.
     Asked {
-        /// From then on it needs an answer.
-        since: Instant,
         /// Where the claim belongs that is asked for.
         place: EpochPlace,
         /// In the value of that claim.
         nonce: u64,
     },
     /// Its claim was answered, and what follows is being decided: no frame stays in this state.
-    Answered {
-        /// From then on it needed an answer.
-        since: Instant,
-    },
+    Answered,
     /// Another owner has it.
     Parked(Parked),
     /// The caller sends it.
@@ -126,8 +120,8 @@ impl Entries {
         });
         let entry = &mut self[id];
         (entry.key, entry.token, entry.bytes, entry.cohort) = (key, token, bytes, cohort);
-        entry.state = State::Queued { since: now };
-        entry.history.built = now;
+        entry.state = State::Queued;
+        (entry.since, entry.history.built) = (now, now);
         id
     }
 
@@ -194,7 +188,7 @@ impl Entry {
     fn free(now: Instant, key: ClaimKey) -> Entry {
         let history =
             History { held: Vec::new(), chain: Vec::new(), built: now, second_ask: None, taking_over: false };
-        Entry { generation: 0, state: State::Free, key, token: 0, bytes: 0, cohort: 0, history }
+        Entry { generation: 0, state: State::Free, key, token: 0, bytes: 0, cohort: 0, since: now, history }
     }
 
     /// Handles and tickets of before are void.
@@ -204,10 +198,8 @@ impl Entry {
 
     /// Since when it needs an answer about its claim, if it does.
     pub(super) fn waits_since(&self) -> Option<Instant> {
-        match self.state {
-            State::Queued { since } | State::Asked { since, .. } | State::Answered { since } => Some(since),
-            State::Free | State::Parked(_) | State::Ours | State::Releasing => None,
-        }
+        let waits = matches!(self.state, State::Queued | State::Asked { .. } | State::Answered);
+        waits.then_some(self.since)
     }
 
     /// How it is parked, if it is.

@@ -151,7 +151,7 @@ impl Frames {
     }
 
     fn is_queued(&self, handle: EntryHandle) -> bool {
-        self.entries.find(handle).is_some_and(|entry| matches!(entry.state, State::Queued { .. }))
+        self.entries.find(handle).is_some_and(|entry| entry.state == State::Queued)
     }
 }
 
@@ -210,15 +210,15 @@ impl Frames {
         let cohort = self.cohorts.enter();
         let id = self.entries.admit(now, *frame.key(), token, bytes, cohort);
         self.waiting.add(bytes);
-        self.queue.push(Line::New, self.entries.handle(id), now);
+        self.queue.push(Line::New, self.entries.handle(id));
         true
     }
 
     /// Sends the oldest frame that was not asked about; `false` where there is none.
     fn bypass_oldest(&mut self) -> bool {
-        while let Some(queued) = self.queue.pop_for_bypass() {
-            if self.is_queued(queued.handle) {
-                self.decide_send(queued.handle.id, Why::Bypassed);
+        while let Some(handle) = self.queue.pop_for_bypass() {
+            if self.is_queued(handle) {
+                self.decide_send(handle.id, Why::Bypassed);
                 return true;
             }
         }
@@ -232,9 +232,9 @@ impl Frames {
 
     /// The next frame for a request, and since when it needs an answer.
     pub(super) fn next_queued(&mut self) -> Option<(EntryHandle, Instant)> {
-        while let Some(queued) = self.queue.pop_for_request() {
-            if self.is_queued(queued.handle) {
-                return Some((queued.handle, queued.since));
+        while let Some(handle) = self.queue.pop_for_request() {
+            if self.is_queued(handle) {
+                return Some((handle, self.entries[handle.id].since));
             }
         }
         None
@@ -244,12 +244,13 @@ impl Frames {
     pub(super) fn expire_queue(&mut self, now: Instant) {
         self.timeout.tell(now);
         for line in [Line::New, Line::Again] {
-            while let Some(&queued) = self.queue.head(line) {
-                if self.is_queued(queued.handle) {
-                    if self.timeout.queued_until(queued.since).is_none_or(|at| at > now) {
+            while let Some(handle) = self.queue.head(line) {
+                if self.is_queued(handle) {
+                    let until = self.timeout.queued_until(self.entries[handle.id].since);
+                    if until.is_none_or(|at| at > now) {
                         break;
                     }
-                    self.decide_send(queued.handle.id, Why::Bypassed);
+                    self.decide_send(handle.id, Why::Bypassed);
                 }
                 self.queue.pop(line);
             }
@@ -260,7 +261,7 @@ impl Frames {
     /// When `expire_queue` finds something to do.
     pub(super) fn queue_expires_at(&self) -> Option<Instant> {
         let heads = [Line::New, Line::Again].into_iter().filter_map(|line| self.queue.head(line));
-        heads.filter_map(|head| self.timeout.queued_until(head.since)).min()
+        heads.filter_map(|head| self.timeout.queued_until(self.entries[head.id].since)).min()
     }
 
     /// When the answer about a frame must be there that needs it since then.
@@ -275,7 +276,8 @@ impl Frames {
 
     /// New frames wait for room in a request for a quarter of their time.
     pub(super) fn is_behind(&self) -> bool {
-        self.queue.head(Line::New).is_some_and(|head| self.timeout.is_behind(head.since))
+        let head = self.queue.head(Line::New);
+        head.is_some_and(|head| self.timeout.is_behind(self.entries[head.id].since))
     }
 }
 
@@ -285,8 +287,7 @@ impl Frames {
     pub(super) fn ask(&mut self, now: Instant, id: EntryId, nonce: u64) -> EpochPlace {
         let place = self.ledger.open_claim(now);
         let entry = &mut self.entries[id];
-        let since = entry.waits_since().unwrap_or(now);
-        entry.state = State::Asked { since, place, nonce };
+        entry.state = State::Asked { place, nonce };
         entry.history.built = now;
         place
     }
@@ -310,8 +311,8 @@ impl Frames {
 
     fn answered(&mut self, id: EntryId) -> Option<EpochPlace> {
         let entry = &mut self.entries[id];
-        let State::Asked { since, place, .. } = entry.state else { return None };
-        entry.state = State::Answered { since };
+        let State::Asked { place, .. } = entry.state else { return None };
+        entry.state = State::Answered;
         Some(place)
     }
 
@@ -336,14 +337,14 @@ impl Frames {
 
     /// Puts the frame (back) into the queue, ahead of new frames.
     fn ask_first(&mut self, now: Instant, id: EntryId) {
-        let since = self.timeout.now(now);
         let entry = &mut self.entries[id];
         if entry.waits_since().is_none() {
             self.waiting.add(entry.bytes);
         }
         entry.outdate();
-        entry.state = State::Queued { since };
-        self.queue.push(Line::Again, self.entries.handle(id), since);
+        entry.state = State::Queued;
+        entry.since = self.timeout.now(now);
+        self.queue.push(Line::Again, self.entries.handle(id));
     }
 
     /// Another owner holds the frame's id.

@@ -7,7 +7,6 @@
 
 use super::entries::EntryHandle;
 use std::collections::VecDeque;
-use std::time::Instant;
 
 /// Which of the two lines.
 #[derive(Clone, Copy, Debug)]
@@ -18,25 +17,17 @@ pub(super) enum Line {
     Again,
 }
 
-/// A place in a line.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Queued {
-    pub(super) handle: EntryHandle,
-    /// When it came, as the entry may be another frame's by now.
-    pub(super) since: Instant,
-}
-
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Queue {
-    new: VecDeque<Queued>,
-    again: VecDeque<Queued>,
+    new: VecDeque<EntryHandle>,
+    again: VecDeque<EntryHandle>,
 }
 
 impl Queue {
     #[inline]
-    pub(super) fn push(&mut self, line: Line, handle: EntryHandle, since: Instant) {
-        self.line_mut(line).push_back(Queued { handle, since });
+    pub(super) fn push(&mut self, line: Line, handle: EntryHandle) {
+        self.line_mut(line).push_back(handle);
     }
 
     /// Handles in both lines.
@@ -46,19 +37,19 @@ impl Queue {
 
     /// The next for a request.
     #[inline]
-    pub(super) fn pop_for_request(&mut self) -> Option<Queued> {
+    pub(super) fn pop_for_request(&mut self) -> Option<EntryHandle> {
         self.again.pop_front().or_else(|| self.new.pop_front())
     }
 
     /// The next to be let through for want of room.
-    pub(super) fn pop_for_bypass(&mut self) -> Option<Queued> {
+    pub(super) fn pop_for_bypass(&mut self) -> Option<EntryHandle> {
         self.new.pop_front().or_else(|| self.again.pop_front())
     }
 
-    pub(super) fn head(&self, line: Line) -> Option<&Queued> {
+    pub(super) fn head(&self, line: Line) -> Option<EntryHandle> {
         match line {
-            Line::New => self.new.front(),
-            Line::Again => self.again.front(),
+            Line::New => self.new.front().copied(),
+            Line::Again => self.again.front().copied(),
         }
     }
 
@@ -68,10 +59,10 @@ impl Queue {
 
     /// Frames that are claimed for the first time, newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = EntryHandle> {
-        self.new.iter().rev().map(|queued| queued.handle)
+        self.new.iter().rev().copied()
     }
 
-    fn line_mut(&mut self, line: Line) -> &mut VecDeque<Queued> {
+    fn line_mut(&mut self, line: Line) -> &mut VecDeque<EntryHandle> {
         match line {
             Line::New => &mut self.new,
             Line::Again => &mut self.again,

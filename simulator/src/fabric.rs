@@ -1,5 +1,5 @@
-//! A deterministic world of whole nodes: proxies and listeners that run their real pipelines, one or two retry endpoints with
-//! their real stores and answers, and models of everything around them, all drawn from one seed.
+//! A deterministic world of whole nodes: proxies, listeners and retry endpoints that run the rounds that ship, and models of
+//! everything around them, all drawn from one seed.
 //!
 //! 2 to 4 proxies of one or two workers; 1 to 3 listeners, a pair in front of one consumer included; 50 frames or more, some
 //! of which leave in fragments. A world has these parts, each with its own state:
@@ -28,12 +28,13 @@
 //!   can explain: the node it struck had claimed or handed over that id within the lease around it;
 //! * no lie: a record that says *settled* covers only what was sent, or what the consumer has;
 //! * no late surprise: nobody hands over later than half a lease after its claim what a sibling has handed over since;
-//! * digests announce no number that was not handed over;
+//! * digests announce no number that was not handed over, and an endpoint acknowledges no repair that its kernel did not
+//!   take;
 //! * bounds: parked bytes, slab, backlog and the listener's table stay within their limits at every step; nothing waits
 //!   for ever.
 //!
-//! Healthy here means: a call takes at most 30 ms and a round at most 15 ms, together less than the 50 ms that a frame
-//! waits for the store; a timer is at most 2 ms late.
+//! Healthy here means: a call takes at most 30 ms and a round pauses at most 15 ms after it asked the store, together less
+//! than the 50 ms that a frame waits for it; a timer is at most 2 ms late. A full socket is waited for 5 ms, or not at all.
 
 mod consumer;
 mod endpoint;

@@ -1,9 +1,9 @@
-//! Virtual time, virtual network and model backend that drive the pipelines of many nodes from a seed.
+//! Virtual time, virtual network and model backend that drive many nodes from a seed.
 //!
 //! Two kinds of worlds, each wholly drawn from one seed:
 //! * [`claims`]: the claim protocol alone, its workers over the model backend. Small, fast, and the place where every
 //!   interleaving of claims, records, leases and releases is tried.
-//! * [`fabric`]: whole nodes. Proxies, listeners and a retry endpoint run their real pipelines, with a network, kernels and
+//! * [`fabric`]: whole nodes. Proxies, listeners and retry endpoints run the rounds that ship, with a network, kernels and
 //!   consumers between them.
 //!
 //! Both share the store (`store`), the calls to it (`store_calls`), what goes wrong (`fault`), and time and

@@ -50,5 +50,5 @@ pub enum GapEvent<R> {
     /// A gap was cut off from another, with the same state of repair.
     CutOff(GapId),
     /// So many numbers of one state of repair were given up, or their flow left.
-    Closed(R, u64),
+    GivenUp(R, u64),
 }

@@ -365,7 +365,7 @@ impl<R: Copy + Default> Tracker<R> {
         let Some(gap) = self.gaps.remove(&mut flow.gaps, id) else { return };
         let why = if gap.last < flow.older_than_us { Loss::BeforeStart } else { Loss::Horizon };
         self.journal.lose(flow.label.key, gap.first, gap.last, why);
-        self.events.push(GapEvent::Closed(gap.value.repair, gap.numbers()));
+        self.events.push(GapEvent::GivenUp(gap.value.repair, gap.numbers()));
     }
 
     /// Gives up every open gap: the process stops.
@@ -450,7 +450,7 @@ impl<R: Copy + Default> Tracker<R> {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         while let Some(gap) = self.gaps.remove_first(&mut flow.gaps) {
             self.journal.lose(flow.label.key, gap.first, gap.last, why);
-            self.events.push(GapEvent::Closed(gap.value.repair, gap.numbers()));
+            self.events.push(GapEvent::GivenUp(gap.value.repair, gap.numbers()));
         }
     }
 

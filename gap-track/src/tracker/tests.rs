@@ -123,7 +123,7 @@ fn a_horizon_that_passes_closes_the_gap_with_its_repair_and_a_reason() {
     *world.tracker.repair_mut(id).unwrap() = true;
     world.events();
     world.tracker.give_up(id);
-    assert_eq!(world.events(), [GapEvent::Closed(true, 2)]);
+    assert_eq!(world.events(), [GapEvent::GivenUp(true, 2)]);
     let mut losses = Vec::new();
     world.tracker.take_losses(&mut losses);
     assert_eq!(losses, [Lost { key: FLOW, first: 2, last: 3, why: Loss::Horizon }]);
@@ -225,8 +225,8 @@ proptest! {
         prop_assert!((ended..=ended + counts.jumps_held).contains(&counts.gaps_detected), "{counts:?}, {ended} ended");
         world.tracker.stop();
         prop_assert_eq!(world.tracker.missing(), 0);
-        let closed: u64 = world.events().iter().map(|event| if let GapEvent::Closed(_, n) = event { *n } else { 0 }).sum();
-        prop_assert!(closed <= world.tracker.counts().lost_total());
+        let given_up: u64 = world.events().iter().map(|event| if let GapEvent::GivenUp(_, n) = event { *n } else { 0 }).sum();
+        prop_assert!(given_up <= world.tracker.counts().lost_total());
     }
 
     /// Bounds hold whatever senders do.

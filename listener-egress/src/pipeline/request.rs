@@ -310,12 +310,12 @@ impl Requester {
             match event {
                 GapEvent::Due(name) => self.due(name, tracker),
                 GapEvent::CutOff(name) => self.adopt(name, tracker),
-                GapEvent::Closed(Repair { phase: Phase::InFlight(request), .. }, numbers) => {
+                GapEvent::GivenUp(Repair { phase: Phase::InFlight(request), .. }, numbers) => {
                     if let Some(endpoint) = self.registry.by_id(request.endpoint) {
                         endpoint.path.landed(numbers, false);
                     }
                 }
-                GapEvent::Closed(..) => {}
+                GapEvent::GivenUp(..) => {}
             }
         }
     }

@@ -42,6 +42,4 @@ pub struct RoundCounts {
     pub limited: [u64; Level::ALL.len()],
     /// Unicast repairs left out because the address has not proved itself.
     pub unproven: u64,
-    /// Flows announced because their sender fell silent.
-    pub announced: u64,
 }

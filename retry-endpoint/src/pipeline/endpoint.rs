@@ -348,7 +348,6 @@ impl Endpoint {
         let mut entries = Vec::new();
         self.store.announce(now, DIGESTS_AT_ONCE * FLOWS_OF_A_DIGEST, &mut entries);
         if !entries.is_empty() {
-            self.counts.announced += entries.len() as u64;
             self.is_queued(io.announce(entries));
         }
     }

@@ -29,7 +29,6 @@
 //! buffers that are used again.
 
 mod answer_timeout;
-mod backlog;
 mod bypass;
 mod entries;
 mod failed_sends;
@@ -38,6 +37,7 @@ mod local_tickets;
 mod parking;
 mod queue;
 mod requests;
+mod waiting_load;
 mod watermark;
 
 pub use requests::{Answer, Ask, Request, RequestId};
@@ -53,7 +53,6 @@ use crate::name::Names;
 use crate::random::split_mix;
 use crate::stats::ClaimStats;
 use crate::value::{ClaimValue, CourtesyMark, Found};
-use backlog::Backlog;
 use bypass::Bypass;
 use bytes::Bytes;
 use cache_backend::{Claimed, KeyValues, OpError, OpErrorKind};
@@ -65,6 +64,7 @@ use parking::{Parking, Slipped};
 use requests::{Requests, Subject};
 use std::sync::Arc;
 use std::time::Instant;
+use waiting_load::WaitingLoad;
 
 /// Frames that may wait for an answer unless `limit_waiting` says otherwise.
 const WAIT_FRAMES: usize = 1 << 16;
@@ -99,7 +99,7 @@ impl Claims {
         let mut nonces = seed;
         let owners = split_mix(&mut nonces);
         let stats: Arc<ClaimStats> = Arc::default();
-        let limit = Backlog { frames: WAIT_FRAMES, bytes: config.park_bytes };
+        let limit = WaitingLoad { frames: WAIT_FRAMES, bytes: config.park_bytes };
         Claims {
             tickets: LocalTickets::default(),
             frames: Frames::new(&config, limit, owners, stats.clone()),
@@ -115,7 +115,7 @@ impl Claims {
 
     /// Most frames and bytes that wait for an answer; beyond it the oldest not yet asked about are sent.
     pub fn limit_waiting(mut self, frames: usize, bytes: usize) -> Claims {
-        self.frames.limit_waiting(Backlog { frames, bytes });
+        self.frames.limit_waiting(WaitingLoad { frames, bytes });
         self
     }
 

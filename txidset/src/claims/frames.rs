@@ -10,9 +10,9 @@
 //! Cost: no allocation once the lists have their size. No pass over the entries but in `decide_all_waiting`.
 
 use super::answer_timeout::AnswerTimeout;
-use super::backlog::Backlog;
 use super::entries::{Entries, Entry, EntryHandle, EntryId, Parked, State};
 use super::queue::{Line, Queue};
+use super::waiting_load::WaitingLoad;
 use super::watermark::{Cohorts, Watermark};
 use crate::config::{ClaimsConfig, Mode};
 use crate::decision::{Claimant, Decision, Ticket, Token, Why};
@@ -34,9 +34,9 @@ pub(super) struct Frames {
     entries: Entries,
     queue: Queue,
     /// Frames that wait for an answer, asked about or not, and how many may.
-    waiting: Backlog,
-    limit: Backlog,
-    parked: Backlog,
+    waiting: WaitingLoad,
+    limit: WaitingLoad,
+    parked: WaitingLoad,
     ledger: Ledger,
     cohorts: Cohorts,
     timeout: AnswerTimeout,
@@ -48,13 +48,18 @@ pub(super) struct Frames {
 
 /// What frames wait for, and what the caller has not heard yet.
 impl Frames {
-    pub(super) fn new(config: &ClaimsConfig, limit: Backlog, seed: u64, stats: Arc<ClaimStats>) -> Frames {
+    pub(super) fn new(
+        config: &ClaimsConfig,
+        limit: WaitingLoad,
+        seed: u64,
+        stats: Arc<ClaimStats>,
+    ) -> Frames {
         Frames {
             entries: Entries::default(),
             queue: Queue::default(),
-            waiting: Backlog::default(),
+            waiting: WaitingLoad::default(),
             limit,
-            parked: Backlog::default(),
+            parked: WaitingLoad::default(),
             ledger: Ledger::new(config.epoch, seed),
             cohorts: Cohorts::default(),
             timeout: AnswerTimeout::new(config.answer_timeout),
@@ -65,7 +70,7 @@ impl Frames {
         }
     }
 
-    pub(super) fn limit_waiting(&mut self, limit: Backlog) {
+    pub(super) fn limit_waiting(&mut self, limit: WaitingLoad) {
         self.limit = limit;
     }
 
@@ -85,7 +90,7 @@ impl Frames {
         self.waiting.frames + self.parked.frames + self.decisions.len()
     }
 
-    pub(super) fn parked(&self) -> Backlog {
+    pub(super) fn parked(&self) -> WaitingLoad {
         self.parked
     }
 

@@ -1,13 +1,13 @@
-//! Frames and their bytes: how much waits, and how much may.
+//! How many frames and bytes wait, for an answer of the store or parked, and how many may.
 
 /// See the module text.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Backlog {
+pub(super) struct WaitingLoad {
     pub(super) frames: usize,
     pub(super) bytes: usize,
 }
 
-impl Backlog {
+impl WaitingLoad {
     pub(super) fn add(&mut self, bytes: u32) {
         self.frames += 1;
         self.bytes += bytes as usize;
@@ -19,7 +19,7 @@ impl Backlog {
     }
 
     /// One more frame of `bytes` would be too much.
-    pub(super) fn would_exceed(&self, limit: &Backlog, bytes: u32) -> bool {
+    pub(super) fn would_exceed(&self, limit: &WaitingLoad, bytes: u32) -> bool {
         self.frames >= limit.frames || self.bytes + bytes as usize > limit.bytes
     }
 }

@@ -21,7 +21,7 @@
 //!    between claiming and delivering; what its lease no longer covers must not leave.
 //! 3. What was decided joins what passed at once. Each frame is asked once more whether it may leave, is queued, and only
 //!    then its kept copy is released. A frame that finds no room is deferred first, as deferring reads the copy.
-//! 4. Block headers leave. The consumer's queue is flushed at the end of a turn, or once [`HANDFUL`] waits: a write wakes
+//! 4. Block headers leave. The consumer's queue is flushed at the end of a turn, or once [`FLUSH_BYTES`] waits: a write wakes
 //!    whoever reads, and trains are the longer the more there is to choose from.
 //! 5. What became of frames settles their claims; the store is told.
 //! 6. Marks and requests leave.
@@ -55,7 +55,7 @@ const LATE: Duration = Duration::from_millis(100);
 /// Every so many ticks the slow tables are purged.
 const SLOW_TICKS: u32 = 10;
 /// Bytes for the consumer that are handed over although another batch follows.
-pub const HANDFUL: usize = 256 << 10;
+pub const FLUSH_BYTES: usize = 256 << 10;
 
 /// What stands around a round: the store, the consumer, the sockets.
 pub trait RoundIo {
@@ -246,7 +246,7 @@ impl Pipeline {
         }
         self.deliveries = deliveries;
         self.headers.take().for_each(|header| io.header(&header));
-        if turn == Turn::Last || io.queued_bytes() >= HANDFUL {
+        if turn == Turn::Last || io.queued_bytes() >= FLUSH_BYTES {
             self.flush(now, io);
         }
         self.settle(now);

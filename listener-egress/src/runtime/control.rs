@@ -50,7 +50,7 @@ service::counters! {
 /// What the thread is born with: see the module text.
 pub(super) struct Control {
     pub(super) sockets: Vec<Joined>,
-    pub(super) post: Post,
+    pub(super) dispatcher: Dispatcher,
     pub(super) loss: Loss,
     pub(super) lifecycle: Lifecycle,
 }
@@ -58,7 +58,7 @@ pub(super) struct Control {
 impl Control {
     /// Registers the sockets. The work ends when the role drains.
     pub(super) fn open(self) -> io::Result<impl Future<Output = ()>> {
-        let Control { sockets, post, loss, lifecycle } = self;
+        let Control { sockets, dispatcher, loss, lifecycle } = self;
         let inlets = sockets.into_iter().map(|Joined { receiver, memberships }| Inlet {
             tag: (),
             name: "a control group",
@@ -78,9 +78,9 @@ impl Control {
                     _ = rejoin.tick() => {}
                 }
                 while intake.next(&mut burst).is_some() {
-                    post.take(&burst);
+                    dispatcher.take(&burst);
                 }
-                post.dropped_on_purpose(intake.dropped_on_purpose());
+                dispatcher.dropped_on_purpose(intake.dropped_on_purpose());
                 intake.upkeep(Instant::now());
             }
         })
@@ -88,14 +88,14 @@ impl Control {
 }
 
 /// The way to the workers.
-pub(super) struct Post {
+pub(super) struct Dispatcher {
     pub(super) workers: Mailboxes<ControlMessage>,
     /// By worker.
     pub(super) shown: Vec<Arc<Cells>>,
     pub(super) cells: Arc<ControlCells>,
 }
 
-impl Post {
+impl Dispatcher {
     fn take(&self, burst: &Burst) {
         for arrival in burst.arrivals() {
             self.cells.received.add(1);

@@ -24,7 +24,7 @@ use anyhow::Context;
 use cache_backend::Backend;
 use cells::Cells;
 use consumer::{Datagrams, Stream};
-use control::{Control, ControlCells, ControlMessage, Post};
+use control::{Control, ControlCells, ControlMessage, Dispatcher};
 use frame::GroupIndex;
 use frame::flow::Origin;
 use io::Io;
@@ -263,10 +263,10 @@ impl Starting {
             let group = GroupIndex::SUBTREE_GROUP_ANNOUNCE;
             sockets.extend(layout::open_control(layout, config, fabric, group, port, sources)?);
         }
-        let post = Post { workers: mailboxes, shown, cells };
+        let dispatcher = Dispatcher { workers: mailboxes, shown, cells };
         Ok(Control {
             sockets,
-            post,
+            dispatcher,
             loss: self.loss(u64::from(u32::MAX)),
             lifecycle: self.deps.lifecycle.clone(),
         })

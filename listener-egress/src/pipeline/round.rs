@@ -18,7 +18,7 @@
 //!
 //! 1. With `Turn::Last`, what is due: timeouts of requests and claims, sweeps, positions.
 //! 2. The store is asked (`RoundIo::pump`), and the caller reads the time again ([`Next::Asked`]). A process may stop for long
-//!    between claiming and delivering; what its lease no longer covers must not leave.
+//!    between claiming and delivering. After half a lease a sibling may have taken over its claims.
 //! 3. What was decided joins what passed at once. Each frame is asked once more whether it may leave, is queued, and only
 //!    then its kept copy is released. A frame that finds no room is deferred first, as deferring reads the copy.
 //! 4. Block headers leave. The consumer's queue is flushed at the end of a turn, or once [`FLUSH_BYTES`] waits: a write wakes

@@ -182,8 +182,16 @@ impl Config {
 /// Where frames come from.
 #[derive(Args, Clone, Debug)]
 pub struct ReceiveArgs {
-    /// Address to take frames on, UDP and TCP; [::] is every address, IPv4 included
-    #[arg(long, value_name = "ADDRESS", env = "LISTEN_ADDR", default_value = "[::]", value_parser = listen_address, help_heading = "Receiving")]
+    /// Address to take frames on.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LISTEN_ADDR",
+        default_value = "[::]",
+        value_parser = listen_address,
+        help = "Address to take frames on, UDP and TCP; [::] is every address, IPv4 included",
+        help_heading = "Receiving"
+    )]
     pub listen: IpAddr,
     /// UDP port to take frames on; 0 lets the kernel choose
     #[arg(long, value_name = "PORT", default_value_t = 8725, value_parser = whole::<u16>, help_heading = "Receiving")]

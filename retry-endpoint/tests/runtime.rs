@@ -223,8 +223,10 @@ async fn a_lost_frame_comes_back_to_its_group_and_a_number_never_sent_is_a_miss(
         assert_eq!(group.next_frame().await, frame(seq));
     }
 
-    let counters = endpoint.running.counters();
-    assert_eq!((counters.hits, counters.misses, counters.multicast_repairs), (12, 10, 12));
+    // The counts of a round follow its replies.
+    let counted =
+        |counters: &Counters| (counters.hits, counters.misses, counters.multicast_repairs) == (12, 10, 12);
+    endpoint.until("counted", counted).await;
     let page = endpoint.registry.render();
     assert!(page.contains("bre_nack_requests_total 3"), "{page}");
     endpoint.stop().await;

@@ -4,7 +4,7 @@
 //!
 //! | Stage | Question |
 //! |---|---|
-//! | `admission`, [`admit`], `hashes` | Is it a frame, and is its id its own? |
+//! | `admission`, [`admit`](mod@admit), `hashes` | Is it a frame, and is its id its own? |
 //! | `claim` | Was it seen before? `slab` holds those that wait for the answer. |
 //! | `load`, `large`, [`group`], `fragment` | Where does it go, and in how many pieces? |
 //! | `planner`, [`train`], [`number`] | With whom does it leave, and under which number? |

@@ -10,8 +10,14 @@ use std::time::Duration;
 /// Options that every role has.
 #[derive(Args, Clone, Debug)]
 pub struct CommonArgs {
-    /// TOML file with options; keys are the names of the flags, per-role tables [proxy], [listener], [retry] win
-    #[arg(long, value_name = "FILE", env = "ONCECAST_CONFIG", help_heading = "Service")]
+    /// The TOML file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "ONCECAST_CONFIG",
+        help = "TOML file with options; keys are the names of the flags, per-role tables [proxy], [listener], [retry] win",
+        help_heading = "Service"
+    )]
     pub config: Option<PathBuf>,
     /// Validate the configuration, start nothing, exit with 0 or 2
     #[arg(long, help_heading = "Service")]

@@ -7,7 +7,7 @@
 //! Order of the modules: [`values`] and [`parsers`] are what an option's text becomes. [`args`], [`fabric`] and [`store`] are
 //! the groups of options that roles share, with what is made of them: the types of `frame` and of `cache-backend`.
 //! [`command`] makes the command line of a role, `spelling` and [`go`] take that of the Go stack, `file` and `layers` the
-//! file and the environment. [`load`](mod@load) puts them together, `refusal` words what clap refuses, [`print`] shows the
+//! file and the environment. [`load`](mod@load) puts them together, `refusal` words what clap refuses, [`print`](mod@print) shows the
 //! result.
 
 pub mod args;

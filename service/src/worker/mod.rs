@@ -8,7 +8,7 @@
 //! | [`thread`] | one thread with its own runtime; its death ends the process |
 //! | [`layout`] | which worker owns which group; the sockets that take them |
 //! | [`intake`] | the receive loop over a worker's sockets |
-//! | [`mailbox`] | hands messages to the worker that owns a flow, bounded in messages and bytes |
+//! | [`mailbox`](mod@mailbox) | hands messages to the worker that owns a flow, bounded in messages and bytes |
 //! | [`errors`] | the one policy for socket errors |
 //! | [`drain`] | the phases of an orderly stop |
 

@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
 # Installs what `make test` needs beside Rust, on Debian and Ubuntu as root; elsewhere says exactly what is missing.
-# With --all: what every target of the Makefile needs (benchmarks, cargo-deny).
+# With --all: what every target of the Makefile needs (benchmarks too; `make deny` says itself how to get cargo-deny).
 set -euo pipefail
 
 declare -A packages=([redis-server]=redis-server [redis-cli]=redis-tools [nft]=nftables [ip]=iproute2 [cc]=gcc [openssl]=openssl)
-all=false
 case "${1:-}" in
     "") ;;
     --all)
-        all=true
         packages+=([redis-benchmark]=redis-tools [taskset]=util-linux)
         ;;
     *)
@@ -43,8 +41,4 @@ if [ ${#missing[@]} -gt 0 ]; then
         echo "    $install" >&2
         exit 1
     fi
-fi
-# No test needs it, only `make deny`.
-if $all && ! command -v cargo-deny >/dev/null 2>&1; then
-    cargo install -q --locked cargo-deny || echo "cargo-deny could not be installed: make deny will not run" >&2
 fi

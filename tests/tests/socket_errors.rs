@@ -11,6 +11,8 @@ use multicast_io::{Interface, Sender, SocketOptions, Span, Train};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
+use service::config::LogFormat;
+use service::logs::Logs;
 use service::worker::thread::EXIT_PANIC;
 use service::{Deps, Lifecycle, Registry};
 use std::io::{Read, Write};
@@ -61,11 +63,11 @@ impl World {
         // Options that the service loads for every role are not part of a role's own.
         let known: Vec<_> =
             command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned).collect();
-        let mut words = vec!["role"];
-        for option in line.split_whitespace().skip(1).collect::<Vec<_>>().chunks(2) {
-            if known.iter().any(|name| option[0] == format!("--{name}")) {
-                words.extend(option);
-            }
+        let options = line.split("--").skip(1).map(|option| option.split_whitespace().collect::<Vec<_>>());
+        let mut words = vec!["role".to_owned()];
+        for option in options.filter(|option| known.iter().any(|name| option[0] == *name)) {
+            words.push(format!("--{}", option[0]));
+            words.extend(option[1..].iter().map(|value| (*value).to_owned()));
         }
         Config::from_arg_matches(&command.get_matches_from(words)).unwrap()
     }
@@ -142,9 +144,11 @@ async fn knock(to: SocketAddr) {
 #[tokio::test]
 async fn child() {
     let Ok(case) = std::env::var(CASE) else { return };
+    // What a role says must reach the parent before the process ends, as in the product.
+    let _logs = Logs::start(LogFormat::Text, &"info".parse().unwrap()).unwrap();
     let world = World::new();
     let retry = "--egress-iface lo --nack-port 0 --nack-addr 127.0.0.1 --listen-port DATA --egress-port DATA \
-                 --egress-loop true --beacon-interval 1s --cache-bytes 64MiB";
+                 --egress-loop --beacon-interval 1s --cache-bytes 64MiB";
     let listener = "--listen-port DATA --egress-addr 127.0.0.1:9 --egress-proto udp";
     let proxy = "--listen 127.0.0.1 --udp-listen-port 0 --egress-port DATA";
     match case.as_str() {
@@ -221,7 +225,7 @@ fn a_mute_worker_of_a_listener_ends_the_process() {
 
 #[test]
 fn a_mute_control_thread_of_a_listener_ends_the_process() {
-    ends_the_process("listener-control", "beacon");
+    ends_the_process("listener-control", "a control group");
 }
 
 #[test]
@@ -239,11 +243,11 @@ fn healthz(admin: SocketAddr) -> Option<String> {
     answer.starts_with("HTTP/1.1 200").then_some(answer)
 }
 
-/// Sets how many descriptors a process may have.
+/// Sets how many descriptors a process may have (its soft limit).
 fn limit_descriptors(process: u32, most: usize) {
-    let status =
-        Command::new("prlimit").args([format!("--pid={process}"), format!("--nofile={most}:65536")]).status();
-    assert!(status.unwrap().success(), "prlimit");
+    let limit = [format!("--pid={process}"), format!("--nofile={most}:")];
+    let set = Command::new("prlimit").args(&limit).output().unwrap();
+    assert!(set.status.success(), "prlimit {limit:?}: {}", String::from_utf8_lossy(&set.stderr));
 }
 
 #[test]

@@ -214,12 +214,14 @@ impl<T: Copy> Intake<T> {
 
     /// Completes when a socket may hold something. Pends for ever where none is open. Cancel safe.
     pub async fn ready(&mut self) {
-        let pause = self.inlets.iter().filter_map(|inlet| inlet.errors.try_at()).min();
-        let now = Instant::now();
-        tokio::select! {
-            biased;
-            () = readable(&mut self.inlets, now) => {}
-            () = sleep_until(pause) => {}
+        match self.inlets.iter().filter_map(|inlet| inlet.errors.try_at()).min() {
+            None => readable(&mut self.inlets).await,
+            // A socket that fails is left alone until then.
+            Some(at) => tokio::select! {
+                biased;
+                () = readable(&mut self.inlets) => {}
+                () = tokio::time::sleep_until(at.into()) => {}
+            },
         }
         self.queue = Queue::MayHoldMore;
     }
@@ -396,7 +398,7 @@ impl<T> Open<T> {
 }
 
 /// Ready when a socket that does not fail may be readable.
-async fn readable<T>(inlets: &mut [Open<T>], now: Instant) {
+async fn readable<T>(inlets: &mut [Open<T>]) {
     poll_fn(|context| {
         let mut ready = Poll::Pending;
         for inlet in inlets.iter_mut().filter(|inlet| inlet.errors.try_at().is_none()) {
@@ -404,7 +406,8 @@ async fn readable<T>(inlets: &mut [Open<T>], now: Instant) {
                 // A socket in error is readable too: the read says what is wrong.
                 Poll::Ready(Ok(())) => ready = Poll::Ready(()),
                 Poll::Ready(Err(error)) => {
-                    inlet.errors.failed(now, &error);
+                    inlet.errors.failed(Instant::now(), &error);
+                    ready = Poll::Ready(());
                 }
                 Poll::Pending => {}
             }
@@ -412,14 +415,6 @@ async fn readable<T>(inlets: &mut [Open<T>], now: Instant) {
         ready
     })
     .await;
-}
-
-/// Completes then; never, without a time.
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => pending().await,
-    }
 }
 
 /// Completes then; at once, without a time.

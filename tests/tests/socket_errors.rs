@@ -262,6 +262,8 @@ fn an_admin_port_that_could_not_accept_for_a_while_answers_again() {
     );
     command.args(line.split_whitespace());
     let mut proxy = Process::spawn("proxy", command);
+    // The port answers before the role is up, and a role that starts needs descriptors.
+    assert!(eventually(|| proxy.output().contains("started role")), "{}", proxy.output());
     assert!(eventually(|| healthz(admin).is_some()), "{}", proxy.output());
     // Descriptors are numbers below the limit, and 0 to 2 are taken: whatever else is closed meanwhile, none is left.
     limit_descriptors(proxy.id(), 3);

@@ -17,8 +17,10 @@ BINARY := $(TARGET)/release/oncecast
 SECONDS_OF_WORLDS ?= 600
 FROM ?= 0
 # The simulator plants faults into the crates (feature `mutants`). It is built on lines of its own, so that everything else,
-# and with it the binary of the end-to-end tests, is built without them.
+# and with it the binary of the end-to-end tests, is built without them. Both select the whole workspace, so that they share
+# the features of third-party crates, which are then built once.
 PRODUCT := --workspace --exclude simulator
+WITH_FAULTS := --workspace --lib --test claims_worlds --test fabric_worlds --test pipeline --test round
 
 .PHONY: help setup demo test lint deny check-features check-aarch64 test-fabric worlds fuzz-quick bench soak test-aerospike
 
@@ -35,13 +37,14 @@ demo: ## a whole fabric on this machine: the real block arrives once, despite lo
 # The end-to-end tests run the binary that cargo builds for the tests of the package oncecast.
 test: setup lint check-features check-aarch64 ## lint, unit, property, simulation and end-to-end tests
 	$(CARGO) test $(PRODUCT)
-	$(CARGO) test -p simulator
+	$(CARGO) test $(WITH_FAULTS)
 
 lint: ## formatting, clippy, documentation (warnings are errors), and the rules of tools/xtask
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PRODUCT) --all-targets -- -D warnings
-	$(CARGO) clippy -p simulator --all-targets -- -D warnings
-	$(CARGO) run -q -p xtask -- lint
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) build -q $(PRODUCT) --bin xtask
+	$(TARGET)/debug/xtask lint
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q --workspace --no-deps
 
 deny: ## licences, sources and advisories of the dependencies (needs cargo-deny)

@@ -569,13 +569,13 @@ impl MarkArgs {
         let (redis, aerospike) = (store.redis_addr.is_some(), store.aerospike_hosts.is_some());
         let missing = |option: &'static str, problem: &str| Err(Invalid::new(option, problem));
         let kind = match self.ingress_set_backend {
-            Some(kind) if redis && kind != BackendKind::Redis => {
+            Some(kind) if redis && !matches!(kind, BackendKind::Redis | BackendKind::None) => {
                 return missing(
                     "ingress-set-backend",
                     "not redis, and --ingress-set-redis-addr is given; want one of them",
                 );
             }
-            Some(kind) if aerospike && kind != BackendKind::Aerospike => {
+            Some(kind) if aerospike && !matches!(kind, BackendKind::Aerospike | BackendKind::None) => {
                 return missing(
                     "ingress-set-backend",
                     "not aerospike, and --ingress-set-aerospike-hosts is given; want one of them",

@@ -515,8 +515,10 @@ async fn a_proxy_takes_a_store_that_its_caller_opened_and_leaves_it_open() {
 }
 
 async fn each_frame_is_sent_once_by_two_proxies_with(store: Arc<dyn Backend>) {
-    let mut one = World::start_with(|_| {}, Some(store.clone())).await;
-    let mut other = World::start_with(|_| {}, Some(store)).await;
+    // Each world is on groups of its own.
+    let one_fabric = |config: &mut Config| config.claims.fabric_name = Some("one".to_owned());
+    let mut one = World::start_with(one_fabric, Some(store.clone())).await;
+    let mut other = World::start_with(one_fabric, Some(store)).await;
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let small: Vec<_> = transactions().into_iter().filter(|tx| tx.len() <= 1_348).take(300).collect();
     for transaction in &small {

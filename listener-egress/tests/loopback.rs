@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use cache_backend::Memory;
+use cache_backend::{Backend, Memory};
 use frame::control::Extended;
 use frame::data::{HEADER, HeaderFields, encode_header};
 use frame::digest::Entry;
@@ -229,10 +229,10 @@ async fn listen(config: Config) -> (Running, Lifecycle, Arc<Registry>) {
     listen_with(config, None).await
 }
 
-async fn listen_with(config: Config, memory: Option<Memory>) -> (Running, Lifecycle, Arc<Registry>) {
+async fn listen_with(config: Config, store: Option<Arc<dyn Backend>>) -> (Running, Lifecycle, Arc<Registry>) {
     let lifecycle = Lifecycle::new("listener");
     let registry = Arc::new(Registry::default());
-    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), memory };
+    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), store };
     (start(config, deps).await.unwrap(), lifecycle, registry)
 }
 
@@ -314,7 +314,7 @@ async fn two_listeners_of_one_deployment_deliver_each_frame_once_between_them() 
     config.inject.inject_loss = Percent::new(5.0).unwrap();
     let (sender, records) = mpsc::channel();
     accept(consumer, sender);
-    let memory = Memory::new(64 << 20);
+    let memory: Arc<dyn Backend> = Arc::new(Memory::new(64 << 20));
     let (first, first_lifecycle, _registry) = listen_with(config.clone(), Some(memory.clone())).await;
     config.inject.inject_loss_seed = 2;
     let (second, second_lifecycle, _registry) = listen_with(config, Some(memory)).await;
@@ -474,7 +474,7 @@ async fn a_consumer_that_comes_late_gets_every_frame() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_options_are_named() {
     let lifecycle = Lifecycle::new("listener");
-    let deps = || Deps { lifecycle: lifecycle.clone(), registry: Arc::default(), memory: None };
+    let deps = || Deps { lifecycle: lifecycle.clone(), registry: Arc::default(), store: None };
     let mut config = Config::for_embedding();
     config.filters.shard_include = "9".parse().unwrap();
     let error = start(config, deps()).await.err().unwrap();

@@ -16,7 +16,7 @@ use crate::metrics::{self, Registry};
 use crate::process::Process;
 use crate::worker::thread::{EXIT_PANIC, panic_text};
 use crate::{limit, notify};
-use cache_backend::Memory;
+use cache_backend::Backend;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +32,10 @@ pub struct Deps {
     pub lifecycle: Lifecycle,
     /// Takes the metrics and the details for `/status`.
     pub registry: Arc<Registry>,
-    /// The store of claims that roles in one process share: taken where the options name `memory` or nothing at all. A role
-    /// with a process of its own has none. The frame store of a retry endpoint keeps its own log and does not need it.
-    pub memory: Option<Memory>,
+    /// A store that the caller opened, of any kind: taken where the options name `memory` or nothing at all. Roles of one
+    /// process may share it; who opened it closes it. A proxy and a listener claim in it; it is the second tier of a retry
+    /// endpoint, which keeps its own log in any case. A role with a process of its own has none.
+    pub store: Option<Arc<dyn Backend>>,
 }
 
 /// Runs a role until it ends. `check` judges combinations of options and does not touch the network; its error is a usage
@@ -116,7 +117,7 @@ where
     Started: Future<Output = anyhow::Result<Wait>>,
     Wait: Future<Output = ()>,
 {
-    let deps = Deps { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default(), memory: None };
+    let deps = Deps { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default(), store: None };
     let lifecycle = deps.lifecycle.clone();
     let started = lifecycle.condition("start");
     started.not_met("starting");

@@ -32,7 +32,7 @@ use marks::Marks;
 use multicast_io::{Loss, wildcard};
 use predecessor::Predecessor;
 use report::Report;
-use service::config::{BackendKind, Purpose};
+use service::config::Purpose;
 use service::worker::{Layout, Mailbox, Mailboxes, Threads, owner};
 use service::{Deps, Metric};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -95,16 +95,10 @@ pub fn metrics() -> impl Iterator<Item = &'static Metric> {
 /// Names the option, the address or the interface.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
-    let kind = config.backend.kind_or(BackendKind::None)?;
-    let backend = match (kind, &deps.memory) {
-        (BackendKind::None | BackendKind::Memory, Some(memory)) => {
-            Some(Arc::new(memory.clone()) as Arc<dyn Backend>)
-        }
-        _ => {
-            let settings = config.backend.settings(kind, Purpose::Claims)?;
-            cache_backend::open(settings).await.context("--cache-backend")?
-        }
-    };
+    let opened = service::store::open(config.backend_settings()?, deps.store.clone())
+        .await
+        .context("--cache-backend")?;
+    let backend = opened.map(|(backend, _)| backend);
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }

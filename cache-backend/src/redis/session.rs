@@ -1,9 +1,10 @@
 //! A worker's session: one connection to each server, batches split by owner, redirections followed.
 
 use super::address::Endpoint;
-use super::dial::{DialError, Target};
+use super::connection::DialError;
+use super::dial::Target;
 use super::fleet::{Fleet, Map};
-use super::link::{Link, NAME, Route, Submitted};
+use super::link::{Link, NAME, Route};
 use super::slots::Redirect;
 use crate::guard::{Heard, vec_of_errors};
 use crate::{Answers, Claimed, Guarded, KeyValues, OpError, OpErrorKind, Session};
@@ -331,16 +332,16 @@ impl Session for RedisSession {
 
 impl Session for NodeSession {
     fn claim(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
-        answers(batch.len(), true, self.link.claim(&batch, ttl, self.asking))
+        self.link.claim(batch, ttl, self.asking)
     }
     fn set(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
-        answers(batch.len(), true, self.link.set(&batch, ttl, self.asking))
+        self.link.set(batch, ttl, self.asking)
     }
     fn get(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
-        answers(keys.len(), false, self.link.get(&keys, self.asking))
+        self.link.get(keys, self.asking)
     }
     fn del(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
-        answers(keys.len(), true, self.link.del(&keys, self.asking))
+        self.link.del(keys, self.asking)
     }
     fn distrust(&self) {
         self.link.distrust();
@@ -350,24 +351,5 @@ impl Session for NodeSession {
     }
     fn is_down(&self) -> bool {
         self.link.is_down()
-    }
-}
-
-fn answers<T: Send + 'static>(
-    keys: usize,
-    writes: bool,
-    submitted: Submitted<T>,
-) -> BoxFuture<'static, Answers<T>> {
-    match submitted {
-        Err(error) => ready(vec_of_errors(keys, &error)).boxed(),
-        Ok(receiver) => receiver
-            .map(move |received| {
-                received.unwrap_or_else(|_| {
-                    let detail = "the session ended".to_owned();
-                    let kind = OpErrorKind::Disconnected;
-                    vec_of_errors(keys, &OpError { backend: NAME, kind, in_doubt: writes, detail })
-                })
-            })
-            .boxed(),
     }
 }

@@ -35,14 +35,9 @@ pub(super) struct Fleet {
     topology: RedisTopology,
     map: Mutex<Arc<Map>>,
     breakers: Mutex<Vec<(Target, Arc<Breaker>)>>,
-    refresh: Mutex<Refresh>,
+    /// When the last refresh ended; locked by the one that runs.
+    refresh: Arc<tokio::sync::Mutex<Option<Instant>>>,
     closed: AtomicBool,
-}
-
-#[derive(Default)]
-struct Refresh {
-    running: bool,
-    ended: Option<Instant>,
 }
 
 /// Who serves what. A new one replaces it as a whole.
@@ -98,7 +93,7 @@ impl Fleet {
             topology,
             map: Mutex::new(Arc::new(Map::unknown())),
             breakers: Mutex::default(),
-            refresh: Mutex::default(),
+            refresh: Arc::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -245,15 +240,14 @@ impl Fleet {
         if (map.is_single() && !map.targets.is_empty()) || self.is_closed() {
             return;
         }
-        {
-            let mut refresh = lock(&self.refresh);
-            if refresh.running || refresh.ended.is_some_and(|ended| ended.elapsed() < REFRESH_PAUSE) {
-                return;
-            }
-            refresh.running = true;
+        let Ok(mut ended) = self.refresh.clone().try_lock_owned() else { return };
+        if ended.is_none_or(|ended| ended.elapsed() >= REFRESH_PAUSE) {
+            let fleet = self.clone();
+            runtime.spawn(async move {
+                fleet.refresh().await;
+                *ended = Some(Instant::now());
+            });
         }
-        let running = Running(self.clone());
-        runtime.spawn(async move { running.0.refresh().await });
     }
 
     /// Once, or until the first success while nothing is known at all.
@@ -289,15 +283,6 @@ impl Fleet {
 /// A server that is not ready yet says nothing about whether it belongs to a Cluster.
 fn is_passing(code: &str) -> bool {
     ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"].contains(&code)
-}
-
-/// Marks the end of a refresh, also where its runtime went away.
-struct Running(Arc<Fleet>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        *lock(&self.0.refresh) = Refresh { running: false, ended: Some(Instant::now()) };
-    }
 }
 
 /// Nothing panics under these locks.

@@ -8,9 +8,11 @@ use super::connection::{Connection, DialError, Greeting, subscribe, within};
 use super::stream::Tls;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::Value;
+use std::collections::HashMap;
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Between two tries to hear a Sentinel's announcements.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -38,32 +40,42 @@ impl Sentinels {
     where
         D: Future<Output = Result<T, DialError>>,
     {
-        let mut asked: FuturesUnordered<_> =
-            self.endpoints.iter().map(|endpoint| self.ask(endpoint, tls, limit)).collect();
+        let ask = |endpoint| self.ask(endpoint, tls, limit);
+        let mut asked: FuturesUnordered<_> = self.endpoints.iter().map(ask).collect();
         let mut dials = FuturesUnordered::new();
-        let mut election = Election::of(self.endpoints.len());
-        let (mut silent, mut refused) = (Vec::new(), Vec::new());
+        let mut votes = HashMap::<Endpoint, usize>::new();
+        let (mut works, mut silent, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let mut patience = pin!(sleep(Duration::MAX));
         loop {
-            if election.is_decided() || (asked.is_empty() && dials.is_empty()) {
+            works.sort_by_key(|(master, _)| votes.get(master));
+            let most = works.last().and_then(|(master, _)| votes.get(master)).copied().unwrap_or(0);
+            let is_over = patience.is_elapsed() || (asked.is_empty() && dials.is_empty());
+            if most > self.endpoints.len() / 2 || is_over {
                 let failures = if refused.is_empty() { silent } else { refused };
-                return election.winner().ok_or_else(|| DialError::of_all(failures));
+                return works.pop().map(|(_, dialled)| dialled).ok_or_else(|| DialError::of_all(failures));
             }
-            let until = election.first_dialled.map(|at| at + limit / DISAGREEMENT);
             tokio::select! {
                 Some(answer) = asked.next() => match answer {
-                    Ok(master) => if election.vote(&master) {
-                        let dial = dial(master.clone());
-                        dials.push(async move { (dial.await, master) });
-                    },
+                    Ok(master) => {
+                        if !votes.contains_key(&master) {
+                            let dial = dial(master.clone());
+                            let master = master.clone();
+                            dials.push(async move { (dial.await, master) });
+                        }
+                        *votes.entry(master).or_default() += 1;
+                    }
                     Err(error) => silent.push(error),
                 },
                 Some((dialled, master)) = dials.next() => match dialled {
-                    Ok(dialled) => election.dialled(master, dialled),
+                    Ok(dialled) => {
+                        if works.is_empty() {
+                            patience.as_mut().reset(Instant::now() + limit / DISAGREEMENT);
+                        }
+                        works.push((master, dialled));
+                    }
                     Err(error) => refused.push(error),
                 },
-                () = sleep_until(until), if until.is_some() => {
-                    return election.winner().ok_or_else(|| DialError::of_all(refused));
-                }
+                () = &mut patience => {}
             }
         }
     }
@@ -91,20 +103,18 @@ impl Sentinels {
 
     /// Completes with the new master when a Sentinel announces one.
     pub(super) async fn master_moved(&self, tls: &Tls, limit: Duration) -> Endpoint {
-        let watch = |endpoint| self.watch(endpoint, tls, limit);
+        let watch = |endpoint| async move {
+            loop {
+                if let Ok(master) = self.hear(endpoint, tls, limit).await {
+                    return master;
+                }
+                sleep(WATCH_PAUSE.mul_f64(rand::random_range(0.75..1.25))).await;
+            }
+        };
         let mut watches: FuturesUnordered<_> = self.endpoints.iter().map(watch).collect();
         match watches.next().await {
             Some(master) => master,
             None => pending().await,
-        }
-    }
-
-    async fn watch(&self, endpoint: &Endpoint, tls: &Tls, limit: Duration) -> Endpoint {
-        loop {
-            if let Ok(master) = self.hear(endpoint, tls, limit).await {
-                return master;
-            }
-            tokio::time::sleep(WATCH_PAUSE.mul_f64(rand::random_range(0.75..1.25))).await;
         }
     }
 
@@ -122,56 +132,5 @@ impl Sentinels {
             }
         }
         Err(DialError::passing("the connection was closed"))
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => pending().await,
-    }
-}
-
-/// Which server the Sentinels name, and which of those work.
-struct Election<T> {
-    most: usize,
-    votes: Vec<(Endpoint, usize)>,
-    works: Vec<(Endpoint, T)>,
-    first_dialled: Option<Instant>,
-}
-
-impl<T> Election<T> {
-    fn of(sentinels: usize) -> Election<T> {
-        Election { most: sentinels / 2 + 1, votes: Vec::new(), works: Vec::new(), first_dialled: None }
-    }
-
-    /// A Sentinel names `master`; true where it is the first to do so.
-    fn vote(&mut self, master: &Endpoint) -> bool {
-        if let Some((_, votes)) = self.votes.iter_mut().find(|(known, _)| known == master) {
-            *votes += 1;
-            return false;
-        }
-        self.votes.push((master.clone(), 1));
-        true
-    }
-
-    fn dialled(&mut self, master: Endpoint, dialled: T) {
-        self.works.push((master, dialled));
-        self.first_dialled.get_or_insert_with(Instant::now);
-    }
-
-    fn votes(&self, master: &Endpoint) -> usize {
-        self.votes.iter().find(|(known, _)| known == master).map_or(0, |(_, votes)| *votes)
-    }
-
-    /// One that works has the word of most.
-    fn is_decided(&self) -> bool {
-        self.works.iter().any(|(master, _)| self.votes(master) >= self.most)
-    }
-
-    /// Of those that work the one that the most Sentinels name.
-    fn winner(mut self) -> Option<T> {
-        let best = (0..self.works.len()).max_by_key(|&at| self.votes(&self.works[at].0))?;
-        Some(self.works.swap_remove(best).1)
     }
 }

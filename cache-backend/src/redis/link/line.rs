@@ -2,7 +2,7 @@
 
 use super::super::connection::{Connection, command};
 use super::super::dial::Dialled;
-use super::super::gate::{Fence, Gate, Surprise};
+use super::super::gate::{Fence, Gate, UNFIT};
 use super::super::probe::ClaimForm;
 use super::batch::{Batch, Read};
 use crate::guard::Heard;
@@ -149,7 +149,7 @@ impl Line {
             }
         }
         let Some((answers, redial)) = batch.answers(replies, read) else {
-            self.end(Ending::garbled(Surprise::Unfit));
+            self.end(Ending::garbled(UNFIT));
             return Err(self.why(None));
         };
         self.answered.store(true, Relaxed);
@@ -194,11 +194,12 @@ impl UnderWay {
         let mut fences = line.fences.lock().unwrap_or_else(PoisonError::into_inner);
         let fence = is_fenced.then(|| {
             *fences = fences.wrapping_add(1);
-            fence_bytes(*fences)
+            let mut fence = Fence::default();
+            // Sixteen hex digits fill sixteen bytes, so this cannot fail.
+            let _ = write!(&mut fence[..], "{:016x}", *fences);
+            commands.add_command(command(&[b"PING", &fence]));
+            fence
         });
-        if let Some(fence) = &fence {
-            commands.add_command(command(&[b"PING", fence]));
-        }
         let (mut client, count) = (line.client.clone(), commands.len());
         line.gate.expect(count, fence, bytes);
         let exchange = async move { client.send_packed_commands(&commands, 0, count).await };
@@ -217,11 +218,4 @@ impl Drop for UnderWay {
             let _ = self.line.left_alone.send(exchange);
         }
     }
-}
-
-fn fence_bytes(number: u64) -> Fence {
-    let mut fence = [0; 16];
-    // Sixteen hex digits fill sixteen bytes, so this cannot fail.
-    let _ = write!(&mut fence[..], "{number:016x}");
-    fence
 }

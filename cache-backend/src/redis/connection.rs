@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Batches that the crate may have taken and not written: more than `link` lets wait.
 const ROOM: usize = 1 << 20;
+/// Bytes that leave in one write, where so many are there.
+const WRITE: usize = 128 << 10;
 /// As which `CLIENT LIST` shows us.
 const CLIENT_NAME: &str = "oncecast";
 
@@ -183,7 +185,8 @@ impl Connection {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(None)
             .set_connection_timeout(None)
-            .set_pipeline_buffer_size(ROOM);
+            .set_pipeline_buffer_size(ROOM)
+            .set_write_backpressure_boundary(WRITE);
         match MultiplexedConnection::new_with_config(&info, stream, config).await {
             Ok((client, driver)) => Ok(Connection { client, driver: Box::pin(driver), gate }),
             Err(error) => Err(greeting.failed(&gate, &error)),
@@ -227,9 +230,11 @@ pub(super) async fn subscribe(
     Ok(news)
 }
 
-/// One allocation for all words, and one for their lengths.
+/// One allocation for all words, and one for their lengths; with room for two words more.
+#[inline]
 pub(super) fn command(words: &[&[u8]]) -> Cmd {
-    let mut command = Cmd::with_capacity(words.len(), words.iter().map(|word| word.len()).sum());
+    let length = words.iter().map(|word| word.len()).sum::<usize>();
+    let mut command = Cmd::with_capacity(words.len() + 2, length + 16);
     for word in words {
         command.arg(*word);
     }

@@ -334,3 +334,10 @@ impl Session for NodeSession {
         self.link.is_down()
     }
 }
+
+/// Any thread may use a session.
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<RedisSession>();
+    is_shared::<NodeSession>();
+};

@@ -104,14 +104,11 @@ impl Batch {
 }
 
 fn expiring(words: &[&[u8]], milliseconds: &[u8]) -> Cmd {
-    if milliseconds == b"0" {
-        return command(words);
+    let mut command = command(words);
+    if milliseconds != b"0" {
+        command.arg(&b"PX"[..]).arg(milliseconds);
     }
-    let mut all: [&[u8]; 7] = [b""; 7];
-    let end = words.len() + 2;
-    all[..words.len()].copy_from_slice(words);
-    all[words.len()..end].copy_from_slice(&[b"PX", milliseconds]);
-    command(&all[..end])
+    command
 }
 
 fn claim(form: ClaimForm, key: &[u8], value: &[u8], milliseconds: &[u8], put: &mut impl FnMut(Cmd)) {

@@ -74,7 +74,7 @@ impl Address {
         // A password alone belongs to the default user.
         let only_word = url.password().is_none();
         let (has_path, has_db) =
-            (url.path().trim_matches('/') != "", url.query_pairs().any(|(name, _)| name == "db"));
+            (!url.path().trim_matches('/').is_empty(), url.query_pairs().any(|(name, _)| name == "db"));
         let info = url.into_connection_info().map_err(|error| error.to_string())?;
         let redis = info.redis_settings();
         let (user, password) = match (redis.username(), redis.password()) {

@@ -261,7 +261,7 @@ pub fn rows_json(rows: &[LossRow]) -> serde_json::Value {
             "first_unix_ms": row.first_unix_ms,
             "last_unix_ms": row.last_unix_ms,
             "last_flow": flow.then(|| format!("{:016x}", row.lost.flow)),
-            "last_numbers": numbered.then(|| [row.lost.first, row.lost.last]),
+            "last_numbers": numbered.then_some([row.lost.first, row.lost.last]),
         })
     };
     rows.iter().map(row).collect()

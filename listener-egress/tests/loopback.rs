@@ -499,7 +499,7 @@ async fn without_an_endpoint_a_listener_says_so_at_once_and_stays_in_service() {
     let (running, lifecycle, registry) = listen(config).await;
     let mut sender = emitter();
     for n in [1, 3] {
-        let datagram = frame_of(0, n);
+        let datagram = frame_of(1, n);
         emit(&mut sender, fixture.group(&datagram), &datagram);
     }
     let said = || service::errors::table().json().to_string().contains("no retry endpoint is known");

@@ -72,6 +72,8 @@ codes! {
         Draining = "node.draining", NotReady, "The role was told to stop and finishes what it has.";
         Losing = "node.losing", Degraded, "Frames are being lost at this node.";
         ConsumerRefused = "consumer.refused", NotReady, "The consumer is not connected.";
+        ConsumerStalled = "consumer.stalled", NotReady, "The consumer takes nothing although frames wait for it.";
+        EndpointNone = "endpoint.none", Degraded, "No retry endpoint is known, so what is missing cannot be asked for.";
         StoreUnreachable = "store.unreachable", Degraded, "A shared store does not answer.";
         StoreOtherFabric = "store.other_fabric", Degraded, "The prefix of the claims belongs to another fabric.";
         MarksUnseen = "marks.unseen", Degraded, "Courtesy marks are not written, or no proxy may see them.";
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn a_role_is_out_of_service_only_where_a_sibling_would_do_better() {
         let out: Vec<_> = Code::ALL.iter().filter(|code| code.severity() == Severity::NotReady).collect();
-        let named = [Code::Starting, Code::Draining, Code::ConsumerRefused];
+        let named = [Code::Starting, Code::Draining, Code::ConsumerRefused, Code::ConsumerStalled];
         assert_eq!(out, named.iter().collect::<Vec<_>>());
     }
 

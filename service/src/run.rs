@@ -9,9 +9,10 @@
 //! | 130, 143 | a second SIGINT or SIGTERM ended a drain |
 
 use crate::admin::{Admin, Pages};
+use crate::codes::Code;
 use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
-use crate::ledger::LossWatch;
-use crate::lifecycle::Lifecycle;
+use crate::ledger::{self, LossWatch};
+use crate::lifecycle::{LeftBehind, Lifecycle};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Registry};
 use crate::process::Process;
@@ -150,11 +151,25 @@ where
     tracing::info!(role, "started");
     drain(&lifecycle, waiting, loaded.common.drain_timeout).await?;
     close_the_books(&registry);
+    has_drained(&lifecycle)
+}
+
+/// A drain that dropped frames is none.
+fn has_drained(lifecycle: &Lifecycle) -> anyhow::Result<()> {
+    let LeftBehind { frames, bytes, flows } = lifecycle.left_behind();
+    anyhow::ensure!(
+        frames == 0,
+        "the drain dropped {frames} frames, {bytes} bytes of {flows} flows, that were not taken within --drain-timeout"
+    );
+    tracing::info!("drained");
     Ok(())
 }
 
-/// Every thread has ended: the sums must hold now.
+/// Every thread has ended: what was lost is told a last time, and the sums must hold now.
 fn close_the_books(registry: &Registry) {
+    for row in ledger::fold(registry.losses()) {
+        tracing::warn!(code = Code::Losing.name(), reason = row.reason, "lost since the start: {row}");
+    }
     for sum in registry.sums() {
         if sum.holds() {
             tracing::info!("the sum holds: {sum}");
@@ -177,7 +192,6 @@ async fn drain(
         () = lifecycle.drain_began() => {}
         () = &mut waiting => {
             anyhow::ensure!(lifecycle.is_draining(), "the role ended by itself; the log above says why");
-            tracing::info!("drained");
             return Ok(());
         }
     }
@@ -188,7 +202,6 @@ async fn drain(
             "the drain did not end within --drain-timeout={limit:?} and {GRACE:?} of grace; frames still in hand are lost"
         );
     }
-    tracing::info!("drained");
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
 use cache_backend::Backend;
 use cells::Cells;
-use consumer::{Datagrams, Stream};
+use consumer::{CONSUMER_PORT, Datagrams, Stream};
 use control::{Control, ControlCells, ControlMessage, Dispatcher};
 use frame::GroupIndex;
 use frame::flow::Origin;
@@ -31,7 +31,7 @@ use io::Io;
 use marks::Marks;
 use multicast_io::{Loss, wildcard};
 use predecessor::Predecessor;
-use report::Report;
+use report::{Conditions, Report};
 use service::config::Purpose;
 use service::worker::{Layout, Mailbox, Mailboxes, Threads, owner};
 use service::{Deps, Metric};
@@ -129,7 +129,7 @@ impl Starting {
         marks: Option<Marks>,
     ) -> anyhow::Result<Starting> {
         let layout = layout::layout(&config)?;
-        let consumer = resolve(&config.delivery.egress_addr, 9100, "egress-addr")?;
+        let consumer = resolve(&config.delivery.egress_addr, CONSUMER_PORT, "egress-addr")?;
         let seed = rand::random();
         let capacity = config.gate.egress_dedup_local_cap;
         let local = (capacity > 0)
@@ -207,7 +207,7 @@ impl Starting {
         let queue = (config.delivery.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
         let consumer = match config.delivery.egress_proto {
             Proto::Udp => Datagrams::open(self.consumer, queue).context("--egress-addr")?,
-            Proto::Tcp => Stream::open(self.consumer, queue, now),
+            Proto::Tcp => Stream::open(config.delivery.egress_addr.clone(), queue, now),
         };
         let mut pipeline = Pipeline::new(settings, self.local.clone(), seed, now);
         pipeline.resume(now, self.predecessor.positions(), |group| owner(group, layout.workers) == index);
@@ -216,6 +216,9 @@ impl Starting {
             self.predecessor.ended().iter().for_each(|owner| claims.has_ended(now, *owner));
         }
         let connected = self.deps.lifecycle.condition("consumer");
+        let endpoints = self.deps.lifecycle.condition("endpoints");
+        endpoints.met("not looked for yet");
+        let expects_endpoints = config.repair.beacon_enabled || config.repair.retry_endpoints.is_some();
         Ok(Start {
             pipeline,
             data,
@@ -233,7 +236,7 @@ impl Starting {
                 noted_at: None,
                 gives_up: false,
             },
-            report: Report::new(cells, connected, now),
+            report: Report::new(cells, Conditions { connected, endpoints, expects_endpoints }, now),
             mailbox,
             lifecycle: self.deps.lifecycle.clone(),
             drain_timeout: config.common.drain_timeout.max(Duration::from_millis(100)) * 9 / 10,

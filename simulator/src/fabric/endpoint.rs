@@ -186,6 +186,10 @@ impl Endpoint {
                 self.waits = true;
             }
             Next::Done => {
+                let books = self.pipeline.as_ref().map(|pipeline| pipeline.counts().sum(pipeline.ledger()));
+                if let Some(sum) = books.filter(|sum| !sum.holds()) {
+                    context.violation(&format!("the sum of an endpoint does not hold: {sum}"));
+                }
                 if !self.inbox.is_empty() || !self.messages.is_empty() {
                     self.round_by(context, context.now);
                 }

@@ -6,6 +6,8 @@
 #[allow(missing_docs, reason = "each name says what is wrong")]
 pub enum Mutation {
     ClaimKeptAfterRefusal,
+    /// A claim that failed waits for the next loss before it is released.
+    FailedClaimNotReleased,
     RefusedTrainRenumbered,
     FlowKeptAfterHole,
     SettledBeforeSend,
@@ -21,8 +23,9 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 11] = [
         Mutation::ClaimKeptAfterRefusal,
+        Mutation::FailedClaimNotReleased,
         Mutation::RefusedTrainRenumbered,
         Mutation::FlowKeptAfterHole,
         Mutation::SettledBeforeSend,

@@ -8,6 +8,8 @@ pub enum Mutation {
     ClaimKeptAfterRefusal,
     /// A claim that failed waits for the next loss before it is released.
     FailedClaimNotReleased,
+    /// Frames are offered although earlier ones of their group wait.
+    WaitingTrainOvertaken,
     RefusedTrainRenumbered,
     FlowKeptAfterHole,
     SettledBeforeSend,
@@ -23,9 +25,10 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 11] = [
+    pub const ALL: [Mutation; 12] = [
         Mutation::ClaimKeptAfterRefusal,
         Mutation::FailedClaimNotReleased,
+        Mutation::WaitingTrainOvertaken,
         Mutation::RefusedTrainRenumbered,
         Mutation::FlowKeptAfterHole,
         Mutation::SettledBeforeSend,

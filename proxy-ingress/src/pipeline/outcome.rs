@@ -6,7 +6,7 @@ use super::number::{FlowHandle, FlowTable};
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use crate::tally::Tally;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use txidset::Claims;
 
 /// See the module text.
@@ -23,6 +23,11 @@ impl Outcomes {
     /// Where hand-overs are opened and finished.
     pub(super) fn hand_overs(&mut self) -> &mut HandOvers {
         &mut self.hand_overs
+    }
+
+    /// Age of the claim that waits longest for its answer; zero where none waits.
+    pub(super) fn oldest(&self, now: Instant) -> Duration {
+        self.hand_overs.oldest(now).unwrap_or_default()
     }
 
     /// No claim waits for its answer.

@@ -6,6 +6,10 @@
 #[allow(missing_docs, reason = "each name says what is wrong")]
 pub enum Mutation {
     ClaimKeptAfterRefusal,
+    /// A claim that failed waits for the next loss before it is released.
+    FailedClaimNotReleased,
+    /// Frames are offered although earlier ones of their group wait.
+    WaitingTrainOvertaken,
     RefusedTrainRenumbered,
     FlowKeptAfterHole,
     SettledBeforeSend,
@@ -21,8 +25,10 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 12] = [
         Mutation::ClaimKeptAfterRefusal,
+        Mutation::FailedClaimNotReleased,
+        Mutation::WaitingTrainOvertaken,
         Mutation::RefusedTrainRenumbered,
         Mutation::FlowKeptAfterHole,
         Mutation::SettledBeforeSend,

@@ -63,6 +63,9 @@ service::counters! {
         => counter("bsp_block_pow_rejected_total", [], "Blocks whose header does not meet its target.") = |tally| tally.dropped(DropReason::BlockPow);
         => counter("bsp_egress_errors_total", [], "Frames that the kernel did not take in time.") = |tally| tally.ledger.lost();
         pub send_blocked: Counter => counter("bsp_send_blocked_total", ["worker"], "Times a send had to wait for room in a socket.");
+        pub cut_short: Counter => counter("bsp_frames_cut_short_total", ["worker"], "Large frames given up before their last fragment was made: another one was lost, or the worker stopped. Each is a drop, too.");
+        pub backlog_groups: Gauge => gauge("bsp_send_backlog_groups", ["worker"], "Groups with frames that wait because the kernel refused them, counted for each interface.");
+        pub oldest_hand_over: Gauge => gauge("bsp_oldest_hand_over_seconds", ["worker"], "Age of the oldest claimed frame that is not handed over on every interface and not given up; 0 for none.") = |tally| tally.oldest_hand_over.get() as f64 / 1e3;
         pub backlog_bytes: Gauge => gauge("bsp_send_backlog_bytes", ["worker"], "Bytes that wait because the kernel refused them.");
         pub slab_bytes: Gauge => gauge("bsp_slab_bytes", ["worker"], "Bytes of frames that wait for the shared store.");
         pub slab_frames: Gauge => gauge("bsp_slab_frames", ["worker"], "Frames that wait for the shared store.");

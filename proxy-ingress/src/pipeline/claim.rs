@@ -270,6 +270,19 @@ impl Gate {
         self.asked.len() + self.present.len() + self.cleared.len()
     }
 
+    /// Gives up what was decided and not taken: its claims are released. Returns how many frames.
+    pub(super) fn abandon(&mut self, now: Instant, tally: &Tally) -> u64 {
+        let mut frames = 0;
+        while let Some(cleared) = self.next(now, tally) {
+            frames += 1;
+            if let Some(ticket) = cleared.ticket {
+                tally.released.add(1);
+                self.claims.failed(now, ticket);
+            }
+        }
+        frames
+    }
+
     /// Frames in the batch that are cleared and not taken.
     pub(super) fn has_cleared(&self) -> bool {
         !(self.cleared.is_empty() && self.present.is_empty())

@@ -3,10 +3,14 @@
 //! A claim is answered once. It was `sent` when every datagram of its frame was handed over on every emit interface, and it
 //! `failed` when one of them was lost. Here it is only noted; [`Outcomes`](super::outcome::Outcomes) gives the answers.
 //!
+//! Every claim gets its answer: each datagram of its frame is handed over, lost, or cut short on each interface, and a frame
+//! waits for none of these longer than a backlog or the worker itself. [`HandOvers::oldest`] shows one that does.
+//!
 //! Limits: bounded by the frames in flight. Cost: one entry of a list for a claim, used again.
 
 use super::number::FlowHandle;
 use crate::drops::DropReason;
+use std::time::{Duration, Instant};
 use txidset::Ticket;
 
 /// Handle of a claim that waits for its answer; `NONE` for frames without a claim.
@@ -32,6 +36,8 @@ struct HandOver {
     ticket: Ticket,
     outstanding: u64,
     failed: bool,
+    /// When it was opened, in milliseconds since the first round.
+    since: u32,
 }
 
 /// See the module text.
@@ -39,6 +45,9 @@ struct HandOver {
 pub(super) struct HandOvers {
     open: Vec<HandOver>,
     free: Vec<u32>,
+    began: Option<Instant>,
+    /// Milliseconds from then to this round.
+    now: u32,
     /// Claims whose frames were handed over everywhere.
     pub(super) sent: Vec<Ticket>,
     /// Claims of which at least one datagram was lost.
@@ -54,15 +63,37 @@ pub(super) struct HandOvers {
 }
 
 impl HandOvers {
+    /// The time of this round.
+    pub(super) fn tell(&mut self, now: Instant) {
+        self.began.get_or_insert(now);
+        self.now = self.millis(now);
+    }
+
     /// Opens the hand-over of a won claim. It is over when `parts` datagrams were handed over or lost.
     pub(super) fn open(&mut self, ticket: Ticket, parts: u64) -> HandOverRef {
-        let hand_over = HandOver { ticket, outstanding: parts, failed: false };
+        let hand_over = HandOver { ticket, outstanding: parts, failed: false, since: self.now };
         if let Some(index) = self.free.pop() {
             self.open[index as usize] = hand_over;
             return HandOverRef(index);
         }
         self.open.push(hand_over);
         HandOverRef(u32::try_from(self.open.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Age of the claim that waits longest for its answer, if one waits. Looks at all of them.
+    pub(super) fn oldest(&self, now: Instant) -> Option<Duration> {
+        let now = self.millis(now);
+        let open = self.open.iter().filter(|entry| entry.outstanding > 0);
+        let age = open.map(|entry| now.wrapping_sub(entry.since)).max()?;
+        Some(Duration::from_millis(age.into()))
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "only differences count, and no claim is open for 49 days"
+    )]
+    fn millis(&self, now: Instant) -> u32 {
+        self.began.map_or(0, |began| now.saturating_duration_since(began).as_millis() as u32)
     }
 
     /// Claims that wait for their answer.
@@ -90,6 +121,11 @@ impl HandOvers {
             }
             self.finish(origin.hand_over, 1, true);
         }
+    }
+
+    /// A datagram of it was lost, and others are on their way.
+    pub(super) fn has_failed(&self, hand_over: HandOverRef) -> bool {
+        self.open.get(hand_over.0 as usize).is_some_and(|entry| entry.failed && entry.outstanding > 0)
     }
 
     /// `parts` datagrams of a hand-over left, or (`lost`) will never be.

@@ -8,7 +8,7 @@
 //! | `claim` | Was it seen before? `slab` holds those that wait for the answer. |
 //! | `load`, `large`, [`group`], `fragment` | Where does it go, and in how many pieces? |
 //! | `planner`, [`train`], [`number`] | With whom does it leave, and under which number? |
-//! | [`emit`], `outlets` | Did the kernel take it? |
+//! | [`emit`], `outlets`, `outlet`, `backlog` | Did the kernel take it? |
 //! | `hand_over`, `outcome` | What became of its claim? |
 //! | `announcer`, `digest` | Which flows are announced? |
 
@@ -21,6 +21,7 @@ pub mod train;
 
 mod admission;
 mod announcer;
+mod backlog;
 mod claim;
 mod digest;
 mod fragment;
@@ -30,6 +31,7 @@ mod large;
 mod load;
 mod loaded;
 mod outcome;
+mod outlet;
 mod outlets;
 mod planner;
 mod settings;

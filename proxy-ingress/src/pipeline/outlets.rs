@@ -1,10 +1,15 @@
 //! All emit interfaces of a worker: each gets every frame, and none holds up another.
 
-use super::emit::{Emission, Outlet, OutletProgress, Transmit};
+use super::emit::{Emission, Transmit};
 use super::hand_over::HandOvers;
 #[cfg(feature = "mutants")]
 use super::number::FlowTable;
+use super::outlet::{Outlet, OutletProgress};
 use super::settings::IngressConfig;
+#[cfg(feature = "mutants")]
+use crate::mutation::Mutation;
+use frame::{Fabric, GroupIndex};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 /// See the module text. Sockets are passed in, in the order of the interfaces.
@@ -12,18 +17,29 @@ pub(super) struct Outlets {
     outlets: Vec<Outlet>,
     /// How far the current emission got on each; empty between emissions.
     progress: Vec<OutletProgress>,
+    fabric: Fabric,
+    port: u16,
 }
 
 impl Outlets {
-    pub(super) fn new(now: Instant, config: &IngressConfig) -> Outlets {
-        let outlets = (0..config.outlets.max(1)).map(|_| Outlet::new(now, config.outlet)).collect();
-        Outlets { outlets, progress: Vec::new() }
+    pub(super) fn new(config: &IngressConfig) -> Outlets {
+        let outlets = (0..config.outlets.max(1)).map(|_| Outlet::new(config.outlet)).collect();
+        Outlets { outlets, progress: Vec::new(), fabric: config.fabric, port: config.egress_port }
+    }
+
+    /// Plants a fault.
+    #[cfg(feature = "mutants")]
+    pub(super) fn mutate(&mut self, mutation: Mutation) {
+        for outlet in &mut self.outlets {
+            outlet.mutation = Some(mutation);
+        }
     }
 
     /// A new emission: no interface has taken anything of it.
     pub(super) fn begin(&mut self) {
         self.progress.clear();
         self.progress.resize(self.outlets.len(), OutletProgress::Full(0));
+        self.outlets.iter_mut().for_each(Outlet::begin);
     }
 
     /// The emission is over.
@@ -44,7 +60,7 @@ impl Outlets {
         let outlets = self.outlets.iter_mut().zip(&mut self.progress).zip(sockets);
         for (at, ((outlet, progress), socket)) in outlets.enumerate() {
             if let OutletProgress::Full(taken) = *progress {
-                *progress = outlet.send(now, emission, memory, taken, socket, hand_overs);
+                *progress = outlet.send(now, (emission, memory), taken, socket, hand_overs);
             }
             if *progress != OutletProgress::Done {
                 full = full.or(Some(at));
@@ -63,16 +79,17 @@ impl Outlets {
     ) {
         for (outlet, progress) in self.outlets.iter_mut().zip(&mut self.progress) {
             if let OutletProgress::Full(taken) = *progress {
-                outlet.defer(now, emission, memory, taken, hand_overs);
+                outlet.defer(now, (emission, memory), taken, hand_overs);
                 *progress = OutletProgress::Done;
             }
         }
     }
 
-    /// Tries the backlogs again that are due.
+    /// Between emissions: tries the backlogs again that are due, and gives up what waited too long.
     pub(super) fn retry(&mut self, now: Instant, sockets: &mut [impl Transmit], hand_overs: &mut HandOvers) {
         for (outlet, socket) in self.outlets.iter_mut().zip(sockets) {
             outlet.retry(now, socket, hand_overs);
+            outlet.expire(now, hand_overs);
         }
     }
 
@@ -91,14 +108,40 @@ impl Outlets {
         }
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.outlets.len()
+    /// Nothing waits on any of them.
+    pub(super) fn is_idle(&self) -> bool {
+        self.outlets.iter().all(|outlet| outlet.backlog().is_empty())
     }
 
-    /// Whether each has a backlog, in order.
-    pub(super) fn blocked(&self) -> impl Iterator<Item = bool> + '_ {
-        self.outlets.iter().map(Outlet::is_blocked)
+    /// Whether frames for any group wait, by interface.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = bool> + '_ {
+        self.outlets.iter().map(|outlet| !outlet.backlog().is_empty())
+    }
+
+    /// Frames for this group wait on interface `at`.
+    pub(super) fn holds(&self, at: usize, group: GroupIndex) -> bool {
+        let group = self.address(group);
+        self.outlets.get(at).is_some_and(|outlet| outlet.backlog().holds(group))
+    }
+
+    /// Bytes that wait for this group where the fewest do.
+    pub(super) fn least_waiting(&self, group: GroupIndex) -> usize {
+        let group = self.address(group);
+        self.outlets.iter().map(|outlet| outlet.backlog().bytes_for(group)).min().unwrap_or(0)
+    }
+
+    fn address(&self, group: GroupIndex) -> SocketAddr {
+        SocketAddr::new(self.fabric.address(group), self.port)
+    }
+
+    /// Room in the emptiest backlog, bytes: what comes finds it on one interface at least.
+    pub(super) fn most_room(&self) -> usize {
+        self.outlets.iter().map(Outlet::room).max().unwrap_or(0)
+    }
+
+    /// Room in the fullest backlog, bytes.
+    pub(super) fn least_room(&self) -> usize {
+        self.outlets.iter().map(Outlet::room).min().unwrap_or(0)
     }
 
     /// When a backlog is due.
@@ -108,6 +151,11 @@ impl Outlets {
 
     /// Bytes of all backlogs.
     pub(super) fn backlog_bytes(&self) -> u64 {
-        self.outlets.iter().map(|outlet| outlet.backlog_bytes() as u64).sum()
+        self.outlets.iter().map(|outlet| outlet.backlog().bytes() as u64).sum()
+    }
+
+    /// Groups that wait, counted for each interface.
+    pub(super) fn backlog_groups(&self) -> u64 {
+        self.outlets.iter().map(|outlet| outlet.backlog().lanes() as u64).sum()
     }
 }

@@ -63,6 +63,10 @@ use txidset::Claims;
 const BATCH: usize = 1024;
 /// Large frames that wait, beyond which streams are not read.
 const LARGE_WAITING: usize = 64;
+/// Room in a backlog that a round needs if all that it brings is refused, unless the backlog is small: then half of it.
+const ROUND_ROOM: usize = 4 << 20;
+/// How often the open claims are looked through.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What a round needs from the world around it.
 pub trait RoundIo {
@@ -110,6 +114,10 @@ enum Step {
 pub struct Ingress {
     step: Step,
     full_timeout: Duration,
+    /// `--send-backlog-bytes`.
+    backlog_bytes: usize,
+    /// When the open claims were looked through last.
+    looked_at: Instant,
     /// The next round is the last.
     closing: bool,
     admission: Admission,
@@ -138,12 +146,14 @@ impl Ingress {
         Ingress {
             step: Step::Ask,
             full_timeout: config.full_timeout,
+            backlog_bytes: config.outlet.bytes,
+            looked_at: now,
             closing: false,
             admission: Admission::new(config.policy),
             gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes),
             loader: Loader::new(&config),
             planner: Planner::new(&config),
-            outlets: Outlets::new(now, &config),
+            outlets: Outlets::new(&config),
             outcomes: Outcomes::default(),
             announcer: Announcer::new(&config),
             flows: FlowTable::new(config.identity, config.flows),
@@ -162,6 +172,7 @@ impl Ingress {
         self.mutation = Some(mutation);
         self.gate.mutation = Some(mutation);
         self.loader.mutation = Some(mutation);
+        self.outlets.mutate(mutation);
         self.outcomes.mutation = Some(mutation);
         self.announcer.mutation = Some(mutation);
     }
@@ -232,17 +243,22 @@ impl Ingress {
         self.outlets.next_timeout().into_iter().chain(self.announcer.next_timeout()).min()
     }
 
-    /// Every interface has a backlog: receiving more would only overflow it.
+    /// No backlog has room for another round: receiving more would only overflow it.
     pub fn is_blocked(&self) -> bool {
-        self.outlets.blocked().all(|blocked| blocked)
+        self.outlets.most_room() < self.round_room() + self.loader.copied_bytes()
     }
 
-    /// TCP stops being read first: when an interface has a backlog, half of the slab is taken, frames wait long for their
+    /// The kernel refuses something: a round should be small, so that it finds room in the backlog.
+    pub fn has_backlog(&self) -> bool {
+        !self.outlets.is_idle()
+    }
+
+    /// TCP stops being read first: when a quarter of a backlog is taken, half of the slab is, frames wait long for their
     /// place in a request to the store, or large frames wait.
     pub fn may_read_streams(&self) -> bool {
         self.gate.may_read_streams()
             && self.loader.large_waiting() < LARGE_WAITING
-            && !self.outlets.blocked().any(|blocked| blocked)
+            && self.outlets.least_room() >= self.backlog_bytes - self.backlog_bytes / 4
     }
 
     /// As many frames are admitted as one emission should hold.
@@ -250,9 +266,9 @@ impl Ingress {
         self.gate.pending() >= BATCH
     }
 
-    /// Something is under way that another round must finish.
+    /// Something is under way that another round can go on with at once.
     pub fn is_busy(&self) -> bool {
-        self.loader.is_busy() || self.gate.has_cleared()
+        self.room_to_load() > 0 && (self.loader.is_busy(&self.outlets) || self.gate.has_cleared())
     }
 
     /// Frames that wait for the store, or for room after it.
@@ -262,11 +278,25 @@ impl Ingress {
 
     /// Nothing waits: no frame, no backlog, no open claim, and the store knows what was settled.
     pub fn is_drained(&mut self) -> bool {
-        !self.is_busy()
+        self.loader.is_idle()
+            && !self.gate.has_cleared()
             && self.waiting_frames() == 0
             && self.gate.claims().is_idle()
             && self.outcomes.is_idle()
-            && !self.outlets.blocked().any(|blocked| blocked)
+            && self.outlets.is_idle()
+    }
+
+    /// Room that a backlog must have for what a round may bring.
+    fn round_room(&self) -> usize {
+        ROUND_ROOM.min(self.backlog_bytes / 2)
+    }
+
+    /// Bytes of frames that may be loaded although they can wait where they are.
+    fn room_to_load(&self) -> usize {
+        if self.outlets.is_idle() {
+            return usize::MAX;
+        }
+        self.outlets.most_room().saturating_sub(self.round_room())
     }
 
     // Steps, in order.
@@ -293,8 +323,10 @@ impl Ingress {
     }
 
     fn load(&mut self, now: Instant, burst: &mut Burst) {
+        let room = self.room_to_load();
         let (loader, stages) = self.stages();
-        loader.load(now, burst, stages);
+        stages.hand_overs.tell(now);
+        loader.load(now, burst, room, stages);
     }
 
     fn stages(&mut self) -> (&mut Loader, Stages<'_>) {
@@ -302,6 +334,7 @@ impl Ingress {
             gate: &mut self.gate,
             flows: &mut self.flows,
             hand_overs: self.outcomes.hand_overs(),
+            outlets: &self.outlets,
             tally: &self.tally,
         };
         (&mut self.loader, stages)
@@ -375,7 +408,7 @@ impl Ingress {
         self.tell_outcomes(now);
         self.tally.recent.set_owner(self.gate.claims().owner());
         self.announcer.tick(now, &mut self.flows, &self.outlets, io.sockets(), &self.tally);
-        self.report();
+        self.report(now);
     }
 
     fn say_farewell(&mut self, now: Instant, io: &mut impl RoundIo) {
@@ -386,17 +419,13 @@ impl Ingress {
 
     /// What still waits is given up, counted and released.
     fn abandon(&mut self, now: Instant) {
+        let decided = self.gate.abandon(now, &self.tally);
         let waiting = self.waiting_frames() as u64;
-        let outlets = self.outlets.len() as u64;
         let hand_overs = self.outcomes.hand_overs();
         self.outlets.abandon(hand_overs);
-        for frame in self.loader.large().drain() {
-            let (hand_over, left) = frame.left();
-            hand_overs.finish(hand_over, left * outlets, true);
-            hand_overs.lost.push((DropReason::SendRefused, left * outlets));
-        }
-        // Their claims never settle: a sibling that has a copy takes over.
-        hand_overs.lost.push((DropReason::SendRefused, waiting));
+        self.loader.abandon(hand_overs, &self.tally);
+        // The claims of those that wait never settle: a sibling that has a copy takes over.
+        hand_overs.lost.push((DropReason::SendRefused, decided + waiting));
         self.tell_outcomes(now);
     }
 
@@ -406,12 +435,18 @@ impl Ingress {
     }
 
     /// Copies levels to their gauges.
-    fn report(&self) {
+    fn report(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.looked_at) >= LOOK {
+            self.looked_at = now;
+            let oldest = self.outcomes.oldest(now).as_millis();
+            self.tally.oldest_hand_over.set(u64::try_from(oldest).unwrap_or(u64::MAX));
+        }
         let (bytes, frames) = self.gate.load();
         let tally = &self.tally;
         tally.slab_bytes.set(bytes as u64);
         tally.slab_frames.set(frames as u64);
         tally.backlog_bytes.set(self.outlets.backlog_bytes());
+        tally.backlog_groups.set(self.outlets.backlog_groups());
         tally.flows.set(self.flows.len() as u64);
         let totals = self.flows.totals();
         tally.flows_evicted.set(totals.evicted);

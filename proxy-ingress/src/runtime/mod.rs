@@ -287,6 +287,7 @@ fn ingress_config(
         train_order: config.sending.train_order.into(),
         outlets,
         outlet: config.sending.outlet_limits(),
+        chunk: IngressConfig::CHUNK,
         full_timeout: IngressConfig::FULL_TIMEOUT,
         claims: config.claims.enabled(),
         slab_bytes,

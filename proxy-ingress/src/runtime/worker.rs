@@ -4,8 +4,8 @@
 //! between rounds, for whatever comes first: a datagram, a message, an answer of the store, a timer. Within a round it waits
 //! only for a full socket, and not for long.
 //!
-//! Where it stops reading: UDP when every interface has a backlog (the kernel's queue keeps what comes, and counts what
-//! it drops); TCP earlier, see [`Ingress::may_read_streams`].
+//! Where it stops reading: UDP when no interface has room in its backlog for another round (the kernel's queue keeps what
+//! comes, and counts what it drops); TCP earlier, see [`Ingress::may_read_streams`].
 
 use super::sockets::Sockets;
 use super::stream::{Batch, QUEUE, StreamLimits, Streams, accept};
@@ -235,7 +235,7 @@ impl Worker {
         }
         let blocked = self.ingress.is_blocked();
         let more = self.intake.is_open() && self.intake.queue() != Queue::Empty;
-        let busy = (self.ingress.is_busy() || more) && !blocked;
+        let busy = self.ingress.is_busy() || more && !blocked;
         let take_messages = self.messages.is_some() && self.ingress.may_read_streams();
         let listening = self.intake.is_open() && !more && !blocked;
         let report = Instant::now() + Ingress::REPORT_EVERY;
@@ -317,6 +317,9 @@ impl Worker {
                 Gathered::Lull | Gathered::Enough => break,
             }
             self.ingress.begin(Instant::now(), &self.burst);
+            if self.ingress.has_backlog() {
+                break;
+            }
         }
     }
 

@@ -5,6 +5,7 @@ pub mod config;
 pub mod exposition;
 pub mod lifecycle;
 pub mod limit;
+pub mod links;
 pub mod logs;
 pub mod metrics;
 pub mod notify;

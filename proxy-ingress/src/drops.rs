@@ -5,55 +5,55 @@ service::reasons! {
     /// its name.
     pub enum DropReason {
         /// The header does not decode (wire 1.0: magic, version, lengths, message type).
-        Decode = "decode_error",
+        keeps Decode = "decode_error",
         /// The kernel cut the datagram.
-        Truncated = "truncated",
+        keeps Truncated = "truncated",
         /// V3 at ingress: only a proxy makes fragments.
-        Fragment = "fragment_at_ingress",
+        keeps Fragment = "fragment_at_ingress",
         /// V7 at ingress: only listeners make block headers.
-        BlockHeader = "block_header_at_ingress",
+        keeps BlockHeader = "block_header_at_ingress",
         /// V8: not carried yet.
-        Bundle = "bundle_unsupported",
+        keeps Bundle = "bundle_unsupported",
         /// V9 or a BEEF submission record: not carried yet.
-        Object = "beef_disabled",
+        keeps Object = "beef_disabled",
         /// 0x40 on the ingress port.
-        Manifest = "manifest_at_ingress",
+        keeps Manifest = "manifest_at_ingress",
         /// 0x30 over UDP (wire 1.10: TCP only).
-        AnnounceOverUdp = "announce_over_udp",
+        keeps AnnounceOverUdp = "announce_over_udp",
         /// Any other control message on the ingress port.
-        Control = "control_at_ingress",
+        keeps Control = "control_at_ingress",
         /// V2 that carries a SeqNum although `--allow-stamped-ingress` is off.
-        Stamped = "stamped_ingress",
+        keeps Stamped = "stamped_ingress",
         /// `--require-ef` and the payload is not in Extended Format.
-        NotExtended = "ingress_not_ef",
+        keeps NotExtended = "ingress_not_ef",
         /// The payload is not exactly one transaction.
-        NotOneTx = "payload_not_one_tx",
+        keeps NotOneTx = "payload_not_one_tx",
         /// The payload does not hash to the id in the header.
-        HashMismatch = "payload_hash_mismatch",
+        keeps HashMismatch = "payload_hash_mismatch",
         /// No magic, and not exactly one transaction either.
-        BareMalformed = "bare_tx_malformed",
+        keeps BareMalformed = "bare_tx_malformed",
         /// `--require-ef` and a bare transaction is not in Extended Format.
-        BareNotExtended = "bare_tx_not_ef",
+        keeps BareNotExtended = "bare_tx_not_ef",
         /// A block payload without a header.
-        BlockMalformed = "block_malformed",
+        keeps BlockMalformed = "block_malformed",
         /// The block header does not meet its target, or the target is easier than `--min-pow-bits`.
-        BlockPow = "block_pow",
+        keeps BlockPow = "block_pow",
         /// Subtree data whose counts do not fit its length.
-        SubtreeMalformed = "subtree_malformed",
+        keeps SubtreeMalformed = "subtree_malformed",
         /// Subtree data whose nodes do not hash to the SubtreeID.
-        SubtreeRoot = "subtree_root_mismatch",
+        keeps SubtreeRoot = "subtree_root_mismatch",
         /// More than 65,535 fragments would be needed.
-        FragmentOverflow = "frag_overflow",
+        keeps FragmentOverflow = "frag_overflow",
         /// An anchor that does not fit the MTU (anchors are never fragmented, wire 1.6).
-        AnchorOversize = "anchor_oversize",
+        keeps AnchorOversize = "anchor_oversize",
         /// Larger than a datagram can be, and of a kind that is not fragmented.
-        Oversize = "oversize",
+        keeps Oversize = "oversize",
         /// The kernel refused the frame until `--send-deadline`.
-        SendRefused = "send_refused",
+        loses SendRefused = "send_refused",
         /// The kernel refuses frames and the backlog of the interface is full.
-        BacklogFull = "backlog_full",
+        loses BacklogFull = "backlog_full",
         /// The kernel will never take the frame (too large for the interface).
-        WriteError = "write_error",
+        loses WriteError = "write_error",
     }
 }
 

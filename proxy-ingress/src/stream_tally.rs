@@ -6,23 +6,23 @@ service::reasons! {
     /// Why the proxy closed a connection.
     pub enum CloseReason {
         /// The peer closed between frames.
-        Ended = "ended",
+        keeps Ended = "ended",
         /// The peer closed inside a frame.
-        EndedInFrame = "ended_in_frame",
+        keeps EndedInFrame = "ended_in_frame",
         /// Not what the grammar allows.
-        Violation = "violation",
+        keeps Violation = "violation",
         /// A frame above the bound.
-        TooLong = "too_long",
+        keeps TooLong = "too_long",
         /// A frame did not end in time.
-        ReadTimeout = "read_timeout",
+        keeps ReadTimeout = "read_timeout",
         /// No frame for too long.
-        Idle = "idle",
+        keeps Idle = "idle",
         /// Too many connections.
-        Limit = "limit",
+        keeps Limit = "limit",
         /// The socket failed.
-        Error = "error",
+        keeps Error = "error",
         /// Orderly stop.
-        Drained = "drained",
+        keeps Drained = "drained",
     }
 }
 

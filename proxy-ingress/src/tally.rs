@@ -2,7 +2,9 @@
 
 use crate::drops::DropReason;
 use frame::{GroupIndex, Kind, ShardBits};
+use service::ledger::{LossRow, LossSource};
 use service::metrics::{Counter, Gauge, Histogram};
+use service::{Ledger, Sum};
 use std::sync::Arc;
 use txidset::Why;
 
@@ -34,14 +36,17 @@ service::counters! {
         pub bytes_received: Counter => counter("bsp_bytes_received_total", ["worker"], "Bytes of those datagrams.");
         pub tcp_messages: Counter => counter("bsp_tcp_messages_total", ["worker"], "Messages cut out of TCP streams.");
         accepted: [Counter; KINDS] => counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
-        dropped: [Counter; DropReason::ALL] => counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.");
+        => counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.") = |tally, series| tally.ledger.put(series);
         deduped: [Counter; KINDS] => counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
         pub seen_locally: Counter = "seen", pub new_locally: Counter = "new" => counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
         pub released: Counter => counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
         wait_time: [Histogram; Why::ALL, label] => histogram("bsp_txid_claim_wait_seconds", ["why"], "Time from claim to decision of frames that waited, parking included, by what was decided.");
-        pub emitted: Counter => counter("bsp_packets_forwarded_total", ["worker"], "Frames planned to leave; fragments count one by one.");
-        pub emitted_bytes: Counter => counter("bsp_bytes_forwarded_total", ["worker"], "Bytes of those frames, without padding.");
+        pub emitted: Counter => counter("bsp_packets_planned_total", ["worker"], "Frames planned to leave; fragments count one by one.");
+        pub parts: Counter => counter("bsp_frame_parts_total", ["worker"], "Datagrams that frames become beyond one for each: fragments, and one more for each further interface.");
+        => counter("bsp_packets_forwarded_total", ["worker"], "Frames taken by the kernel; fragments count one by one. With several interfaces: the mean of them.") = |tally| tally.forwarded(&tally.handed_over);
+        => counter("bsp_bytes_forwarded_total", ["worker"], "Bytes of those frames, without padding.") = |tally| tally.forwarded(&tally.handed_over_bytes);
         pub handed_over: Counter => counter("bsp_packets_handed_over_total", ["worker"], "Frames taken by the kernel, once for each interface.");
+        pub handed_over_bytes: Counter => counter("bsp_bytes_handed_over_total", ["worker"], "Their bytes, without padding, once for each interface.");
         pub padding: Counter => counter("bsp_train_padding_bytes_total", ["worker"], "Bytes added so that frames could share trains.");
         train_lengths: [Counter; TRAIN_BUCKETS] => counter("bsp_trains_total", ["worker", "frames"], "Trains by number of frames (upper bound).")
             = |tally, series| for (bound, count) in tally.train_lengths() {
@@ -56,7 +61,7 @@ service::counters! {
                 series.put(&["mismatch"], tally.dropped(DropReason::SubtreeRoot));
             };
         => counter("bsp_block_pow_rejected_total", [], "Blocks whose header does not meet its target.") = |tally| tally.dropped(DropReason::BlockPow);
-        => counter("bsp_egress_errors_total", [], "Frames that the kernel did not take in time.") = |tally| tally.lost_while_sending();
+        => counter("bsp_egress_errors_total", [], "Frames that the kernel did not take in time.") = |tally| tally.ledger.lost();
         pub send_blocked: Counter => counter("bsp_send_blocked_total", ["worker"], "Times a send had to wait for room in a socket.");
         pub backlog_bytes: Gauge => gauge("bsp_send_backlog_bytes", ["worker"], "Bytes that wait because the kernel refused them.");
         pub slab_bytes: Gauge => gauge("bsp_slab_bytes", ["worker"], "Bytes of frames that wait for the shared store.");
@@ -74,6 +79,10 @@ service::counters! {
         pub gso_refused: Gauge => gauge("bsp_gso_refused", ["worker"], "Interfaces that refused trains, so that frames leave one by one.");
         pub burst_time: Histogram => histogram("bsp_burst_seconds", [], "Time from the end of a receive to the end of the emit that followed.");
     } and {
+        /// What was dropped, and what was lost.
+        pub ledger: Ledger<DropReason>,
+        /// Emit interfaces.
+        pub interfaces: Gauge,
         /// Frames sent lately.
         pub recent: Arc<service::Recent>,
         /// Trains of any length.
@@ -81,6 +90,12 @@ service::counters! {
         groups: Vec<GroupTally>,
         control: GroupTally,
         bits: ShardBits,
+    }
+}
+
+impl LossSource for Tally {
+    fn losses(&self, rows: &mut Vec<LossRow>) {
+        self.ledger.losses(rows);
     }
 }
 
@@ -93,7 +108,15 @@ impl Tally {
     /// All zero; frames are noted in `recent`.
     pub fn noting(bits: ShardBits, recent: Arc<service::Recent>) -> Tally {
         let groups = (0..bits.groups()).map(|_| GroupTally::default()).collect();
-        Tally::zero(recent, Counter::default(), groups, GroupTally::default(), bits)
+        Tally::zero(
+            Ledger::default(),
+            Gauge::default(),
+            recent,
+            Counter::default(),
+            groups,
+            GroupTally::default(),
+            bits,
+        )
     }
 
     /// From the claim to the decision of frames that waited.
@@ -101,15 +124,28 @@ impl Tally {
         &self.wait_time[why.index()]
     }
 
-    /// Cell of a drop reason.
-    pub fn dropped(&self, reason: DropReason) -> &Counter {
-        &self.dropped[reason.index()]
+    /// How often something was dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.ledger.count(reason)
     }
 
-    /// Frames that the kernel did not take.
-    fn lost_while_sending(&self) -> u64 {
-        let lost = [DropReason::SendRefused, DropReason::BacklogFull, DropReason::WriteError];
-        lost.iter().map(|reason| self.dropped(*reason).get()).sum()
+    /// Of what was counted once for each interface, the mean of them.
+    fn forwarded(&self, handed_over: &Counter) -> u64 {
+        handed_over.get() / self.interfaces.get().max(1)
+    }
+
+    /// What this worker accepted, and what became of it, when nothing is in hand. A frame counts as the datagrams that it
+    /// becomes.
+    pub fn sum(&self) -> Sum {
+        let all = |cells: &[Counter]| cells.iter().map(Counter::get).sum();
+        Sum::new(
+            [("accepted", all(&self.accepted)), ("parts", self.parts.get())],
+            [
+                ("handed over", self.handed_over.get()),
+                ("suppressed", all(&self.deduped)),
+                ("lost", self.ledger.lost()),
+            ],
+        )
     }
 
     /// Cell of accepted frames of a kind.

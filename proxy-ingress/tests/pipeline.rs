@@ -162,7 +162,7 @@ impl World {
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        self.tally.dropped(reason).get()
+        self.tally.dropped(reason)
     }
 
     /// Digests that the first kernel took.

@@ -4,6 +4,8 @@
 //! reach. Limits: [`CONNECTIONS`] connections at once, more wait in the kernel's backlog; a connection that is silent for
 //! [`IDLE`] is closed; bodies are not read.
 
+use crate::errors;
+use crate::ledger;
 use crate::lifecycle::Lifecycle;
 use crate::logs::Logs;
 use crate::metrics::Registry;
@@ -152,6 +154,8 @@ async fn status(State(pages): Shared) -> Json<Value> {
         "uptime_seconds": pages.lifecycle.uptime().as_secs_f64(),
         "log_level": pages.logs.as_ref().map(Logs::level),
         "readiness": pages.lifecycle.readiness(),
+        "losses": ledger::rows_json(&ledger::fold(pages.registry.losses())),
+        "errors": errors::table().json(),
         "details": pages.registry.details(),
         "config": pages.config,
         "metrics": pages.registry.status(),

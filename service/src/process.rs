@@ -1,5 +1,6 @@
 //! The process as the kernel sees it: memory, descriptors, threads, CPU; plus version and readiness.
 
+use crate::codes::Code;
 use crate::lifecycle::Lifecycle;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ crate::counters! {
             = |process, series| series.put(&[process.version, process.lifecycle.role(), &process.instance], true);
         => gauge("oncecast_ready", ["role"], "1 when /readyz answers 200, else 0.")
             = |process, series| series.put(&[process.lifecycle.role()], process.lifecycle.is_ready());
+        => gauge("oncecast_reason", ["role", "code"], "1 while a reason of this code stands, as in /readyz, else 0.")
+            = |process, series| for code in Code::ALL {
+                series.put(&[process.lifecycle.role(), code.name()], process.lifecycle.stands(*code));
+            };
         => gauge("oncecast_draining", ["role"], "1 from the first SIGTERM on.")
             = |process, series| series.put(&[process.lifecycle.role()], process.lifecycle.is_draining());
         => gauge("oncecast_uptime_seconds", ["role"], "Seconds since the role was started.")

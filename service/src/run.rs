@@ -10,6 +10,7 @@
 
 use crate::admin::{Admin, Pages};
 use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
+use crate::ledger::LossWatch;
 use crate::lifecycle::Lifecycle;
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Registry};
@@ -19,7 +20,7 @@ use crate::{limit, notify};
 use cache_backend::Memory;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the role may take beyond `--drain-timeout` to close its sockets and threads.
@@ -117,9 +118,8 @@ where
     Wait: Future<Output = ()>,
 {
     let deps = Deps { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default(), memory: None };
-    let lifecycle = deps.lifecycle.clone();
+    let (lifecycle, registry) = (deps.lifecycle.clone(), deps.registry.clone());
     let started = lifecycle.condition("start");
-    started.not_met("starting");
     let instance = loaded.common.instance();
     deps.registry.add(Arc::new(Process {
         lifecycle: lifecycle.clone(),
@@ -128,7 +128,7 @@ where
     }));
     let admin = admin(version, &loaded, &instance, &deps, &logs).await?;
     let _signals = watch_signals(&lifecycle, &logs)?;
-    let _housekeeping = Aborting(tokio::spawn(housekeeping()));
+    let _housekeeping = Aborting(tokio::spawn(housekeeping(deps.clone())));
     let role = loaded.name;
     tracing::info!(role, version, instance, pid = std::process::id(), "starting");
     if let Some(admin) = &admin {
@@ -147,7 +147,20 @@ where
     started.met("started");
     notify::tell("READY=1");
     tracing::info!(role, "started");
-    drain(&lifecycle, waiting, loaded.common.drain_timeout).await
+    drain(&lifecycle, waiting, loaded.common.drain_timeout).await?;
+    close_the_books(&registry);
+    Ok(())
+}
+
+/// Every thread has ended: the sums must hold now.
+fn close_the_books(registry: &Registry) {
+    for sum in registry.sums() {
+        if sum.holds() {
+            tracing::info!("the sum holds: {sum}");
+        } else {
+            tracing::error!("the sum does not hold, please report this: {sum}");
+        }
+    }
 }
 
 /// Waits for the end of the role: after a drain, which has a limit.
@@ -238,15 +251,18 @@ fn watch_signals(lifecycle: &Lifecycle, logs: &Logs) -> std::io::Result<Aborting
     })))
 }
 
-/// Once a second: summaries of suppressed log lines, signs of life.
-async fn housekeeping() {
+/// Once a second: what was lost, reasons that came and went, the sum of lines that were not written, signs of life.
+async fn housekeeping(Deps { lifecycle, registry, .. }: Deps) {
+    let mut losses = LossWatch::new(lifecycle.condition("losses"));
     let watchdog = notify::watchdog_interval();
     let mut every =
         tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        limit::report_suppressed();
+        losses.look(Instant::now(), &registry);
+        lifecycle.tell_reasons();
+        limit::sum_up();
         if watchdog.is_some() {
             notify::tell("WATCHDOG=1");
         }

@@ -6,6 +6,7 @@
 //!
 //! Cost: four looks a second at the breakers, and one real write every few seconds; nothing on the packet path.
 
+use crate::codes::Code;
 use crate::config::Purpose;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::metrics::{Buckets, Registry, Sink, Source, Value};
@@ -95,7 +96,7 @@ async fn look_after(backend: &dyn Backend, condition: Condition) {
 fn tell(condition: &Condition, name: &str, standing: &Result<(), String>) {
     match standing {
         Ok(()) => condition.met(&format!("{name} answers")),
-        Err(reason) => condition.degraded(reason),
+        Err(reason) => condition.fails(Code::StoreUnreachable, reason),
     }
 }
 
@@ -167,6 +168,7 @@ impl Source for Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::troubles::{GOES_AFTER, STANDS_AFTER};
     use cache_backend::{Breaker, Memory, OpError, OpenError, RemoteSettings, Session};
     use std::sync::Mutex;
 
@@ -210,12 +212,12 @@ mod tests {
         assert_eq!(lifecycle.readiness()["status"], "ready");
         *patient.health.lock().unwrap() =
             Err(OpError::not_done("redis", OpErrorKind::Disconnected, "connection refused"));
-        tokio::time::sleep(ASK + LOOK * 2).await;
+        tokio::time::sleep(ASK + LOOK * 2 + STANDS_AFTER).await;
         let body = lifecycle.readiness();
         assert_eq!((&body["status"], &body["ready"]), (&json!("degraded"), &json!(true)));
         assert_eq!(body["degraded"], json!(["store: redis: disconnected: connection refused"]));
         *patient.health.lock().unwrap() = Ok(());
-        tokio::time::sleep(ASK_AGAIN + LOOK * 2).await;
+        tokio::time::sleep(ASK_AGAIN + LOOK * 2 + GOES_AFTER).await;
         assert_eq!(lifecycle.readiness()["status"], "ready");
     }
 

@@ -125,6 +125,10 @@ impl Fleet {
         Fleet { proxies, listeners, retry, consumer, sender, _consumer_host: consumer_host, _net: net }
     }
 
+    fn roles(&mut self) -> impl Iterator<Item = &mut Role> {
+        self.proxies.iter_mut().chain(&mut self.listeners).chain([&mut self.retry])
+    }
+
     /// Targets for `oncecast send --to`: the first proxy by UDP, the second by TCP.
     pub fn targets(&self) -> String {
         format!("{},tcp://[{}]:8726", self.udp_target(0), self.proxies[1].host.v6())
@@ -141,7 +145,13 @@ impl Fleet {
 
     /// True while every role runs.
     pub fn all_run(&mut self) -> bool {
-        let mut roles = self.proxies.iter_mut().chain(&mut self.listeners).chain([&mut self.retry]);
-        roles.all(|role| role.process.is_running())
+        self.roles().all(|role| role.process.is_running())
+    }
+}
+
+/// All roles stop at once; each is waited for, and its books are looked at, when it is dropped.
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.roles().for_each(|role| role.process.begin_stop());
     }
 }

@@ -21,10 +21,15 @@ pub fn beside_this_test(name: &str) -> PathBuf {
     path
 }
 
+/// Longest orderly stop of a role: `--drain-timeout`, two seconds for closing sockets, and what a busy machine adds.
+const STOP_SECONDS: f64 = 20.0;
+
 /// A running process.
 pub struct Process {
     name: String,
     child: Child,
+    /// Its books are looked at when it ends.
+    keeps_books: bool,
     stdout: std::fs::File,
     stderr: std::fs::File,
 }
@@ -44,7 +49,7 @@ impl Process {
         let copy = |file: &std::fs::File| Stdio::from(file.try_clone().unwrap_or_else(|e| panic!("{e}")));
         command.stdin(Stdio::null()).stdout(copy(&stdout)).stderr(copy(&stderr));
         let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-        Process { name: name.into(), child, stdout, stderr }
+        Process { name: name.into(), child, keeps_books: false, stdout, stderr }
     }
 
     pub fn id(&self) -> u32 {
@@ -105,8 +110,32 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Begins an orderly stop, also of a process that stands still.
+    pub fn begin_stop(&mut self) {
+        if self.is_running() {
+            self.signal("TERM");
+            self.signal("CONT");
+        }
+    }
+
+    /// The sum law: a role that ended in order says that all that came went somewhere. One that was killed says nothing.
+    fn check_books(&mut self) {
+        self.begin_stop();
+        let ended = crate::within(STOP_SECONDS, || !self.is_running());
+        let log = self.stderr();
+        let holds = !log.contains("the sum does not hold")
+            && (log.contains("the sum holds") || !log.contains(" drained"));
+        assert!(ended && holds, "{}: ended in time: {ended}; its books balance: {holds}", self.name);
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.keeps_books && !std::thread::panicking() {
+            self.keeps_books = false;
+            self.check_books();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -137,12 +166,14 @@ pub fn readyz(host: &Host, admin_port: u16) -> String {
     run(host, &format!("status 127.0.0.1:{admin_port} --page readyz"), 10.0).1.split_whitespace().collect()
 }
 
-/// Starts a role and waits until its admin address says ready.
+/// Starts a role and waits until its admin address says ready. When the test is over it is stopped in order, and its books
+/// must balance.
 pub fn role(host: &Host, admin_port: u16, args: &str) -> Process {
-    let process = Process::start(host, &format!("{args} --metrics-addr 127.0.0.1:{admin_port}"));
+    let mut process = Process::start(host, &format!("{args} --metrics-addr 127.0.0.1:{admin_port}"));
     let (ready, _, error) =
         run(host, &format!("status 127.0.0.1:{admin_port} --page readyz --wait-ready 60"), 90.0);
     assert!(ready, "{args}: {error}\n{}", process.output());
+    process.keeps_books = true;
     process
 }
 

@@ -4,64 +4,66 @@
 
 use super::mark::Withheld;
 use frame::Kind;
+use service::Sum;
+use service::ledger::{self, Ledger, LossRow, LossSource};
 
 service::reasons! {
     /// Why a datagram, or a frame, went no further.
     pub enum DropReason {
         /// No decoder took it.
-        DecodeError = "decode_error",
+        keeps DecodeError = "decode_error",
         /// A V3 datagram that is no valid fragment.
-        FragmentDecodeError = "frag_decode_error",
+        keeps FragmentDecodeError = "frag_decode_error",
         /// Its source is excluded or not included.
-        SenderFilter = "sender_filter",
+        keeps SenderFilter = "sender_filter",
         /// Its shard is not included.
-        ShardFilter = "shard_filter",
+        keeps ShardFilter = "shard_filter",
         /// Its subtree is excluded.
-        SubtreeExclude = "subtree_exclude",
+        keeps SubtreeExclude = "subtree_exclude",
         /// Its subtree is in no include list and no live announcement.
-        SubtreeIncludeMiss = "subtree_include_miss",
+        keeps SubtreeIncludeMiss = "subtree_include_miss",
         /// V7: emitted by listeners, not received.
-        BlockHeader = "block_header",
+        keeps BlockHeader = "block_header",
         /// V8 is not handled yet.
-        Bundle = "bundle",
+        keeps Bundle = "bundle",
         /// V9 is not handled yet.
-        Object = "object",
+        keeps Object = "object",
         /// 0x40 is not handled yet.
-        Manifest = "manifest",
+        keeps Manifest = "manifest",
         /// A control datagram on a port where it has no meaning.
-        UnexpectedControl = "unexpected_control",
+        keeps UnexpectedControl = "unexpected_control",
         /// The payload does not hash to the id that the header names.
-        PayloadHash = "payload_hash",
+        keeps PayloadHash = "payload_hash",
         /// The block's header does not meet its target.
-        BlockPow = "block_pow",
+        keeps BlockPow = "block_pow",
         /// A unicast datagram on the request socket from an address that is no known endpoint.
-        UnknownRepairSource = "unknown_repair_source",
+        keeps UnknownRepairSource = "unknown_repair_source",
         /// A unicast frame that no open gap asked for.
-        UnsolicitedRepair = "unsolicited_repair",
+        keeps UnsolicitedRepair = "unsolicited_repair",
         /// A response that matches no request.
-        StrayResponse = "stray_response",
+        keeps StrayResponse = "stray_response",
         /// A fragment of an object that is complete already.
-        LateFragment = "late_fragment",
+        keeps LateFragment = "late_fragment",
         /// A fragment whose place is filled already.
-        DuplicateFragment = "duplicate_fragment",
+        keeps DuplicateFragment = "duplicate_fragment",
         /// A fragment whose length does not fit the grid of its object.
-        FragmentGrid = "fragment_grid",
+        keeps FragmentGrid = "fragment_grid",
         /// An original of a version that is not rebuilt.
-        FragmentVersion = "fragment_version",
+        keeps FragmentVersion = "fragment_version",
         /// An object longer than the limit.
-        FragmentTooLong = "fragment_too_long",
+        loses FragmentTooLong = "fragment_too_long",
         /// The gate saw the id before.
-        Deduplicated = "deduplicated",
+        keeps Deduplicated = "deduplicated",
         /// Another listener of the deployment has it.
-        DeduplicatedElsewhere = "deduplicated_elsewhere",
+        keeps DeduplicatedElsewhere = "deduplicated_elsewhere",
         /// The consumer's queue is full: the newest frame is dropped, its claim released.
-        ConsumerQueueFull = "consumer_queue_full",
+        keeps ConsumerQueueFull = "consumer_queue_full",
         /// Longer than a UDP datagram can be; use TCP.
-        TooLongForUdp = "too_long_for_udp",
+        loses TooLongForUdp = "too_long_for_udp",
         /// The consumer's socket refused it.
-        EgressError = "egress_error",
+        loses EgressError = "egress_error",
         /// The process stopped before the consumer took it; its claim is released.
-        ConsumerGone = "consumer_gone",
+        loses ConsumerGone = "consumer_gone",
     }
 }
 
@@ -69,21 +71,21 @@ service::reasons! {
     /// Why numbers were given up.
     pub enum Loss {
         /// The repair horizon passed.
-        Horizon = "horizon",
+        loses Horizon = "horizon",
         /// A jump longer than any endpoint could fill.
-        Jump = "jump",
+        loses Jump = "jump",
         /// The sender began anew under the same flow key.
-        Restart = "restart",
+        loses Restart = "restart",
         /// The gap table is full.
-        TableFull = "table_full",
+        loses TableFull = "table_full",
         /// The flow left the table with open gaps.
-        FlowEvicted = "flow_evicted",
+        loses FlowEvicted = "flow_evicted",
         /// An object that could not be rebuilt.
-        Reassembly = "reassembly",
+        loses Reassembly = "reassembly",
         /// The process stopped.
-        Stop = "stop",
+        loses Stop = "stop",
         /// Asked for to catch up after the start, and not held any more (`TrackLimits::catch_up`).
-        BeforeStart = "before_start",
+        loses BeforeStart = "before_start",
     }
 }
 
@@ -91,25 +93,25 @@ service::reasons! {
     /// Byte 6 of a datagram.
     pub(crate) enum Version {
         /// No data frame.
-        Other = "other",
+        keeps Other = "other",
         /// A frame without a number.
-        V1 = "v1",
+        keeps V1 = "v1",
         /// A transaction.
-        V2 = "v2",
+        keeps V2 = "v2",
         /// A fragment.
-        V3 = "v3",
+        keeps V3 = "v3",
         /// A block.
-        V4 = "v4",
+        keeps V4 = "v4",
         /// A subtree.
-        V5 = "v5",
+        keeps V5 = "v5",
         /// An anchor.
-        V6 = "v6",
+        keeps V6 = "v6",
         /// A block header.
-        V7 = "v7",
+        keeps V7 = "v7",
         /// A bundle.
-        V8 = "v8",
+        keeps V8 = "v8",
         /// An object.
-        V9 = "v9",
+        keeps V9 = "v9",
     }
 }
 
@@ -118,7 +120,7 @@ service::counters! {
     #[derive(Clone, Debug, Default)]
     pub struct Counts {
         pub received_by_version: [u64; Version::ALL] => counter("bsl_frames_received_total", ["worker", "version"], "Datagrams received, by byte 6");
-        pub dropped: [u64; DropReason::ALL] => counter("bsl_frames_dropped_total", ["worker", "reason"], "Datagrams and frames that went no further");
+        => counter("bsl_frames_dropped_total", ["worker", "reason"], "Datagrams and frames that went no further") = |counts, series| counts.dropped.put(series);
         pub delivered: u64 => counter("bsl_frames_forwarded_total", ["worker"], "Frames handed to the consumer");
         pub delivered_bytes: u64 => counter("bsl_bytes_forwarded_total", ["worker"], "Their bytes on the fabric");
         => counter("bsl_frames_invalid_payload_total", ["worker"], "Frames whose payload is not that of their id") = |counts| counts.dropped_for(DropReason::PayloadHash);
@@ -133,7 +135,7 @@ service::counters! {
         pub gaps_detected: u64 => counter("bsl_gaps_detected_total", ["worker"], "Numbers found missing");
         pub recovered: u64 => counter("bsl_gaps_recovered_total", ["worker"], "Requested numbers that came");
         pub reordered: u64 => counter("bsl_gaps_suppressed_total", ["worker"], "Missing numbers that came before they were requested");
-        pub lost: [u64; Loss::ALL] => counter("bsl_gaps_unrecovered_total", ["worker", "reason"], "Numbers given up, by reason");
+        => counter("bsl_gaps_unrecovered_total", ["worker", "reason"], "Numbers given up, by reason") = |counts, series| counts.lost.put(series);
         pub open_gaps: u64 => gauge("bsl_gaps_open", ["worker"], "Numbers missing now");
         pub nacks: u64 => counter("bsl_nacks_dispatched_total", ["worker"], "Requests sent");
         pub nack_numbers: u64 => counter("bsl_nack_numbers_total", ["worker"], "Numbers named by requests");
@@ -178,22 +180,55 @@ service::counters! {
     } and {
         /// Datagrams taken from sockets, after injected loss.
         pub received: u64,
+        /// Datagrams and frames that went no further.
+        pub dropped: Ledger<DropReason>,
+        /// Numbers given up.
+        pub lost: Ledger<Loss>,
+        /// Datagrams that were control messages, and taken.
+        pub control: u64,
+        /// Fragments taken into an object.
+        pub parts: u64,
+        /// Objects put together, right or wrong.
+        pub rebuilt: u64,
+        /// Entries of digests that the source filter dropped.
+        pub entries_dropped: u64,
+        /// Frames that passed the checks and whose fate is open: they wait for a claim, or for the consumer.
+        pub in_hand: u64,
     }
 }
 
 impl Counts {
-    /// Counts one drop.
-    pub fn drop(&mut self, reason: DropReason) {
-        self.dropped[reason.index()] += 1;
-    }
-    /// Counts numbers that are given up.
-    pub fn lose(&mut self, reason: Loss, numbers: u64) {
-        let cell = &mut self.lost[reason.index()];
-        *cell = cell.saturating_add(numbers);
+    /// A datagram or a frame, of which `bytes` are known, goes no further.
+    pub fn drop(&mut self, reason: DropReason, bytes: &[u8]) {
+        if !reason.loses() {
+            return self.dropped.keep(reason, 1);
+        }
+        let (flow, seq) = frame::datagram::stamped(bytes).map_or((0, 0), |(_, key, seq)| (key.0, seq.0));
+        self.dropped.lose(reason, ledger::Loss::numbers(flow, seq, seq).with_bytes(bytes.len() as u64));
     }
     /// Numbers given up for whatever reason.
     pub fn lost_total(&self) -> u64 {
-        self.lost.iter().fold(0, |sum, n| sum.saturating_add(*n))
+        self.lost.lost()
+    }
+    /// What came to this worker, and what became of it.
+    pub fn sum(&self) -> Sum {
+        let dropped = self.dropped.kept() - self.suppressed();
+        Sum::new(
+            [
+                ("received", self.received),
+                ("rebuilt", self.rebuilt),
+                ("digest entries dropped", self.entries_dropped),
+            ],
+            [
+                ("delivered", self.delivered),
+                ("removed copies", self.suppressed()),
+                ("filtered or refused", dropped),
+                ("lost", self.dropped.lost()),
+                ("control", self.control),
+                ("fragments", self.parts),
+                ("in hand", self.in_hand),
+            ],
+        )
     }
     /// Frames whose id the gate had seen, here or elsewhere.
     pub fn suppressed(&self) -> u64 {
@@ -201,7 +236,12 @@ impl Counts {
     }
     /// How often `reason` was counted.
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
-        self.dropped[reason.index()]
+        self.dropped.count(reason)
+    }
+    /// Rows of what was lost here.
+    pub fn losses(&self, rows: &mut Vec<LossRow>) {
+        self.dropped.losses(rows);
+        self.lost.losses(rows);
     }
     pub(crate) fn arrived(&mut self, kind: Option<Kind>) {
         self.received += 1;

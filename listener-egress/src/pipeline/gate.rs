@@ -109,6 +109,8 @@ impl KeptFrame {
 pub(super) struct Gate {
     claims: Option<Claims>,
     kept: Slots<KeptFrame>,
+    /// Places in `kept` of frames that passed because the table was full; their decision is still to come.
+    passed: u64,
     spare: Vec<Vec<u8>>,
     bytes: usize,
     budget: usize,
@@ -132,6 +134,7 @@ impl Gate {
         Gate {
             claims: local.map(|local| Claims::new(config, local, seed)),
             kept: Slots::new(),
+            passed: 0,
             spare: Vec::new(),
             bytes: 0,
             budget,
@@ -226,7 +229,7 @@ impl Gate {
             }
             match verdict {
                 Some(Verdict::Seen) => {
-                    counts.drop(DropReason::Deduplicated);
+                    counts.dropped.keep(DropReason::Deduplicated, 1);
                     if let FramePlace::Kept(Kept(slot)) = c.place {
                         self.forget(slot);
                     }
@@ -274,8 +277,9 @@ impl Gate {
         counts.claims_open += 1;
         // Settled only when the consumer has it, like any other.
         let ticket = self.claims.as_mut().and_then(|claims| claims.let_through(slot.token()));
-        if ticket.is_some() {
-            self.kept.remove(slot);
+        match ticket {
+            Some(_) => drop(self.kept.remove(slot)),
+            None => self.passed += 1,
         }
         (!planted!(self, FullTableDrops)).then(|| c.delivery(ticket))
     }
@@ -298,15 +302,17 @@ impl Gate {
                         }),
                         // It passed when the table was full.
                         _ => {
-                            self.kept.remove(slot);
+                            self.passed -= u64::from(self.kept.remove(slot).is_some());
                             claims.sent(now, ticket);
                         }
                     }
                 }
                 Decision::Suppress { token, .. } => {
-                    counts.drop(DropReason::DeduplicatedElsewhere);
                     let slot = Slot::of_token(token);
                     if let Some(kept) = self.kept.remove(slot) {
+                        let passed = u64::from(kept.frame.is_empty());
+                        self.passed -= passed;
+                        counts.dropped.keep(DropReason::DeduplicatedElsewhere, 1 - passed);
                         self.bytes -= kept.frame.len();
                         recycle(&mut self.spare, kept.frame);
                     }
@@ -384,6 +390,11 @@ impl Gate {
     /// Bytes of frames that are kept.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Frames whose decision is open, but for those that passed when the table was full.
+    pub(super) fn undecided(&self) -> u64 {
+        (self.kept.len() as u64).saturating_sub(self.passed)
     }
 
     /// Frames that are kept.

@@ -15,15 +15,15 @@ service::reasons! {
     /// Why a frame that is new at the gate is not marked.
     pub enum Withheld {
         /// It came by unicast, or in another group than that of its id: others need not have it.
-        Unicast = "unicast",
+        keeps Unicast = "unicast",
         /// It has no number (V1): whoever lost it needs a copy that has one.
-        Unnumbered = "unnumbered",
+        keeps Unnumbered = "unnumbered",
         /// A repair, or an old number: it says nothing about now.
-        Repair = "repair",
+        keeps Repair = "repair",
         /// It was rebuilt from fragments, some of which may have been repairs.
-        Fragments = "fragments",
+        keeps Fragments = "fragments",
         /// The worker had no turn for a while: nobody knows how long ago the frame came.
-        Late = "late",
+        keeps Late = "late",
     }
 }
 

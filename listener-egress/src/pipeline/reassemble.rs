@@ -17,6 +17,7 @@ use frame::fragment::opens_slot;
 use frame::{Fragment, HashKey, Id, Kind, SeqNum};
 use hashbrown::HashMap;
 use lru::LruCache;
+use service::ledger;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
@@ -259,7 +260,7 @@ impl Reassembler {
         if self.assemblies.remove(&key).is_some() {
             self.bytes -= cost(key.original_len, key.total);
             counts.reassembly_abandoned += 1;
-            counts.lose(Loss::Reassembly, 1);
+            counts.lost.lose(Loss::Reassembly, ledger::Loss::numbers(key.hash_key.0, 0, 0));
         }
     }
 }

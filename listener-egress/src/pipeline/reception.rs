@@ -21,6 +21,7 @@ use frame::{
     SubtreeGroupAnnounce,
 };
 use gap_track::{Asked, FlowClass, FlowDigest, Seen, Sighting};
+use service::ledger;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -102,7 +103,7 @@ impl Reception {
             let came =
                 Came { door, index, source: batch.source(index), to: batch.destination(index), punctual };
             if let Err(reason) = self.datagram(now, came, batch.bytes(index), gate, counts) {
-                counts.drop(reason);
+                counts.drop(reason, batch.bytes(index));
             }
         }
     }
@@ -150,17 +151,20 @@ impl Reception {
             Kind::Manifest => Err(DropReason::Manifest),
             Kind::Ack | Kind::Miss | Kind::Throttled if door == Door::Replies => {
                 let response = Response::decode(bytes).map_err(|_| DropReason::DecodeError)?;
-                self.requester.response(now, source, &response, &mut self.tracker, counts);
+                self.requester.response(now, source, &response, &mut self.tracker, counts)?;
+                counts.control += 1;
                 Ok(())
             }
             Kind::Advert if door == Door::Groups => {
                 let advert = Advert::decode(bytes).map_err(|_| DropReason::DecodeError)?;
                 self.requester.advert(now, &advert, counts);
+                counts.control += 1;
                 Ok(())
             }
             Kind::SubtreeGroupAnnounce if door == Door::Groups => {
                 let announce = SubtreeGroupAnnounce::decode(bytes).map_err(|_| DropReason::DecodeError)?;
                 self.announce(now, source.ip(), &announce, counts);
+                counts.control += 1;
                 Ok(())
             }
             _ => Err(DropReason::UnexpectedControl),
@@ -253,9 +257,10 @@ impl Reception {
         self.observe(now, &s);
         wanted?;
         let horizon = self.rules.gap_ttl.unwrap_or(class.horizon());
-        let Some(rebuilt) = self.reassembler.take(now, &fragment, horizon, counts)? else {
-            return Ok(());
-        };
+        let rebuilt = self.reassembler.take(now, &fragment, horizon, counts)?;
+        counts.parts += 1;
+        let Some(rebuilt) = rebuilt else { return Ok(()) };
+        counts.rebuilt += 1;
         self.rebuilt(now, rebuilt, gate, counts)
     }
 
@@ -273,7 +278,11 @@ impl Reception {
                     self.tracker.reopen(now, rebuilt.parts.hash_key, *seq);
                 }
             } else {
-                counts.lose(Loss::Reassembly, rebuilt.parts.numbers.len() as u64);
+                let (numbers, key) = (&rebuilt.parts.numbers, rebuilt.parts.hash_key);
+                let (first, last) = (numbers.iter().min(), numbers.iter().max());
+                let range = first.zip(last).map_or((0, 0), |(first, last)| (first.0, last.0));
+                let lost = ledger::Loss::numbers(key.0, range.0, range.1);
+                counts.lost.lose(Loss::Reassembly, ledger::Loss { frames: numbers.len() as u64, ..lost });
             }
             return Err(reason);
         }
@@ -344,7 +353,8 @@ impl Reception {
         let admitted = self.filter.admits_source(source)
             || self.requester.registry.knows_host(source) && self.tracker.knows(key);
         if !admitted {
-            return counts.drop(DropReason::SenderFilter);
+            counts.entries_dropped += 1;
+            return counts.drop(DropReason::SenderFilter, &[]);
         }
         // What verified frames said of their flow counts more than a digest: a forged one cannot have gaps passed over.
         let (group, subtree) = self.tracker.label(key).unwrap_or((entry.group, entry.subtree_id));

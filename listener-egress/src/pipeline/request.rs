@@ -166,7 +166,10 @@ impl Requester {
         }
     }
 
-    /// A response arrived on the request socket. `false`: nobody asked `from`.
+    /// A response arrived on the request socket.
+    ///
+    /// # Errors
+    /// Nobody asked `from`, or not for this.
     pub(super) fn response(
         &mut self,
         now: Instant,
@@ -174,11 +177,8 @@ impl Requester {
         response: &Response,
         tracker: &mut Tracker,
         counts: &mut Counts,
-    ) -> bool {
-        let Some(endpoint) = self.registry.by_address(from) else {
-            counts.drop(DropReason::UnknownRepairSource);
-            return false;
-        };
+    ) -> Result<(), DropReason> {
+        let endpoint = self.registry.by_address(from).ok_or(DropReason::UnknownRepairSource)?;
         let id = endpoint.id;
         endpoint.path.alive(now);
         match response.verdict {
@@ -193,16 +193,14 @@ impl Requester {
             if !matches!(response.verdict, Ack::Throttled { .. }) {
                 tracker.probed(now, &extended, self.registry.candidates(now));
             }
-            return true;
+            return Ok(());
         }
-        let Some((seq, key)) = endpoint.path.answered_single(response.verdict, response.seq_num) else {
-            counts.drop(DropReason::StrayResponse);
-            return false;
-        };
+        let answered = endpoint.path.answered_single(response.verdict, response.seq_num);
+        let (seq, key) = answered.ok_or(DropReason::StrayResponse)?;
         if let Some(name) = tracker.next_gap(key, seq.0, seq.0) {
             self.judge(now, id, name, response.verdict, tracker);
         }
-        true
+        Ok(())
     }
 
     fn extended(&mut self, now: Instant, id: u32, verdict: Ack, e: &Extended, tracker: &mut Tracker) {

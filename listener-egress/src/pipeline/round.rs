@@ -43,10 +43,11 @@ use super::totals;
 use frame::digest::Entry;
 use frame::{Advert, GroupIndex, HashKey, SubtreeGroupAnnounce};
 use gap_track::Lost;
+use service::ledger;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use txidset::{Claims, LocalSet, Ticket};
+use txidset::{Claims, LocalSet};
 
 /// Interval of upkeep.
 const TICK: Duration = Duration::from_millis(100);
@@ -54,6 +55,8 @@ const TICK: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_millis(100);
 /// Every so many ticks the slow tables are purged.
 const SLOW_TICKS: u32 = 10;
+/// Lines about numbers given up that wait for the log.
+const GIVEN_UP: usize = 64;
 /// Bytes for the consumer that are handed over although another batch follows.
 pub const FLUSH_BYTES: usize = 256 << 10;
 
@@ -150,6 +153,10 @@ pub struct Pipeline {
     held_back: bool,
     /// Frames without a claim that have not left yet.
     unclaimed: u64,
+    /// Frames in the consumer's queue.
+    queued: u64,
+    /// Numbers given up that the log has not taken.
+    given_up: Vec<Lost>,
     upkeep: Upkeep,
     #[cfg(feature = "mutants")]
     mutation: Option<crate::mutation::Mutation>,
@@ -170,6 +177,8 @@ impl Pipeline {
             fates: Fates::default(),
             held_back: false,
             unclaimed: 0,
+            queued: 0,
+            given_up: Vec::new(),
             upkeep: Upkeep { next: now + TICK, ticks: 0 },
             #[cfg(feature = "mutants")]
             mutation: None,
@@ -291,7 +300,7 @@ impl Pipeline {
                 delivery.ticket.into_iter().for_each(|ticket| self.gate.sent(now, ticket));
             }
             Ok(()) => {}
-            Err(Refused::TooLong) => self.undelivered(now, delivery.ticket, DropReason::TooLongForUdp),
+            Err(Refused::TooLong) => self.undelivered(now, &handed, DropReason::TooLongForUdp),
             Err(Refused::NoRoom) => {
                 if planted!(self, ReleasedBeforeDeferred) {
                     self.gate.release(delivery);
@@ -301,7 +310,8 @@ impl Pipeline {
                     let frame = whole(bytes_of(&self.gate, delivery.place, batch), delivery);
                     self.reception.defer(now, frame, self.gate.parts_of(delivery));
                 }
-                self.undelivered(now, delivery.ticket, DropReason::ConsumerQueueFull);
+                let handed = Handed { ticket: delivery.ticket, ..handed };
+                self.undelivered(now, &handed, DropReason::ConsumerQueueFull);
             }
         }
         self.gate.release(delivery);
@@ -325,6 +335,7 @@ impl Pipeline {
             queued = io.queue(now, frame, header_len, handed);
         }
         self.held_back |= queued.is_ok();
+        self.queued += u64::from(queued.is_ok());
         queued
     }
 
@@ -337,6 +348,7 @@ impl Pipeline {
     /// What became of frames settles their claims.
     fn settle(&mut self, now: Instant) {
         let mut fates = std::mem::take(&mut self.fates);
+        self.queued = self.queued.saturating_sub((fates.delivered.len() + fates.refused.len()) as u64);
         for handed in fates.delivered.drain(..) {
             self.counts.delivered += 1;
             self.counts.delivered_bytes += u64::from(handed.wire_len);
@@ -346,15 +358,19 @@ impl Pipeline {
             }
         }
         for (handed, reason) in fates.refused.drain(..) {
-            self.undelivered(now, handed.ticket, reason);
+            self.undelivered(now, &handed, reason);
         }
         self.fates = fates;
     }
 
     /// The consumer will not get a frame from us: its claim is released.
-    fn undelivered(&mut self, now: Instant, ticket: Option<Ticket>, reason: DropReason) {
-        self.counts.drop(reason);
-        match ticket {
+    fn undelivered(&mut self, now: Instant, handed: &Handed, reason: DropReason) {
+        let lost = ledger::Loss::frames(1).with_bytes(u64::from(handed.wire_len));
+        match reason.loses() {
+            true => self.counts.dropped.lose(reason, lost),
+            false => self.counts.dropped.keep(reason, 1),
+        }
+        match handed.ticket {
             Some(ticket) if planted!(self, UndeliveredSettles) => self.gate.sent(now, ticket),
             Some(ticket) => self.gate.failed(now, ticket),
             None => self.unclaimed = self.unclaimed.saturating_sub(1),
@@ -440,6 +456,7 @@ impl Pipeline {
 
     /// Totals, with the gauges brought up to date.
     pub fn counts(&mut self) -> &Counts {
+        self.enter_losses();
         let Reception { tracker, requester, reassembler, .. } = &self.reception;
         totals::follow(&mut self.counts, tracker.counts());
         self.counts.open_gaps = tracker.missing();
@@ -448,6 +465,7 @@ impl Pipeline {
         self.counts.endpoints = requester.registry.len() as u64;
         self.counts.reassembly_bytes = reassembler.bytes() as u64;
         self.counts.waiting_bytes = self.gate.bytes() as u64;
+        self.counts.in_hand = self.gate.undecided() + self.queued;
         if let Some(claims) = self.gate.claims() {
             let stats = claims.stats();
             self.counts.claims_overdue = stats.overdue.value();
@@ -458,7 +476,19 @@ impl Pipeline {
 
     /// Numbers that were given up, for the log.
     pub fn take_losses(&mut self, out: &mut Vec<Lost>) {
-        self.reception.tracker.take_losses(out);
+        self.enter_losses();
+        out.append(&mut self.given_up);
+    }
+
+    /// What the tracker gave up, into the ledger. What its bounded list leaves out is added by its totals.
+    fn enter_losses(&mut self) {
+        let before = self.given_up.len();
+        self.reception.tracker.take_losses(&mut self.given_up);
+        for lost in self.given_up.iter().skip(before) {
+            let numbers = ledger::Loss::numbers(lost.key.0, lost.first, lost.last);
+            self.counts.lost.lose(lost.why.into(), numbers);
+        }
+        self.given_up.truncate(GIVEN_UP);
     }
 
     /// Flows of which no endpoint said whether numbers from there on were sent, for the log.

@@ -2,6 +2,7 @@
 
 use super::counts::{Counts, Loss};
 use gap_track::Loss as GapLoss;
+use service::ledger;
 
 impl From<GapLoss> for Loss {
     fn from(loss: GapLoss) -> Loss {
@@ -17,7 +18,8 @@ impl From<GapLoss> for Loss {
     }
 }
 
-/// Brings the worker's totals up to date. Numbers of objects that could not be rebuilt are the worker's own.
+/// Brings the worker's totals up to date. Numbers of objects that could not be rebuilt are the worker's own; of the others the
+/// ledger has those that were named one by one.
 pub(super) fn follow(counts: &mut Counts, gaps: &gap_track::Counts) {
     let gap_track::Counts {
         lost,
@@ -39,7 +41,8 @@ pub(super) fn follow(counts: &mut Counts, gaps: &gap_track::Counts) {
         catch_up,
     } = *gaps;
     for (why, numbers) in GapLoss::ALL.into_iter().zip(lost) {
-        counts.lost[Loss::from(why).index()] = numbers;
+        let why = Loss::from(why);
+        counts.lost.lose(why, ledger::Loss::frames(numbers.saturating_sub(counts.lost.count(why))));
     }
     counts.gaps_detected = gaps_detected;
     counts.recovered = recovered;
@@ -71,7 +74,7 @@ mod tests {
             let mut counts = Counts::default();
             follow(&mut counts, &gaps);
             assert_eq!(format!("{why:?}"), format!("{:?}", Loss::from(why)));
-            assert_eq!((counts.lost[Loss::from(why).index()], counts.lost_total()), (n, n));
+            assert_eq!((counts.lost.count(Loss::from(why)), counts.lost_total()), (n, n));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is shown of a worker: totals copied out of its pipeline a few times a second, and the metrics made of them.
 
 use crate::pipeline::{Counts, DropReason};
+use service::ledger::{LossRow, LossSource};
 use service::{Histogram, Metric, Sink, Source};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use txidset::Why;
@@ -132,6 +133,12 @@ service::counters! {
                 series.put(&["let_go"], &stats.parked_let_go);
                 series.put(&["went_on"], &stats.parked_went_on);
             };
+    }
+}
+
+impl LossSource for Cells {
+    fn losses(&self, rows: &mut Vec<LossRow>) {
+        self.shown().counts.losses(rows);
     }
 }
 

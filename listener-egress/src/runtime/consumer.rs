@@ -6,6 +6,7 @@
 
 use crate::pipeline::{DatagramQueue, DropReason, Fates, Full, Handed, Run, StreamQueue};
 use multicast_io::{Sender, SocketOptions, Span, Train, unacknowledged, wildcard};
+use service::Code;
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -220,7 +221,7 @@ impl Stream {
     }
 
     fn broken(&mut self, now: Instant, error: &io::Error) {
-        service::limited!(warn, 1, "--egress-addr {}: {error}; {} bytes wait", self.to, self.queue.len());
+        service::limited!(warn, 1, code = Code::ConsumerRefused, "--egress-addr {}: {error}", self.to);
         self.queue.rewind();
         self.link = Link::Down(now + self.backoff);
         self.look_again = Some(now + self.backoff);

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::json;
 use service::config::{BackendKind, Invalid, Purpose};
-use service::{Condition, Counter, Lifecycle, Registry, Sink, Source};
+use service::{Code, Condition, Counter, Lifecycle, Registry, Sink, Source};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -191,7 +191,10 @@ impl Marks {
         }
         match found {
             Ok(found) => self.standing.tell(&self.plan, found),
-            Err(error) => self.standing.condition.degraded(&format!("{place}: not asked yet: {error}")),
+            Err(error) => {
+                let detail = format!("{place}: not asked yet: {error}");
+                self.standing.condition.fails(Code::MarksUnseen, &detail);
+            }
         }
         Ok(())
     }
@@ -294,7 +297,7 @@ impl Watched {
         };
         match &problem {
             None => self.condition.met(&format!("written, {place}")),
-            Some(problem) => self.condition.degraded(problem),
+            Some(problem) => self.condition.fails(Code::MarksUnseen, problem),
         }
         if problem != self.told {
             match &problem {

@@ -160,6 +160,7 @@ impl Starting {
         for (index, (start, cells)) in starts.into_iter().zip(&workers).enumerate() {
             threads.spawn(format!("listener-{index}"), move || worker::open(start))?;
             self.deps.registry.add(cells.clone());
+            self.deps.registry.add_ledger(cells.clone());
             self.deps.registry.add_recent(index.to_string(), Arc::clone(&cells.recent));
         }
         threads.all_up().await?;
@@ -170,6 +171,8 @@ impl Starting {
         }
         threads.all_up().await?;
         self.deps.registry.add(control.clone());
+        let books = workers.clone();
+        self.deps.registry.add_sum(move || books.iter().map(|cells| cells.shown().counts.sum()).sum());
         let (groups, count) = (self.layout.groups.len(), self.layout.workers);
         joins.met(&format!("{groups} groups on {count} workers"));
         let way = match self.config.delivery.egress_proto {

@@ -4,8 +4,8 @@ use super::cells::Cells;
 use super::consumer::Consumer;
 use crate::pipeline::{Counts, Door, Lost, Pipeline};
 use frame::HashKey;
-use service::Condition;
 use service::worker::Intake;
+use service::{Code, Condition};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ impl Report {
         self.was_connected = Some(connection.is_ok());
         match connection {
             Ok(()) => self.connected.met("reachable"),
-            Err(reason) => self.connected.not_met(reason),
+            Err(reason) => self.connected.fails(Code::ConsumerRefused, reason),
         }
     }
 

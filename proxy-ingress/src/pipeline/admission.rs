@@ -86,7 +86,7 @@ impl Admission {
         tally: &Tally,
     ) {
         match verdict {
-            Err(reason) => tally.dropped(reason).add(1),
+            Err(reason) => tally.ledger.keep(reason, 1),
             Ok(frame) => {
                 tally.accepted(frame.kind).add(1);
                 if frame.kind == Kind::Subtree && self.policy.verify_subtree_root {

@@ -99,6 +99,8 @@ fn push(
         let progress = socket.transmit(memory, trains, &batch.frames);
         let upto = (*taken + progress.frames).min(batch.frames.len());
         hand_overs.hand_over(&batch.origins[*taken..upto]);
+        hand_overs.handed_over_bytes +=
+            batch.frames[*taken..upto].iter().map(|span| u64::from(span.len)).sum::<u64>();
         *taken = upto;
         match progress.error {
             None if progress.frames > 0 => {}

@@ -47,6 +47,8 @@ pub(super) struct HandOvers {
     pub(super) retired: Vec<(FlowHandle, u64)>,
     /// Frames taken by the kernel, counted for each interface.
     pub(super) handed_over: u64,
+    /// Their bytes, without padding.
+    pub(super) handed_over_bytes: u64,
     /// Frames lost, by reason, counted for each interface.
     pub(super) lost: Vec<(DropReason, u64)>,
 }

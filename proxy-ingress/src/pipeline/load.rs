@@ -24,6 +24,7 @@ use frame::data::{HEADER, HeaderFields, encode_header};
 use frame::fragment::FragmentPlan;
 use frame::{GroupIndex, HashKey, Kind, SeqNum, ShardBits};
 use multicast_io::{Burst, Span};
+use service::ledger::Loss;
 use std::time::Instant;
 use txidset::Ticket;
 
@@ -171,7 +172,8 @@ impl Loader {
         };
         if !loaded {
             // Only a heap smaller than one receive batch can do this; the claim must not outlive the frame.
-            stages.tally.dropped(DropReason::BacklogFull).add(1);
+            let lost = Loss::frames(1).with_bytes(u64::from(frame.len));
+            stages.tally.ledger.lose(DropReason::BacklogFull, lost);
             if let Some(ticket) = ticket {
                 stages.tally.released.add(1);
                 stages.gate.claims().failed(now, ticket);
@@ -192,6 +194,7 @@ impl Loader {
         let Ok(len) = u16::try_from(span.len) else { return false };
         let Settings { standard, stamp_source, keep_stamps, .. } = self.settings;
         let stamp = stamp_of(standard, stamp_source, keep_stamps, frame.preset);
+        stages.tally.parts.add(self.settings.outlets - 1);
         let hand_over = self.open(ticket, 1, stages.hand_overs);
         self.loaded
             .push(LoadedFrame { span, flow: to.flow, stamp, hand_over }, TrainFrame::whole(to.group, len));
@@ -247,6 +250,7 @@ impl Loader {
             }
         };
         stages.tally.fragmented.add(1);
+        stages.tally.parts.add(u64::from(plan.total) * self.settings.outlets - 1);
         let hand_over = self.open(ticket, u64::from(plan.total), stages.hand_overs);
         self.large.push(LargeFrame::new(*frame, payload, plan, flow, group, hand_over));
         self.large.cut(burst, &mut self.loaded, &mut self.scratch, stages.tally);

@@ -6,6 +6,7 @@ use super::number::{FlowHandle, FlowTable};
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use crate::tally::Tally;
+use service::ledger::Loss;
 use std::time::Instant;
 use txidset::Claims;
 
@@ -41,15 +42,17 @@ impl Outcomes {
     ) {
         let noted = &mut self.hand_overs;
         tally.handed_over.add(std::mem::take(&mut noted.handed_over));
+        tally.handed_over_bytes.add(std::mem::take(&mut noted.handed_over_bytes));
         for ticket in noted.sent.drain(..) {
             claims.sent(now, ticket);
         }
         if noted.lost.is_empty() {
             return;
         }
+        let flow = noted.retired.last().and_then(|(flow, _)| flows.key(*flow)).map_or(0, |key| key.0);
         for (reason, frames) in noted.lost.drain(..) {
             if !planted!(self, DropNotCounted) {
-                tally.dropped(reason).add(frames);
+                tally.ledger.lose(reason, Loss { frames, flow, ..Loss::default() });
             }
         }
         for ticket in noted.failed.drain(..) {

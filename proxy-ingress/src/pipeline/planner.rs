@@ -89,7 +89,6 @@ impl Planner {
     }
 
     fn form_trains(&mut self, tally: &Tally) {
-        let mut bytes = 0;
         for planned in &self.plan.trains {
             let members = &self.emission.frames[planned.first as usize..][..planned.count as usize];
             let train_bytes = members.iter().map(|span| u64::from(span.len)).sum::<u64>();
@@ -97,7 +96,6 @@ impl Planner {
             group.packets.add(u64::from(planned.count));
             group.bytes.add(train_bytes);
             tally.train(planned.count);
-            bytes += train_bytes;
             self.emission.trains.push(Train {
                 destination: SocketAddr::new(self.fabric.address(planned.group), self.port),
                 first: planned.first,
@@ -106,7 +104,6 @@ impl Planner {
             });
         }
         tally.emitted.add(self.emission.frames.len() as u64);
-        tally.emitted_bytes.add(bytes);
         tally.padding.add(self.plan.padding);
     }
 }

@@ -134,6 +134,7 @@ impl Ingress {
 
     /// A pipeline in front of `claims`.
     pub fn new(now: Instant, config: IngressConfig, claims: Claims, tally: Arc<Tally>) -> Ingress {
+        tally.interfaces.set(config.outlets.max(1) as u64);
         Ingress {
             step: Step::Ask,
             full_timeout: config.full_timeout,
@@ -392,7 +393,7 @@ impl Ingress {
         for frame in self.loader.large().drain() {
             let (hand_over, left) = frame.left();
             hand_overs.finish(hand_over, left * outlets, true);
-            hand_overs.lost.push((DropReason::SendRefused, 1));
+            hand_overs.lost.push((DropReason::SendRefused, left * outlets));
         }
         // Their claims never settle: a sibling that has a copy takes over.
         hand_overs.lost.push((DropReason::SendRefused, waiting));

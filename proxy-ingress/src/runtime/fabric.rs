@@ -9,7 +9,7 @@
 use crate::config::{Config, FabricCheckArg};
 use cache_backend::{Backend, Session};
 use service::worker::Threads;
-use service::{Condition, Lifecycle};
+use service::{Code, Condition, Lifecycle};
 use std::sync::Arc;
 use tokio::sync::watch;
 use txidset::fabric::Standing;
@@ -92,7 +92,8 @@ fn tell(condition: &Condition, word: &FabricLabel, standing: &Standing) {
         }
         Standing::Theirs(theirs) => {
             tracing::error!(%theirs, %ours, "the prefix of the claims is another fabric's: each suppresses transactions of the other");
-            condition.degraded(&format!("the prefix of the claims is another fabric's ({theirs})"));
+            let detail = format!("the prefix of the claims is another fabric's ({theirs})");
+            condition.fails(Code::StoreOtherFabric, &detail);
         }
         Standing::Unreadable => {
             tracing::warn!(

@@ -130,7 +130,7 @@ fn totals(cells: &[WorkerCells]) -> Counters {
         totals.kernel_drops += tally.kernel_drops.get();
         totals.waiting_bytes += tally.slab_bytes.get() + tally.backlog_bytes.get();
         for reason in DropReason::ALL {
-            let count = tally.dropped(reason).get();
+            let count = tally.dropped(reason);
             if count > 0 {
                 *totals.dropped.entry(reason.name()).or_default() += count;
             }
@@ -167,6 +167,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let ingress = ingress_config(&config, identity, opened.max_segment, sockets.senders.len())?;
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         deps.registry.add_recent(index.to_string(), Arc::clone(&tally.recent));
+        deps.registry.add_ledger(tally.clone());
         let streams = Arc::new(StreamTally::default());
         let claims = Claims::new(config.claims_config(backend.is_some()), Arc::clone(&local), rand::random());
         cells.push(WorkerCells {
@@ -200,6 +201,8 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         local,
         prefix: config.claims.txid_dedup_prefix.clone(),
     }));
+    let books = cells.clone();
+    deps.registry.add_sum(move || books.iter().map(|worker| worker.tally.sum()).sum());
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
     Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, backend, saved })

@@ -149,7 +149,8 @@ fn admit_connection(stream: TcpStream, peer: SocketAddr, streams: &Streams, open
         service::limited!(
             warn,
             1,
-            "TCP connection from {peer} refused: {most} are open (--tcp-max-connections)"
+            "TCP connection from {} refused: {most} are open (--tcp-max-connections)",
+            peer.ip()
         );
         return;
     }
@@ -166,7 +167,7 @@ fn admit_connection(stream: TcpStream, peer: SocketAddr, streams: &Streams, open
         streams.tally.open.set(open_here.get());
         streams.limits.open.fetch_sub(1, Ordering::Relaxed);
         if !matches!(reason, CloseReason::Ended | CloseReason::Drained | CloseReason::Idle) {
-            service::limited!(info, 5, "TCP connection from {peer} closed: {}", reason.name());
+            service::limited!(info, 5, "TCP connection from {} closed: {}", peer.ip(), reason.name());
         }
     });
 }

@@ -75,21 +75,29 @@ service::reasons! {
     /// Why a datagram is not kept.
     pub enum Refusal {
         /// No decoder takes it.
-        Undecodable = "decode_error",
+        keeps Undecodable = "decode_error",
         /// V1 carries no number.
-        Legacy = "legacy_v1",
+        keeps Legacy = "legacy_v1",
         /// SeqNum 0: nobody could ask for it.
-        Unnumbered = "unnumbered",
+        keeps Unnumbered = "unnumbered",
         /// V7: derived by listeners, never asked for (wire 1.7).
-        BlockHeader = "block_header",
+        keeps BlockHeader = "block_header",
         /// V8, not served yet.
-        Bundle = "bundle",
+        keeps Bundle = "bundle",
         /// V9, not served yet.
-        Object = "object",
+        keeps Object = "object",
         /// 0x40, not served yet.
-        Manifest = "manifest",
+        keeps Manifest = "manifest",
         /// A control datagram on the data port.
-        Control = "control",
+        keeps Control = "control",
+        /// It is here already.
+        keeps Duplicate = "duplicate",
+        /// Another frame has its number.
+        keeps Conflict = "conflict",
+        /// Longer than a segment of the store: nobody can have it repaired from here.
+        loses Oversize = "oversize",
+        /// It came to no group of the fabric.
+        keeps Foreign = "foreign_group",
     }
 }
 

@@ -39,13 +39,13 @@ service::reasons! {
     /// Why a datagram on the request port gets no answer.
     pub enum BadRequest {
         /// Not a NACK: short, wrong magic or wrong type.
-        Malformed = "bad_nack",
+        keeps Malformed = "bad_nack",
         /// EndSeq below StartSeq.
-        Reversed = "reversed_range",
+        keeps Reversed = "reversed_range",
         /// More numbers than the endpoint serves at once.
-        TooLong = "range_too_long",
+        keeps TooLong = "range_too_long",
         /// Number 0 is never sent.
-        Zero = "seq_zero",
+        keeps Zero = "seq_zero",
     }
 }
 

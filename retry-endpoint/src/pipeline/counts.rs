@@ -1,6 +1,5 @@
 //! What the rounds of one worker count: plain numbers of the thread that owns them.
 
-use super::admit::Refusal;
 use super::limit::Level;
 
 /// Counts since they were last taken (`Endpoint::take_counts`).
@@ -12,16 +11,8 @@ pub struct RoundCounts {
     pub received_bytes: u64,
     /// Frames kept.
     pub cached: u64,
-    /// Datagrams that are no frames to keep, by reason.
-    pub refused: [u64; Refusal::ALL.len()],
-    /// Frames that were here already.
-    pub duplicate: u64,
-    /// Frames whose number another frame has.
-    pub conflict: u64,
-    /// Frames longer than a segment.
-    pub oversize: u64,
-    /// Datagrams of no group of the fabric.
-    pub foreign: u64,
+    /// Frames that the shared tier or an upstream brought.
+    pub brought: u64,
     /// Numbers asked for that were here.
     pub hits: u64,
     /// Numbers asked for that were not.

@@ -11,7 +11,7 @@
 //!
 //! Cost: `begin` is one copy a frame and allocates nothing. An answer allocates only for unicast repairs.
 
-use super::admit::{Admitted, admit};
+use super::admit::{Admitted, Refusal, admit};
 use super::advertise::{ANNOUNCE_EVERY, DIGESTS_AT_ONCE, FLOWS_OF_A_DIGEST};
 use super::answer::{Answer, AnswerPlan, Outcome, Policy, Repair, Request};
 use super::counts::RoundCounts;
@@ -23,6 +23,8 @@ use super::upstream::FrameKey;
 use crate::mutation::planted;
 use frame::{GroupIndex, HashKey, SeqNum, ShardBits};
 use multicast_io::Burst;
+use service::ledger::{Ledger, Loss};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a worker of an endpoint is told at its start.
@@ -60,6 +62,8 @@ pub struct Endpoint {
     /// When the next announcement may leave; `None`: none ever does.
     announce_at: Option<Instant>,
     counts: RoundCounts,
+    /// What was not kept.
+    ledger: Arc<Ledger<Refusal>>,
     #[cfg(feature = "mutants")]
     mutation: Option<crate::mutation::Mutation>,
 }
@@ -111,9 +115,20 @@ impl Endpoint {
             emission: Emission::new(config.emit),
             announce_at: config.announces.then_some(now),
             counts: RoundCounts::default(),
+            ledger: Arc::default(),
             #[cfg(feature = "mutants")]
             mutation: None,
         }
+    }
+
+    /// Counts what is not kept in `ledger`.
+    pub fn counting_in(self, ledger: Arc<Ledger<Refusal>>) -> Endpoint {
+        Endpoint { ledger, ..self }
+    }
+
+    /// What was not kept.
+    pub fn ledger(&self) -> &Ledger<Refusal> {
+        &self.ledger
     }
 
     /// Plants a fault.
@@ -132,7 +147,7 @@ impl Endpoint {
             bytes += datagram.len() as u64;
             match arrival.destination.and_then(|group| self.emission.fabric().index_of(group)) {
                 Some(group) => self.store_arrived(now, datagram, group, io),
-                None => self.counts.foreign += 1,
+                None => self.ledger.keep(Refusal::Foreign, 1),
             }
         }
         self.counts.received += burst.arrivals().len() as u64;
@@ -195,7 +210,7 @@ impl Endpoint {
                     io.stored(&frame);
                 }
             }
-            Err(refusal) => self.counts.refused[refusal.index()] += 1,
+            Err(refusal) => self.ledger.keep(refusal, 1),
         }
     }
 
@@ -207,13 +222,14 @@ impl Endpoint {
         io: &mut impl RoundIo,
     ) -> Option<(HashKey, SeqNum, GroupIndex)> {
         let frame = admit(datagram).ok()?;
+        self.counts.brought += 1;
         let group = frame.group(self.shard_bits);
         self.put(now, &frame, group, io).then_some((frame.hash_key, frame.seq, group))
     }
 
     /// True if the frame is new here.
     fn put(&mut self, now: Instant, frame: &Admitted<'_>, group: GroupIndex, io: &mut impl RoundIo) -> bool {
-        let count = match self.store.put(frame, group, now) {
+        let refusal = match self.store.put(frame, group, now) {
             Put::Stored { new_flow } => {
                 if new_flow {
                     io.new_flow(frame.hash_key);
@@ -225,11 +241,15 @@ impl Endpoint {
                 self.counts.cached += 1;
                 return true;
             }
-            Put::Duplicate => &mut self.counts.duplicate,
-            Put::Conflict => &mut self.counts.conflict,
-            Put::Oversize => &mut self.counts.oversize,
+            Put::Duplicate => Refusal::Duplicate,
+            Put::Conflict => Refusal::Conflict,
+            Put::Oversize => {
+                let lost = Loss::numbers(frame.hash_key.0, frame.seq.0, frame.seq.0);
+                self.ledger.lose(Refusal::Oversize, lost.with_bytes(frame.bytes.len() as u64));
+                return false;
+            }
         };
-        *count += 1;
+        self.ledger.keep(refusal, 1);
         false
     }
 

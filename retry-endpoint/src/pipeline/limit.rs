@@ -204,15 +204,15 @@ service::reasons! {
     /// and it decides the hold of a THROTTLED reply.
     pub enum Level {
         /// Requests of an address.
-        Ip = "ip",
+        keeps Ip = "ip",
         /// Requests for one number of a flow.
-        Sequence = "sequence",
+        keeps Sequence = "sequence",
         /// Requests of an address for a flow.
-        Chain = "chain",
+        keeps Chain = "chain",
         /// Repairs an address caused in a group.
-        Group = "group",
+        keeps Group = "group",
         /// Repair bytes an address caused.
-        Bytes = "bytes",
+        keeps Bytes = "bytes",
     }
 }
 

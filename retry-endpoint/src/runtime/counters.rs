@@ -4,9 +4,9 @@ use crate::pipeline::admit::Refusal;
 use crate::pipeline::answer::BadRequest;
 use crate::pipeline::limit::Level;
 use crate::pipeline::store::Coverage;
-use service::{Counter, Gauge, Metric};
+use service::{Counter, Gauge, Ledger, Metric, Sum};
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Every metric of the role.
@@ -27,12 +27,8 @@ service::counters! {
         pub(crate) received: Counter => counter("bre_frames_received_total", ["worker"], "Datagrams received from the data groups.");
         pub(crate) received_bytes: Counter => counter("bre_bytes_received_total", ["worker"], "Bytes of those datagrams.");
         pub(crate) cached: Counter => counter("bre_frames_cached_total", ["worker"], "Frames kept.");
-        pub(crate) refused: [Counter; Refusal::ALL],
-        pub(crate) duplicate: Counter = "duplicate",
-        pub(crate) conflict: Counter = "conflict",
-        pub(crate) oversize: Counter = "oversize",
-        pub(crate) foreign: Counter = "foreign_group"
-            => counter("bre_frames_dropped_total", ["worker", "reason"], "Datagrams not kept, by reason.");
+        => counter("bre_frames_dropped_total", ["worker", "reason"], "Datagrams not kept, by reason.") = |cells, series| cells.ledger.put(series);
+        pub(crate) brought: Counter => counter("bre_frames_brought_total", ["worker"], "Frames that the shared tier or an upstream brought, kept or not.");
         pub(crate) kernel_drops: Gauge = "data" => counter("bre_kernel_drops_total", ["socket"], "Datagrams the kernel dropped because a socket's queue was full.");
         pub(crate) truncated: Gauge => counter("bre_truncated_total", ["worker"], "Datagrams cut by the receive buffer and dropped.");
         pub(crate) queued_errors: Gauge => counter("bre_socket_errors_total", ["worker"], "Errors that the kernel queued on data and repair sockets about earlier datagrams (ICMP).");
@@ -61,6 +57,8 @@ service::counters! {
         pub(crate) shared_dropped: Counter => counter("bre_shared_dropped_total", ["worker"], "Frames not written to the shared tier because its queue was full.");
     } and {
         pub(crate) name: String,
+        /// What was not kept.
+        pub(crate) ledger: Arc<Ledger<Refusal>>,
         /// Snapshot for `/status`, renewed each second.
         pub(crate) coverage: Mutex<Vec<Coverage>>,
     }
@@ -105,6 +103,22 @@ service::counters! {
     }
 }
 
+impl WorkerCells {
+    /// What came to this worker, and what became of it.
+    pub(crate) fn sum(&self) -> Sum {
+        let (copies, ledger) = (self.ledger.count(Refusal::Duplicate), &self.ledger);
+        Sum::new(
+            [("received", self.received.get()), ("brought", self.brought.get())],
+            [
+                ("kept", self.cached.get()),
+                ("removed copies", copies),
+                ("refused", ledger.kept() - copies),
+                ("lost", ledger.lost()),
+            ],
+        )
+    }
+}
+
 /// Totals of one endpoint, for whoever embeds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -144,7 +158,7 @@ impl Counters {
     pub(crate) fn add_worker(&mut self, cells: &WorkerCells) {
         self.frames_received += cells.received.get();
         self.frames_stored += cells.cached.get();
-        self.duplicates += cells.duplicate.get();
+        self.duplicates += cells.ledger.count(Refusal::Duplicate);
         self.hits += cells.hits.get();
         self.misses += cells.misses.get();
         self.multicast_repairs += cells.retransmits.get();
@@ -167,7 +181,6 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     /// Names, types and labels as they have been shown since the counters were edited in three places each.
     #[test]

@@ -97,6 +97,9 @@ pub async fn start_with(
     let labelled =
         |cells: &Arc<WorkerCells>| deps.registry.add_labelled("worker", cells.name.clone(), cells.clone());
     workers.iter().for_each(labelled);
+    workers.iter().for_each(|cells| deps.registry.add_ledger(cells.ledger.clone()));
+    let books = workers.clone();
+    deps.registry.add_sum(move || books.iter().map(|cells| cells.sum()).sum());
     deps.registry.add(nack_server.clone());
     deps.registry.add(control.clone());
     deps.registry.add_detail("coverage", coverage(&workers));

@@ -211,7 +211,8 @@ impl Starter {
             let now = Instant::now();
             let trusted = Trusted::new(config.requests.trusted_listeners.clone());
             let limits = RepairLimits::new(config.limits.repair_rates(), trusted, seed, now);
-            let endpoint = Endpoint::new(endpoint, limits, seed, now);
+            let ledger = Arc::clone(&io.cells.ledger);
+            let endpoint = Endpoint::new(endpoint, limits, seed, now).counting_in(ledger);
             let worker = Worker::new(endpoint, open_intake(sockets, &config, index)?, messages, io);
             Ok(worker.run(stop.reached()))
         })

@@ -129,11 +129,7 @@ fn count(cells: &WorkerCells, round: &RoundCounts) {
         received,
         received_bytes,
         cached,
-        refused,
-        duplicate,
-        conflict,
-        oversize,
-        foreign,
+        brought,
         hits,
         misses,
         forwarded,
@@ -148,11 +144,7 @@ fn count(cells: &WorkerCells, round: &RoundCounts) {
     cells.received.add(received);
     cells.received_bytes.add(received_bytes);
     cells.cached.add(cached);
-    many(&cells.refused, &refused);
-    cells.duplicate.add(duplicate);
-    cells.conflict.add(conflict);
-    cells.oversize.add(oversize);
-    cells.foreign.add(foreign);
+    cells.brought.add(brought);
     cells.hits.add(hits);
     cells.misses.add(misses);
     cells.forwarded.add(forwarded);

@@ -23,7 +23,7 @@ pub static METRICS: [Metric; 2] = [
     Metric::counter(
         "oncecast_log_suppressed_total",
         &["site"],
-        "Log lines held back because their place in the code logged too often.",
+        "Log lines not written because they said what was said before, or their place in the code logged too often. /status has their texts under errors.",
     ),
 ];
 

@@ -4,12 +4,17 @@ use super::metric::Metric;
 use super::recorder;
 use super::sink::{Families, Sink, Source, Value};
 use super::text;
+use crate::ledger::{LossRow, LossSource};
 use crate::recent::Recent;
+use crate::sums::Sum;
 use serde_json::json;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A part of `/status` that is computed when asked.
 type Detail = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What came and what went, over all workers.
+type Books = Box<dyn Fn() -> Sum + Send + Sync>;
 
 /// All sources of one role instance (a process may hold several roles, each with its own registry).
 #[derive(Default)]
@@ -17,6 +22,8 @@ pub struct Registry {
     sources: Mutex<Vec<Arc<dyn Source>>>,
     details: Mutex<Vec<(&'static str, Detail)>>,
     recent: Mutex<Vec<(String, Arc<Recent>)>>,
+    ledgers: Mutex<Vec<Arc<dyn LossSource>>>,
+    sums: Mutex<Vec<Books>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -61,6 +68,29 @@ impl Registry {
     /// Adds what a worker remembers of its frames.
     pub fn add_recent(&self, worker: String, recent: Arc<Recent>) {
         locked(&self.recent).push((worker, recent));
+    }
+
+    /// Adds what a worker lost.
+    pub fn add_ledger(&self, ledger: Arc<dyn LossSource>) {
+        locked(&self.ledgers).push(ledger);
+    }
+
+    /// Adds a sum that holds when the role has ended.
+    pub fn add_sum(&self, books: impl Fn() -> Sum + Send + Sync + 'static) {
+        locked(&self.sums).push(Box::new(books));
+    }
+
+    /// Every sum, as it stands.
+    pub fn sums(&self) -> Vec<Sum> {
+        locked(&self.sums).iter().map(|books| books()).collect()
+    }
+
+    /// What was lost: a row for each worker and reason.
+    pub fn losses(&self) -> Vec<LossRow> {
+        let ledgers = locked(&self.ledgers).clone();
+        let mut rows = Vec::new();
+        ledgers.iter().for_each(|ledger| ledger.losses(&mut rows));
+        rows
     }
 
     /// What the workers remember of the id that begins with `id`: one entry for each worker.

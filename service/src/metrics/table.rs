@@ -10,9 +10,9 @@
 //!     /// Why a frame went no further.
 //!     pub enum DropReason {
 //!         /// No decoder took it.
-//!         DecodeError = "decode_error",
+//!         keeps DecodeError = "decode_error",
 //!         /// Its id was seen before.
-//!         Seen = "seen",
+//!         keeps Seen = "seen",
 //!     }
 //! }
 //!
@@ -232,9 +232,9 @@ mod tests {
         /// Why.
         enum Why {
             /// A.
-            Late = "late",
+            keeps Late = "late",
             /// B.
-            Full = "full",
+            keeps Full = "full",
         }
     }
 

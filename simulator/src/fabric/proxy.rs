@@ -21,7 +21,7 @@ use multicast_io::Burst;
 use proxy_ingress::pipeline::emit::OutletLimits;
 use proxy_ingress::pipeline::number::{FlowLimits, Identity, MIN_FLOWS};
 use proxy_ingress::pipeline::train::Order;
-use proxy_ingress::pipeline::{DropReason, Ingress, IngressConfig, Message, Next, Policy, RoundIo};
+use proxy_ingress::pipeline::{Ingress, IngressConfig, Message, Next, Policy, RoundIo};
 use proxy_ingress::tally::Tally;
 use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -343,15 +343,14 @@ impl Proxy {
             context.violation(&format!(
                 "worker {who} planned {planned} datagrams, handed over {handed_over} and counted {dropped} as dropped"
             ));
+        } else if !tally.sum().holds() {
+            context.violation(&format!("worker {who}: the sum does not hold: {}", tally.sum()));
         }
     }
 
     /// Frames dropped behind the claim, and counted.
     pub(super) fn dropped(&self) -> u64 {
-        [DropReason::SendRefused, DropReason::BacklogFull, DropReason::WriteError]
-            .iter()
-            .map(|reason| self.tally.dropped(*reason).get())
-            .sum()
+        self.tally.ledger.lost()
     }
 
     /// Frames that it let through undecided. Those that found no place in the slab at all were never asked about.

@@ -401,8 +401,8 @@ fn a_listener_of_a_pair_asks_for_what_its_dead_sibling_may_have_had_in_hand() {
     // What endpoints no longer hold is no loss of ours.
     world.send(&frame_of(Kind::Tx, HashKey(9), 5000, &NO_TREE, &transaction(5000)));
     world.run(Duration::from_secs(90));
-    assert_eq!(world.counts().lost[Loss::Horizon.index()], 0);
-    assert_eq!(world.counts().lost[Loss::BeforeStart.index()], 300);
+    assert_eq!(world.counts().lost.count(Loss::Horizon), 0);
+    assert_eq!(world.counts().lost.count(Loss::BeforeStart), 300);
 }
 
 /// Where the flow was left.
@@ -453,7 +453,7 @@ fn what_lies_before_the_longest_jump_of_a_resumed_flow_is_counted_as_lost() {
     world.send(&tx(1001));
     world.run(Duration::from_secs(1));
     world.delivered_exactly((901..=1001).map(transaction));
-    assert_eq!(world.counts().lost[Loss::Jump.index()], 891);
+    assert_eq!(world.counts().lost.count(Loss::Jump), 891);
 }
 
 fn left_in(positions: &[Position]) -> Vec<(HashKey, u64)> {
@@ -646,7 +646,7 @@ fn what_a_probe_shows_and_nobody_holds_is_counted_as_lost() {
     (7..=8).for_each(|seq| world.lose(&tx(seq)));
     world.run(Duration::from_secs(90));
     world.delivered_exactly((7..=8).map(transaction));
-    assert_eq!(world.counts().lost[Loss::BeforeStart as usize], 2, "5 and 6");
+    assert_eq!(world.counts().lost.count(Loss::BeforeStart), 2, "5 and 6");
 }
 
 #[test]
@@ -803,7 +803,7 @@ fn what_no_endpoint_has_is_given_up_at_the_horizon_and_counted() {
     assert!(world.requests.len() > 10);
     world.run(Duration::from_secs(2));
     let counts = world.counts();
-    assert_eq!((counts.open_gaps, counts.lost[Loss::Horizon.index()]), (0, 1));
+    assert_eq!((counts.open_gaps, counts.lost.count(Loss::Horizon)), (0, 1));
     let mut losses = Vec::new();
     world.pipeline.take_losses(&mut losses);
     assert_eq!(losses, [Lost { key: FLOW, first: 2, last: 2, why: gap_track::Loss::Horizon }]);

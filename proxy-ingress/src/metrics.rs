@@ -42,6 +42,8 @@ service::counters! {
                 series.put(&["went_on"], &stats.parked_went_on);
             };
         => gauge("bsp_txid_claim_longest_wait_seconds", ["worker"], "The longest that a frame has waited for an answer about its claim, parking not included.") = |stats| stats.longest_wait.value() as f64 / 1e6;
+        => gauge("bsp_txid_claim_unsettled_seconds", ["worker"], "Age of the oldest epoch of claims that is not settled: below a tenth of a second while frames leave at once.") = |stats| stats.unsettled_age.value() as f64 / 1e6;
+        => counter("bsp_txid_claim_unsettled_total", ["worker"], "Epochs of claims that were not settled for 2 s: siblings sent what they cover, and what was claimed after them, once more.") = |stats| stats.unsettled_late.value();
         => counter("bsp_txid_claim_overdue_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout although the worker had a turn in time: always 0, or a fault.") = |stats| stats.overdue.value();
         => counter("bsp_txid_claim_late_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout because the worker's turn came late: a busy machine, or a process that was stopped.") = |stats| stats.late.value();
     }

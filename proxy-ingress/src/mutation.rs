@@ -6,6 +6,10 @@
 #[allow(missing_docs, reason = "each name says what is wrong")]
 pub enum Mutation {
     ClaimKeptAfterRefusal,
+    /// A claim that failed waits for the next loss before it is released.
+    FailedClaimNotReleased,
+    /// Frames are offered although earlier ones of their group wait.
+    WaitingTrainOvertaken,
     RefusedTrainRenumbered,
     FlowKeptAfterHole,
     SettledBeforeSend,
@@ -13,6 +17,8 @@ pub enum Mutation {
     LateFrameSent,
     DigestOvertakes,
     DropNotCounted,
+    /// The links are not looked at behind a hand-over.
+    SettledWithoutCarrier,
     /// In the order of the round: the burst is cleared and filled again before waiting frames are copied out of it.
     ClearedBeforeKept,
     /// In the order of the round: frames leave by the time at which the store was asked.
@@ -21,8 +27,10 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 10] = [
+    pub const ALL: [Mutation; 13] = [
         Mutation::ClaimKeptAfterRefusal,
+        Mutation::FailedClaimNotReleased,
+        Mutation::WaitingTrainOvertaken,
         Mutation::RefusedTrainRenumbered,
         Mutation::FlowKeptAfterHole,
         Mutation::SettledBeforeSend,
@@ -30,6 +38,7 @@ impl Mutation {
         Mutation::LateFrameSent,
         Mutation::DigestOvertakes,
         Mutation::DropNotCounted,
+        Mutation::SettledWithoutCarrier,
         Mutation::ClearedBeforeKept,
         Mutation::TimeNotReadAgain,
     ];

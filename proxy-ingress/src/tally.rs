@@ -46,6 +46,8 @@ service::counters! {
         => counter("bsp_packets_forwarded_total", ["worker"], "Frames taken by the kernel; fragments count one by one. With several interfaces: the mean of them.") = |tally| tally.forwarded(&tally.handed_over);
         => counter("bsp_bytes_forwarded_total", ["worker"], "Bytes of those frames, without padding.") = |tally| tally.forwarded(&tally.handed_over_bytes);
         pub handed_over: Counter => counter("bsp_packets_handed_over_total", ["worker"], "Frames taken by the kernel, once for each interface.");
+        pub left_out: Counter => counter("bsp_packets_left_out_total", ["worker"], "Frames not offered to an interface that had no carrier, while another took them.");
+        pub held_bytes: Gauge => gauge("bsp_held_bytes", ["worker"], "Bytes of frames that are not claimed, because no interface can emit.");
         pub handed_over_bytes: Counter => counter("bsp_bytes_handed_over_total", ["worker"], "Their bytes, without padding, once for each interface.");
         pub padding: Counter => counter("bsp_train_padding_bytes_total", ["worker"], "Bytes added so that frames could share trains.");
         train_lengths: [Counter; TRAIN_BUCKETS] => counter("bsp_trains_total", ["worker", "frames"], "Trains by number of frames (upper bound).")
@@ -63,6 +65,9 @@ service::counters! {
         => counter("bsp_block_pow_rejected_total", [], "Blocks whose header does not meet its target.") = |tally| tally.dropped(DropReason::BlockPow);
         => counter("bsp_egress_errors_total", [], "Frames that the kernel did not take in time.") = |tally| tally.ledger.lost();
         pub send_blocked: Counter => counter("bsp_send_blocked_total", ["worker"], "Times a send had to wait for room in a socket.");
+        pub cut_short: Counter => counter("bsp_frames_cut_short_total", ["worker"], "Large frames given up before their last fragment was made: another one was lost, or the worker stopped. Each is a drop, too.");
+        pub backlog_groups: Gauge => gauge("bsp_send_backlog_groups", ["worker"], "Groups with frames that wait because the kernel refused them, counted for each interface.");
+        pub oldest_hand_over: Gauge => gauge("bsp_oldest_hand_over_seconds", ["worker"], "Age of the oldest claimed frame that is not handed over on every interface and not given up; 0 for none.") = |tally| tally.oldest_hand_over.get() as f64 / 1e3;
         pub backlog_bytes: Gauge => gauge("bsp_send_backlog_bytes", ["worker"], "Bytes that wait because the kernel refused them.");
         pub slab_bytes: Gauge => gauge("bsp_slab_bytes", ["worker"], "Bytes of frames that wait for the shared store.");
         pub slab_frames: Gauge => gauge("bsp_slab_frames", ["worker"], "Frames that wait for the shared store.");
@@ -142,6 +147,7 @@ impl Tally {
             [("accepted", all(&self.accepted)), ("parts", self.parts.get())],
             [
                 ("handed over", self.handed_over.get()),
+                ("left out", self.left_out.get()),
                 ("suppressed", all(&self.deduped)),
                 ("lost", self.ledger.lost()),
             ],

@@ -35,6 +35,8 @@ struct Kernel {
     /// Frames taken before the error; `None`: all.
     room: Option<usize>,
     error: Option<i32>,
+    /// A destination that is refused, with this error.
+    refused: Option<(SocketAddr, i32)>,
 }
 
 impl Transmit for Kernel {
@@ -46,6 +48,9 @@ impl Transmit for Kernel {
                     let error =
                         self.error.map_or(io::ErrorKind::WouldBlock.into(), io::Error::from_raw_os_error);
                     return Progress { frames: count, error: Some(error) };
+                }
+                if let Some((_, error)) = self.refused.filter(|(to, _)| *to == train.destination) {
+                    return Progress { frames: count, error: Some(io::Error::from_raw_os_error(error)) };
                 }
                 self.room = self.room.map(|room| room - 1);
                 self.taken.push((train.destination, memory[frame.range()].to_vec()));
@@ -397,7 +402,7 @@ fn a_refused_train_keeps_its_numbers_and_goes_first_when_the_kernel_relents() {
     world.outside.kernels[0].error = Some(ENOBUFS);
     let frames: Vec<Vec<u8>> = (0..40).map(|seed| tx_frame(seed, 200)).collect();
     world.round(&frames[..20]);
-    assert!(world.ingress.is_blocked() && !world.ingress.may_read_streams());
+    assert!(!world.ingress.is_blocked() && world.ingress.has_backlog(), "reading goes on");
     world.round(&frames[20..]);
     assert_eq!(world.stamps().len(), 3);
     world.outside.kernels[0].room = None;
@@ -715,7 +720,7 @@ fn a_socket_that_stays_full_gets_the_rest_through_its_backlog() {
     let Next::Full { until, .. } = world.commit() else { panic!("not full") };
     world.now = until;
     assert_eq!(world.commit(), Next::Done);
-    assert!(world.ingress.is_blocked());
+    assert!(world.ingress.has_backlog());
     world.kernel().room = None;
     world.pass(Duration::from_millis(20));
     assert_eq!((world.stamps().len(), world.tally.flows_retired.get()), (20, 0));
@@ -794,4 +799,198 @@ fn the_last_round_gives_up_what_waits_counted_and_no_digest_overtakes_it() {
     assert_eq!((world.stamps().len(), world.digests()), (0, 0));
     assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (1, 1));
     assert!(!world.ingress.is_blocked());
+}
+
+/// A frame of about `len` bytes that comes by TCP and leaves in fragments.
+fn object(seed: u32, len: usize) -> Message {
+    Message { bytes: Bytes::from(tx_frame(seed, len)), sender: SENDER.ip(), verdict: None }
+}
+
+/// In how many fragments an object of `len` bytes leaves.
+fn fragments(len: usize) -> usize {
+    let mut world = World::new(objects());
+    world.ingress.message(world.now, object(0, len));
+    world.round(&[]);
+    world.stamps().len()
+}
+
+/// One interface, so small a chunk that an object is cut over several rounds, and no mercy with what waits.
+fn objects() -> IngressConfig {
+    IngressConfig {
+        chunk: 4 << 10,
+        outlet: OutletLimits { bytes: 64 << 10, deadline: Duration::from_millis(40) },
+        ..config(1)
+    }
+}
+
+impl World {
+    /// One round and no other.
+    fn one_round(&mut self) {
+        while self.commit() != Next::Done {}
+    }
+
+    fn refuse(&mut self, room: usize) {
+        (self.kernel().room, self.kernel().error) = (Some(room), Some(ENOBUFS));
+    }
+}
+
+#[test]
+fn an_object_that_loses_a_fragment_early_middle_or_late_is_released_once_and_its_resend_leaves_whole() {
+    const LEN: usize = 40_000;
+    const ROUNDS: usize = 10;
+    let deadline = objects().outlet.deadline;
+    for refused_from in 0..ROUNDS {
+        for tier2 in [false, true] {
+            let mut world = World::with_store(objects(), tier2.then(|| Memory::new(16 << 20)));
+            world.ingress.message(world.now, object(1, LEN));
+            for round in 0.. {
+                if round == refused_from {
+                    world.refuse(1);
+                } else if round == refused_from + 2 {
+                    // What waits is given up in this round; then the link is as before.
+                    world.now += deadline;
+                } else if round == refused_from + 3 {
+                    world.kernel().room = None;
+                }
+                world.one_round();
+                world.now += Duration::from_millis(1);
+                if round > refused_from + 3 && !world.ingress.is_busy() {
+                    break;
+                }
+                assert!(round < 200, "refused from round {refused_from} on: no end");
+            }
+            for _ in 0..30 {
+                world.pass(Duration::from_millis(20));
+            }
+            let what = format!("refused from round {refused_from} on, tier 2: {tier2}");
+            assert_eq!(world.tally.released.get(), 1, "{what}");
+            assert!(world.ingress.is_drained(), "{what}: a claim stays open");
+            assert_eq!(world.tally.oldest_hand_over.get(), 0, "{what}");
+            world.kernel().taken.clear();
+            world.ingress.message(world.now, object(1, LEN));
+            world.round(&[]);
+            assert_eq!(world.stamps().len(), fragments(LEN), "{what}: the resend is suppressed");
+            assert_eq!(world.tally.deduped(Kind::Tx).get(), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_whose_last_fragment_is_handed_over_after_another_was_lost_is_released() {
+    // Two interfaces: the object goes on after a loss on one of them, and its last fragments are handed over on both.
+    let mut world = World::with_store(IngressConfig { outlets: 2, ..objects() }, Some(Memory::new(16 << 20)));
+    world.ingress.message(world.now, object(1, 40_000));
+    world.refuse(0);
+    world.one_round();
+    world.now += objects().outlet.deadline;
+    world.one_round();
+    assert!(world.dropped(DropReason::SendRefused) > 0);
+    world.kernel().room = None;
+    world.pass(Duration::from_millis(20));
+    for _ in 0..30 {
+        world.pass(Duration::from_millis(20));
+    }
+    assert_eq!((world.tally.released.get(), world.tally.cut_short.get()), (1, 0));
+    assert!(world.ingress.is_drained(), "the worker's epochs settle");
+    world.round(&[]);
+    world.ingress.message(world.now, object(1, 40_000));
+    world.round(&[]);
+    assert_eq!(world.tally.deduped(Kind::Tx).get(), 0, "the resend is let through");
+}
+
+#[test]
+fn a_refused_group_waits_alone_while_others_and_reading_go_on() {
+    const EINVAL: i32 = 22;
+    let mut world = World::new(config(1));
+    world.round(&[tx_frame(1, 200)]);
+    let refused = world.kernel().taken[0].0;
+    world.kernel().taken.clear();
+    world.kernel().refused = Some((refused, EINVAL));
+    let frames: Vec<Vec<u8>> = (10..410).map(|seed| tx_frame(seed, 200)).collect();
+    for batch in frames.chunks(40) {
+        world.round(batch);
+        world.now += Duration::from_millis(5);
+        assert!(!world.ingress.is_blocked() && world.ingress.may_read_streams());
+    }
+    let left = world.stamps().len();
+    assert!((200..400).contains(&left), "{left}");
+    assert_eq!((world.tally.backlog_groups.get(), world.tally.flows_retired.get()), (1, 0));
+    // Flows that left are announced although others wait, and those that wait are not.
+    world.pass(Duration::from_millis(150));
+    assert!(world.digests() > 0);
+    let group_of = |frame: &Vec<u8>| id_of(frame)[0] >> 6;
+    let waiting = group_of(&tx_frame(1, 200));
+    assert_eq!(frames.iter().filter(|frame| group_of(frame) != waiting).count(), left);
+    world.kernel().refused = None;
+    world.pass(Duration::from_millis(20));
+    let mut next: HashMap<HashKey, u64> = HashMap::new();
+    for (key, number, _) in world.stamps() {
+        // The first frame of all was forgotten above.
+        let expected = next.entry(key).or_insert(number.0);
+        assert!(
+            number.0 == *expected && (number.0 > 2 || *expected <= 2),
+            "no frame overtakes another of its flow"
+        );
+        *expected += 1;
+    }
+    assert_eq!(world.stamps().len(), 400);
+    assert!(world.ingress.is_drained());
+}
+
+#[test]
+fn reading_stops_before_the_backlog_overflows() {
+    let mut world = World::new(config(1));
+    world.refuse(0);
+    let mut seed = 0;
+    while !world.ingress.is_blocked() {
+        let frames: Vec<Vec<u8>> = (0..100).map(|at| tx_frame(seed + at, 1_000)).collect();
+        seed += 100;
+        world.round(&frames);
+        assert!(seed < 2_000, "reading goes on for ever");
+    }
+    assert!(seed >= 400, "half of the backlog is for what is read while the kernel refuses: {seed}");
+    assert!(!world.ingress.may_read_streams());
+    assert_eq!(world.dropped(DropReason::BacklogFull), 0);
+    world.kernel().room = None;
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.stamps().len(), seed as usize);
+    assert!(!world.ingress.is_blocked() && world.ingress.may_read_streams());
+}
+
+#[test]
+fn an_object_waits_for_a_slow_link_and_not_in_the_backlog() {
+    // The link takes a few frames a round: far less than is cut in one.
+    let mut world = World::new(objects());
+    world.ingress.message(world.now, object(1, 60_000));
+    for rounds in 0.. {
+        world.refuse(2);
+        world.round(&[]);
+        world.now += Duration::from_millis(2);
+        if world.ingress.is_drained() {
+            break;
+        }
+        assert!(rounds < 500 && world.tally.backlog_bytes.get() <= 3 * (4 << 10));
+    }
+    assert_eq!((world.dropped(DropReason::SendRefused), world.dropped(DropReason::BacklogFull)), (0, 0));
+    assert_eq!(world.stamps().len(), fragments(60_000));
+}
+
+#[test]
+fn an_orderly_stop_in_the_middle_of_an_object_gives_it_up_counted_and_released() {
+    let memory = Memory::new(16 << 20);
+    let mut world = World::with_store(objects(), Some(memory.clone()));
+    world.ingress.message(world.now, object(1, 40_000));
+    for _ in 0..3 {
+        world.one_round();
+    }
+    assert!(!world.stamps().is_empty() && world.ingress.is_busy());
+    world.ingress.close();
+    world.one_round();
+    assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (1, 1));
+    let mut sibling = World::with_store(objects(), Some(memory));
+    sibling.now = world.now;
+    sibling.ingress.message(sibling.now, object(1, 40_000));
+    sibling.round(&[]);
+    sibling.round(&[]);
+    assert_eq!(sibling.stamps().len(), fragments(40_000), "a sibling's copy leaves at once");
 }

@@ -46,6 +46,7 @@ pub use watermark::Watermark;
 use crate::config::{ClaimsConfig, Mode};
 use crate::decision::{Claimant, Decision, Ticket, Token, Verdict, Why};
 use crate::key::ClaimKey;
+use crate::ledger::Unsettled;
 use crate::local::LocalSet;
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
@@ -302,6 +303,11 @@ impl Claims {
             && self.requests.is_idle()
             && (self.config.mode == Mode::Simple
                 || !ledger.outstanding() && ledger.unwritten_record().is_none())
+    }
+
+    /// The oldest epoch that is not settled. In simple mode nobody asks.
+    pub fn unsettled(&self, now: Instant) -> Option<Unsettled> {
+        self.frames.ledger().unsettled(now).filter(|_| self.config.mode != Mode::Simple)
     }
 
     /// From now on nothing is parked: what waits is sent, at once. Claims under way are sent without their answer, so

@@ -16,12 +16,17 @@ const GRACE: Duration = Duration::from_millis(50);
 /// the sockets, the next lets their tasks read.
 const TURNS_TO_READ: u8 = 2;
 
+/// Time between two lines about an epoch that is not settled.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 /// Session and requests in flight of one worker.
 pub struct Driver {
     store: Store,
     op_timeout: Duration,
     /// Since when the worker reads what has come, before it gives up what has not; turns of the runtime since then.
     reading: Option<(Instant, u8)>,
+    /// When a line said that an epoch is not settled.
+    warned_at: Option<Instant>,
     /// `None`: cut off.
     running: FuturesUnordered<BoxFuture<'static, (RequestId, Option<Answer>)>>,
 }
@@ -48,7 +53,8 @@ impl Driver {
                 None => Store::Remote(backend.session().await?),
             },
         };
-        Ok(Driver { store, op_timeout: OP_TIMEOUT, reading: None, running: FuturesUnordered::new() })
+        let running = FuturesUnordered::new();
+        Ok(Driver { store, op_timeout: OP_TIMEOUT, reading: None, warned_at: None, running })
     }
 
     /// Longest time that one call may take.
@@ -74,6 +80,25 @@ impl Driver {
                     self.running.push(start(session.as_ref(), request, deadline));
                 }
             }
+        }
+        self.warn_of_unsettled(claims, now);
+    }
+
+    /// Says that an epoch does not settle, when it is found late and then once a minute.
+    fn warn_of_unsettled(&mut self, claims: &Claims, now: Instant) {
+        let Some(late) = claims.unsettled(now).filter(|unsettled| unsettled.is_late()) else {
+            return self.warned_at = None;
+        };
+        if self.warned_at.is_none_or(|at| now.saturating_duration_since(at) >= WARN_EVERY) {
+            self.warned_at = Some(now);
+            tracing::warn!(
+                owner = format_args!("{:016x}", late.owner),
+                epoch = late.epoch,
+                claims = late.claims,
+                "claims of this worker are not settled after {:.1} s: siblings that wait for them send the same frames. Frames \
+                 wait to be handed over (a slow link or consumer), or claims to be released (a store that does not answer)",
+                late.age.as_secs_f64(),
+            );
         }
     }
 

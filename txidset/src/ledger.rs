@@ -18,6 +18,29 @@ use std::time::{Duration, Instant};
 /// Old owners whose records may still have news; more are forgotten, oldest first (their siblings take over).
 const MAX_OWNERS: usize = 8;
 
+/// An epoch that is not settled after so long is late: siblings have long taken over what it covers, and what comes after it.
+pub(crate) const LATE: Duration = Duration::from_secs(2);
+
+/// The oldest epoch of a worker that is not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Owner id that it belongs to.
+    pub owner: u64,
+    /// Its number.
+    pub epoch: u32,
+    /// Time since it opened.
+    pub age: Duration,
+    /// Claims of it that have no end yet.
+    pub claims: u32,
+}
+
+impl Unsettled {
+    /// It should have been settled long ago.
+    pub fn is_late(&self) -> bool {
+        self.age >= LATE
+    }
+}
+
 /// Where a claim belongs: under which owner, in which epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EpochPlace {
@@ -51,6 +74,8 @@ struct Epoch {
     closed: bool,
     outstanding: u32,
     released: bool,
+    /// It was found late.
+    late: bool,
 }
 
 impl Ledger {
@@ -81,7 +106,7 @@ impl Ledger {
         let open = owner.epochs.back().is_some_and(|epoch| !epoch.closed || reuse);
         let reused = reuse && owner.last() > 0;
         if !open && !reused {
-            owner.epochs.push_back(Epoch { opened: now, closed: false, outstanding: 0, released: false });
+            owner.epochs.push_back(Epoch::open(now));
         }
         if let Some(epoch) = owner.epochs.back_mut() {
             epoch.outstanding += 1;
@@ -161,6 +186,21 @@ impl Ledger {
         self.owners.back().is_some_and(|owner| !owner.epochs.is_empty())
     }
 
+    /// The oldest epoch of the current owner that is not settled. (What former owners left will not be.)
+    pub(crate) fn unsettled(&self, now: Instant) -> Option<Unsettled> {
+        let owner = self.owners.back()?;
+        let epoch = owner.epochs.front()?;
+        let age = now.saturating_duration_since(epoch.opened);
+        Some(Unsettled { owner: owner.id, epoch: owner.first, age, claims: epoch.outstanding })
+    }
+
+    /// Whether that epoch is found late: once for each.
+    pub(crate) fn becomes_late(&mut self, now: Instant) -> bool {
+        let is_late = self.unsettled(now).is_some_and(|unsettled| unsettled.is_late());
+        let epoch = self.owners.back_mut().and_then(|owner| owner.epochs.front_mut());
+        epoch.is_some_and(|epoch| is_late && !std::mem::replace(&mut epoch.late, true))
+    }
+
     /// The newest epoch of the current owner; `None` before its first.
     pub(crate) fn newest(&self) -> Option<EpochPlace> {
         let owner = self.owners.back().filter(|owner| owner.last() > 0)?;
@@ -192,6 +232,12 @@ impl Ledger {
             released: 0,
             written: (0, 0),
         });
+    }
+}
+
+impl Epoch {
+    fn open(now: Instant) -> Epoch {
+        Epoch { opened: now, closed: false, outstanding: 0, released: false, late: false }
     }
 }
 

@@ -63,6 +63,10 @@ pub struct ClaimStats {
     pub renewed: Count,
     /// Claims made on the worker's own takeover key because it was late.
     pub fenced: Count,
+    /// Age of the oldest epoch that is not settled, in microseconds.
+    pub unsettled_age: Count,
+    /// Epochs that were not settled for two seconds.
+    pub unsettled_late: Count,
     /// Keys sent to tier 2 as claims.
     pub claims: Count,
     /// Claim requests (batches).

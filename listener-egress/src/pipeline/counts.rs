@@ -167,6 +167,8 @@ service::counters! {
         pub claims_open: u64 => counter("bsl_egress_claim_open_total", ["worker"], "Frames let through undecided");
         pub claims_overdue: u64 => counter("bsl_egress_claim_overdue_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout although the worker had a turn in time: always 0, or a fault");
         pub claims_late: u64 => counter("bsl_egress_claim_late_total", ["worker"], "Frames that waited for the store longer than --cache-op-timeout because the worker's turn came late");
+        pub claims_unsettled_ms: u64 => gauge("bsl_egress_claim_unsettled_seconds", ["worker"], "Age of the oldest epoch of claims that is not settled: about as long as frames wait for the consumer") = |counts| counts.claims_unsettled_ms as f64 / 1e3;
+        pub claims_unsettled: u64 => counter("bsl_egress_claim_unsettled_total", ["worker"], "Epochs of claims that were not settled for 2 s: siblings took over what they cover");
         => counter("bsl_egress_claim_local_hit_total", ["worker"], "Frames whose id this process had seen") = |counts| counts.dropped_for(DropReason::Deduplicated);
         pub waiting_bytes: u64 => gauge("bsl_claim_waiting_bytes", ["worker"], "Bytes of frames that wait for a claim");
         pub marks_withheld: [u64; Withheld::ALL] => counter(

@@ -469,6 +469,8 @@ impl Pipeline {
         if let Some(claims) = self.gate.claims() {
             let stats = claims.stats();
             self.counts.claims_overdue = stats.overdue.value();
+            self.counts.claims_unsettled_ms = stats.unsettled_age.value() / 1_000;
+            self.counts.claims_unsettled = stats.unsettled_late.value();
             self.counts.claims_late = stats.late.value();
         }
         &self.counts

@@ -21,6 +21,8 @@ pub(super) struct Announcer {
     destination: SocketAddr,
     schedule: Schedule,
     entries: Vec<Entry>,
+    /// Those of them that one interface may announce.
+    allowed: Vec<Entry>,
     #[cfg(feature = "mutants")]
     pub(super) mutation: Option<Mutation>,
 }
@@ -32,6 +34,7 @@ impl Announcer {
             destination: SocketAddr::new(config.fabric.address(GroupIndex::BEACON), config.beacon_port),
             schedule: Schedule::new(),
             entries: Vec::with_capacity(ENTRIES),
+            allowed: Vec::new(),
             #[cfg(feature = "mutants")]
             mutation: None,
         }
@@ -111,16 +114,30 @@ impl Announcer {
                 break;
             }
             let (length, written) = encode(&self.entries, &mut datagram);
-            let (Ok(len), Ok(segment)) = (u32::try_from(length), u16::try_from(length)) else { break };
-            let train = Train { destination: self.destination, first: 0, count: 1, segment };
-            for (blocked, socket) in outlets.blocked().zip(sockets.iter_mut()) {
+            for (at, (waiting, socket)) in outlets.waiting().zip(sockets.iter_mut()).enumerate() {
+                if !waiting || planted!(self, DigestOvertakes) {
+                    self.transmit(&datagram[..length], socket);
+                    continue;
+                }
                 // A digest must not overtake the frames it announces; the flow's next one will follow them.
-                if !blocked || planted!(self, DigestOvertakes) {
-                    socket.transmit(&datagram, &[train], &[Span { start: 0, len }]);
+                self.allowed.clear();
+                let free = self.entries.iter().filter(|entry| !outlets.holds(at, entry.group));
+                self.allowed.extend(free.cloned());
+                if !self.allowed.is_empty() {
+                    let mut part = [0; MAX_DATAGRAM];
+                    let (length, _) = encode(&self.allowed, &mut part);
+                    self.transmit(&part[..length], socket);
                 }
             }
             tally.digests.add(1);
             tally.digest_entries.add(written as u64);
+        }
+    }
+
+    fn transmit(&self, datagram: &[u8], socket: &mut impl Transmit) {
+        if let (Ok(len), Ok(segment)) = (u32::try_from(datagram.len()), u16::try_from(datagram.len())) {
+            let train = Train { destination: self.destination, first: 0, count: 1, segment };
+            socket.transmit(datagram, &[train], &[Span { start: 0, len }]);
         }
     }
 }

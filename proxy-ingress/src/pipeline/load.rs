@@ -9,9 +9,10 @@ use super::admit::{Admitted, Shape};
 use super::claim::{Candidate, Cleared, Gate};
 use super::group::route;
 use super::hand_over::{HandOverRef, HandOvers};
-use super::large::{LargeFrame, LargeFrames};
+use super::large::{Cutting, LargeFrame, LargeFrames};
 use super::loaded::{Loaded, LoadedFrame};
 use super::number::{FlowHandle, FlowTable, Identity, stamp_of};
+use super::outlets::Outlets;
 use super::settings::IngressConfig;
 use super::slab::HeldFrame;
 use super::train::TrainFrame;
@@ -38,6 +39,7 @@ pub(super) struct Stages<'a> {
     pub(super) gate: &'a mut Gate,
     pub(super) flows: &'a mut FlowTable,
     pub(super) hand_overs: &'a mut HandOvers,
+    pub(super) outlets: &'a Outlets,
     pub(super) tally: &'a Tally,
 }
 
@@ -86,7 +88,7 @@ impl Loader {
                 outlets: config.outlets.max(1) as u64,
             },
             loaded: Loaded::default(),
-            large: LargeFrames::default(),
+            large: LargeFrames::new(config.shard_bits, config.chunk, HEAP_RESERVE),
             scratch: Vec::with_capacity(64 << 10),
             stopped_for_room: false,
             #[cfg(feature = "mutants")]
@@ -94,11 +96,11 @@ impl Loader {
         }
     }
 
-    /// Loads everything that may leave now: the next chunk of large frames, then frames that were decided. What finds no
-    /// room is loaded in a later round ([`Loader::is_busy`]).
-    pub(super) fn load(&mut self, now: Instant, burst: &mut Burst, mut stages: Stages<'_>) {
-        self.large.begin(burst, HEAP_RESERVE);
-        self.large.cut(burst, &mut self.loaded, &mut self.scratch, stages.tally);
+    /// Loads everything that may leave now: the next chunk of large frames, then frames that were decided. `room`: bytes of
+    /// frames that can wait elsewhere. What finds no room is loaded in a later round ([`Loader::is_busy`]).
+    pub(super) fn load(&mut self, now: Instant, burst: &mut Burst, room: usize, mut stages: Stages<'_>) {
+        self.large.begin(room > 0, self.settings.outlets, stages.hand_overs, stages.tally);
+        self.cut(now, burst, 0, &mut stages);
         let batch = stages.gate.take_batch();
         while let Some((at, ticket)) = stages.gate.next_present() {
             if let Some((candidate, held)) = batch.get(at) {
@@ -107,12 +109,16 @@ impl Loader {
             }
         }
         stages.gate.give_batch_back(batch);
+        let mut bytes = 0;
         self.stopped_for_room = loop {
-            if burst.heap_free() < HEAP_RESERVE || self.loaded.len() >= LOADS {
+            if burst.heap_free() < HEAP_RESERVE || self.loaded.len() >= LOADS || bytes >= room {
                 break true;
             }
             match stages.gate.next(now, stages.tally) {
-                Some(cleared) => self.load_cleared(now, burst, cleared, &mut stages),
+                Some(cleared) => {
+                    bytes += cleared.candidate.frame.len as usize;
+                    self.load_cleared(now, burst, cleared, &mut stages);
+                }
                 None => break false,
             }
         };
@@ -135,9 +141,14 @@ impl Loader {
         &mut self.loaded
     }
 
-    /// Large frames that are not cut to their end.
-    pub(super) fn large(&mut self) -> &mut LargeFrames {
-        &mut self.large
+    /// Gives up the large frames that are not cut to their end.
+    pub(super) fn abandon(&mut self, hand_overs: &mut HandOvers, tally: &Tally) {
+        self.large.abandon(self.settings.outlets, hand_overs, tally);
+    }
+
+    /// Bytes of large frames that nothing bounds but the worker, which stops reading.
+    pub(super) fn copied_bytes(&self) -> usize {
+        self.large.copied_bytes()
     }
 
     /// How many large frames wait.
@@ -145,9 +156,14 @@ impl Loader {
         self.large.len()
     }
 
-    /// A later round must load more.
-    pub(super) fn is_busy(&self) -> bool {
-        !self.large.is_empty() || !self.loaded.is_empty() || self.stopped_for_room
+    /// A later round must load more, and can.
+    pub(super) fn is_busy(&self, outlets: &Outlets) -> bool {
+        self.stopped_for_room || !self.loaded.is_empty() || self.large.may_go_on(outlets)
+    }
+
+    /// Nothing waits here.
+    pub(super) fn is_idle(&self) -> bool {
+        self.large.len() == 0 && self.loaded.is_empty() && !self.stopped_for_room
     }
 
     fn load_one(
@@ -165,8 +181,9 @@ impl Loader {
         let flow = frame.is_numbered().then(|| stages.flows.flow(now, &route, candidate.sender));
         let to = Destination { flow, group: route.destination };
         let loaded = match (frame.shape, flow) {
-            (Shape::Cut(plan), Some(flow)) => {
-                self.load_large(burst, frame, held, (plan, flow, to.group), ticket, stages)
+            // Its flow is looked for again whenever it is cut.
+            (Shape::Cut(plan), Some(_)) => {
+                self.load_large((now, burst), candidate, held, (plan, to.group), ticket, stages)
             }
             _ => self.load_whole(burst, frame, held, to, ticket, stages),
         };
@@ -233,13 +250,15 @@ impl Loader {
     /// A frame that leaves in fragments: kept aside and cut chunk by chunk.
     fn load_large(
         &mut self,
-        burst: &mut Burst,
-        frame: &Admitted,
+        (now, burst): (Instant, &mut Burst),
+        candidate: &Candidate,
         held: HeldFrame,
-        (plan, flow, group): (FragmentPlan, FlowHandle, GroupIndex),
+        (plan, group): (FragmentPlan, GroupIndex),
         ticket: Option<Ticket>,
         stages: &mut Stages<'_>,
     ) -> bool {
+        let frame = &candidate.frame;
+        let copied = !matches!(held, HeldFrame::Owned(_));
         let payload = match held {
             HeldFrame::Owned(bytes) => bytes.slice(usize::from(frame.payload_at).min(bytes.len())..),
             HeldFrame::Gone => return false,
@@ -252,9 +271,32 @@ impl Loader {
         stages.tally.fragmented.add(1);
         stages.tally.parts.add(u64::from(plan.total) * self.settings.outlets - 1);
         let hand_over = self.open(ticket, u64::from(plan.total), stages.hand_overs);
-        self.large.push(LargeFrame::new(*frame, payload, plan, flow, group, hand_over));
-        self.large.cut(burst, &mut self.loaded, &mut self.scratch, stages.tally);
+        let sender = candidate.sender;
+        self.large.push(LargeFrame {
+            frame: *frame,
+            sender,
+            payload,
+            copied,
+            plan,
+            group,
+            hand_over,
+            next: 0,
+        });
+        self.cut(now, burst, self.large.len() - 1, stages);
         true
+    }
+
+    fn cut(&mut self, now: Instant, burst: &mut Burst, from: usize, stages: &mut Stages<'_>) {
+        let with = &mut Cutting {
+            now,
+            burst,
+            loaded: &mut self.loaded,
+            scratch: &mut self.scratch,
+            flows: stages.flows,
+            outlets: stages.outlets,
+            tally: stages.tally,
+        };
+        self.large.cut(from, with);
     }
 
     fn open(&self, ticket: Option<Ticket>, datagrams: u64, hand_overs: &mut HandOvers) -> HandOverRef {

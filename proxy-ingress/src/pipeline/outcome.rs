@@ -7,7 +7,7 @@ use super::number::{FlowHandle, FlowTable};
 use crate::mutation::Mutation;
 use crate::tally::Tally;
 use service::ledger::Loss;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use txidset::Claims;
 
 /// See the module text.
@@ -24,6 +24,11 @@ impl Outcomes {
     /// Where hand-overs are opened and finished.
     pub(super) fn hand_overs(&mut self) -> &mut HandOvers {
         &mut self.hand_overs
+    }
+
+    /// Age of the claim that waits longest for its answer; zero where none waits.
+    pub(super) fn oldest(&self, now: Instant) -> Duration {
+        self.hand_overs.oldest(now).unwrap_or_default()
     }
 
     /// No claim waits for its answer.
@@ -43,10 +48,12 @@ impl Outcomes {
         let noted = &mut self.hand_overs;
         tally.handed_over.add(std::mem::take(&mut noted.handed_over));
         tally.handed_over_bytes.add(std::mem::take(&mut noted.handed_over_bytes));
+        tally.left_out.add(std::mem::take(&mut noted.left_out));
+        noted.confirm();
         for ticket in noted.sent.drain(..) {
             claims.sent(now, ticket);
         }
-        if noted.lost.is_empty() {
+        if planted!(self, FailedClaimNotReleased) && noted.lost.is_empty() {
             return;
         }
         let flow = noted.retired.last().and_then(|(flow, _)| flows.key(*flow)).map_or(0, |key| key.0);
@@ -55,6 +62,7 @@ impl Outcomes {
                 tally.ledger.lose(reason, Loss { frames, flow, ..Loss::default() });
             }
         }
+        // The last datagram of a frame that lost others may be one that was handed over: a claim fails without a loss, too.
         for ticket in noted.failed.drain(..) {
             tally.released.add(1);
             if planted!(self, ClaimKeptAfterRefusal) {
@@ -63,7 +71,7 @@ impl Outcomes {
                 claims.failed(now, ticket);
             }
         }
-        if !planted!(self, FlowKeptAfterHole) {
+        if !self.hand_overs.retired.is_empty() && !planted!(self, FlowKeptAfterHole) {
             self.retire(now, flows, announcer);
         }
     }

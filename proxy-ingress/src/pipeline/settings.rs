@@ -38,6 +38,8 @@ pub struct IngressConfig {
     pub outlets: usize,
     /// Bounds of each interface's backlog.
     pub outlet: OutletLimits,
+    /// Bytes of large frames that are cut into fragments in one round.
+    pub chunk: usize,
     /// How long a round waits for a full socket before what is left of it goes to the backlog; zero never waits.
     pub full_timeout: Duration,
     /// Whether ids are claimed at all.
@@ -51,6 +53,9 @@ pub struct IngressConfig {
 impl IngressConfig {
     /// The default of [`IngressConfig::full_timeout`].
     pub const FULL_TIMEOUT: Duration = Duration::from_millis(5);
+
+    /// The default of [`IngressConfig::chunk`].
+    pub const CHUNK: usize = 256 << 10;
 
     /// What the options of the role are by default, for one interface of an Ethernet.
     pub fn new(fabric: Fabric, shard_bits: ShardBits, identity: Identity) -> IngressConfig {
@@ -69,6 +74,7 @@ impl IngressConfig {
             train_order: Order::Length,
             outlets: 1,
             outlet: OutletLimits { bytes: 16 << 20, deadline: Duration::from_secs(1) },
+            chunk: IngressConfig::CHUNK,
             full_timeout: IngressConfig::FULL_TIMEOUT,
             claims: true,
             slab_bytes: 32 << 20,

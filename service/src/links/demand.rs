@@ -9,8 +9,9 @@
 
 use super::feed::{Feed, follow};
 use super::rp_filter;
-use crate::{Condition, Lifecycle};
-use link_watch::{Links, Need, Standing};
+use crate::{Code, Condition, Lifecycle};
+use link_watch::{AddressState, Links, Need, Standing};
+use std::net::IpAddr;
 
 /// Interfaces that one option names, and what is needed of each.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Demands {
     receives_v4: bool,
     /// What was known of each interface of each demand: where it stood, and its number.
     known: Vec<Vec<(Standing, Option<u32>)>>,
+    /// Addresses that an option names, on whatever interface, and where they stood.
+    addresses: Vec<(&'static str, IpAddr, Standing)>,
 }
 
 /// One line for the log.
@@ -64,7 +67,13 @@ impl Demands {
     /// Nothing is known of any interface.
     pub fn new(demands: Vec<Demand>) -> Demands {
         let known = demands.iter().map(|demand| vec![(Standing::Usable, None); demand.names.len()]).collect();
-        Demands { demands, receives_v4: false, known }
+        Demands { demands, receives_v4: false, known, addresses: Vec::new() }
+    }
+
+    /// An option names this address, on whatever interface it is.
+    pub fn address(mut self, option: &'static str, ip: IpAddr) -> Demands {
+        self.addresses.push((option, ip, Standing::Usable));
+        self
     }
 
     /// The groups of an IPv4 fabric are received by the interfaces of the first demand: `rp_filter` matters.
@@ -81,8 +90,8 @@ impl Demands {
         let condition = lifecycle.condition("links");
         let mut feed = follow(lifecycle)?;
         while let Some(waits) = self.waits_for(&feed.seen()) {
-            tracing::warn!("the start waits: {waits}");
-            condition.not_met(&waits);
+            tracing::warn!("the start waits: {}", waits.1);
+            condition.fails(code(waits.0), &waits.1);
             feed.changed().await;
         }
         if self.receives_v4
@@ -109,7 +118,12 @@ impl Demands {
     }
 
     /// What a start waits for.
-    fn waits_for(&self, links: &Links) -> Option<String> {
+    fn waits_for(&self, links: &Links) -> Option<(Standing, String)> {
+        let named = self.addresses.iter().map(|(option, ip, _)| (option, ip, standing_of(*ip, links)));
+        let mut tentative = named.filter(|(.., standing)| matches!(standing, Standing::Tentative(_)));
+        if let Some((option, ip, standing)) = tentative.next() {
+            return Some((standing, format!("{option} {ip} {standing}")));
+        }
         self.demands.iter().find_map(|demand| {
             let standings = demand.names.iter().map(|name| {
                 let link = links.by_name(name);
@@ -122,7 +136,8 @@ impl Demands {
                 let tentative = matches!(standing, Standing::Tentative(_));
                 *exists && (tentative || demand.waits && none_usable && *standing != Standing::Usable)
             });
-            waited.next().map(|(name, standing, _)| format!("{} {name} {standing}", demand.option))
+            let (name, standing, _) = waited.next()?;
+            Some((standing, format!("{} {name} {standing}", demand.option)))
         })
     }
 
@@ -172,6 +187,19 @@ impl Demands {
             }
             said.extend(texts);
         }
+        for (option, ip, known) in &mut self.addresses {
+            let now = standing_of(*ip, links);
+            let text = format!("{option} {ip} {now}");
+            if *known != now {
+                lines.push(Line { bad: now != Standing::Usable, text: text.clone() });
+            }
+            *known = now;
+            if now != Standing::Usable {
+                said.push(text);
+                worst =
+                    worst.filter(|trouble| matches!(trouble, Trouble::All(_))).or(Some(Trouble::All(now)));
+            }
+        }
         let detail = if said.is_empty() { self.all_well() } else { said.join("; ") };
         Judgement { lines, trouble: worst, detail }
     }
@@ -184,19 +212,45 @@ impl Demands {
     }
 }
 
+fn standing_of(ip: IpAddr, links: &Links) -> Standing {
+    let found = links.with_address(ip).and_then(|link| link.address(ip));
+    match found.map(|address| address.state) {
+        None => Standing::Gone(ip),
+        Some(AddressState::Tentative) => Standing::Tentative(ip),
+        Some(AddressState::Duplicate) => Standing::Duplicate(ip),
+        Some(AddressState::Preferred | AddressState::Deprecated) => Standing::Usable,
+    }
+}
+
 /// The one place where troubles of links become conditions.
 fn tell(condition: &Condition, trouble: Option<Trouble>, detail: &str) {
     match trouble {
         None => condition.met(detail),
-        Some(Trouble::Some) => condition.degraded(detail),
-        Some(Trouble::All(_)) => condition.not_met(detail),
+        Some(Trouble::Some) => condition.fails(Code::LinkPartial, detail),
+        Some(Trouble::All(standing)) => condition.fails(code(standing), detail),
+    }
+}
+
+fn code(standing: Standing) -> Code {
+    match standing {
+        Standing::Missing => Code::LinkMissing,
+        Standing::Down => Code::LinkDown,
+        Standing::NoCarrier | Standing::Usable => Code::LinkCarrier,
+        Standing::NoMulticast => Code::LinkMulticast,
+        Standing::NoAddress => Code::AddrNone,
+        Standing::Tentative(_) => Code::AddrTentative,
+        Standing::Duplicate(_) => Code::AddrDuplicate,
+        Standing::Gone(_) => Code::AddrGone,
     }
 }
 
 fn tell_joins(unjoined: usize, condition: &Condition) {
     match unjoined {
         0 => condition.met("every group is joined"),
-        _ => condition.not_met(&format!("{unjoined} sockets could not join their groups again")),
+        _ => {
+            let text = format!("{unjoined} sockets could not join their groups again");
+            condition.fails(Code::JoinLapsed, &text);
+        }
     }
 }
 
@@ -215,7 +269,7 @@ fn watch_rp_filter(names: Vec<String>, lifecycle: &Lifecycle) {
         strict[0]
     );
     tracing::warn!("{text}");
-    condition.degraded(&text);
+    condition.fails(Code::RpFilter, &text);
 }
 
 #[cfg(test)]
@@ -301,7 +355,7 @@ mod tests {
             ..link(2, "eth0")
         };
         let demands = Demands::new(vec![demand(&["eth0"])]);
-        assert!(demands.waits_for(&links(&[both])).unwrap().contains("fd10::2"));
+        assert!(demands.waits_for(&links(&[both])).unwrap().1.contains("fd10::2"));
         assert_eq!(demands.waits_for(&links(&[link(2, "eth0")])), None);
         let bare = Link { addresses: Vec::new(), ..link(2, "eth0") };
         assert_eq!(demands.waits_for(&links(&[bare.clone()])), None, "it starts, and is not ready");

@@ -24,7 +24,7 @@ use crate::stats::ClaimStats;
 use crate::value::{ClaimValue, Record};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest chain of takeovers; beyond it the frame is sent in doubt.
 const MAX_CHAIN: usize = 8;
@@ -168,6 +168,11 @@ impl Frames {
 
     pub(super) fn close_epoch(&mut self, now: Instant, at_once: bool) {
         self.ledger.close(now, at_once);
+        let age = self.ledger.unsettled(now).map_or(Duration::ZERO, |unsettled| unsettled.age);
+        self.stats.unsettled_age.set(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        if self.ledger.becomes_late(now) {
+            self.stats.unsettled_late.add(1);
+        }
     }
 
     /// The store acknowledged this record.

@@ -231,6 +231,43 @@ fn an_unacknowledged_release_changes_the_owner_and_never_settles() {
 }
 
 #[test]
+fn a_claim_without_an_end_shows_and_is_counted_once() {
+    let mut world = World::new(1, |_| {});
+    for n in 1..=2 {
+        world.claim(0, n);
+        world.pump(0);
+        world.run(&[0], 60);
+    }
+    world.hand_over(0, 2);
+    let stats = world.workers[0].stats();
+    world.run(&[0], 1_800);
+    let unsettled = world.workers[0].unsettled(world.now).unwrap();
+    assert_eq!((unsettled.epoch, unsettled.claims, unsettled.is_late()), (1, 1, false));
+    assert_eq!(stats.unsettled_late.value(), 0);
+    world.run(&[0], 8_000);
+    assert!(world.workers[0].unsettled(world.now).unwrap().is_late());
+    assert!(stats.unsettled_age.value() > 9_000_000);
+    assert_eq!(stats.unsettled_late.value(), 1);
+    world.hand_over(0, 1);
+    world.run(&[0], 100);
+    assert_eq!(world.workers[0].unsettled(world.now), None);
+    assert_eq!((stats.unsettled_age.value(), stats.unsettled_late.value()), (0, 1));
+}
+
+#[test]
+fn what_a_former_owner_left_open_is_not_late() {
+    let mut world = World::new(1, |_| {});
+    world.claim(0, 1);
+    world.pump(0);
+    world.refuse(0, 1);
+    world.fail(0, OpErrorKind::Timeout);
+    assert_eq!(world.workers[0].stats().renewed.value(), 1);
+    world.run(&[0], 3_000);
+    assert_eq!(world.workers[0].unsettled(world.now), None);
+    assert_eq!(world.workers[0].stats().unsettled_late.value(), 0);
+}
+
+#[test]
 fn a_lost_reply_forwards_the_frame() {
     let mut world = World::new(1, |_| ());
     world.claim(0, 1);

@@ -1,7 +1,8 @@
 //! Receivers of many groups: as many sockets as their joins need, and joins that can be made again.
 //!
 //! Why: a socket stays on one interface, and the kernel bounds what it may join (`joins`). Memberships also lapse in silence
-//! when routes and interfaces change. So whoever holds a receiver for long asserts its joins now and then.
+//! when routes and interfaces change. So whoever holds a receiver for long asserts its joins now and then. That a join says
+//! "already" proves nothing: where the interface was made again, the receiver must be opened again.
 //!
 //! Limits: 20 IPv4 joins a socket (the default of `net.ipv4.igmp_max_memberships`), for IPv6 what `net.core.optmem_max` pays
 //! for, at most 2,000. Cost: one system call a join.
@@ -22,11 +23,12 @@ pub struct Membership {
     pub source: Option<IpAddr>,
 }
 
-/// What a receiver joined, and where.
+/// What a receiver joined, where, and how it was opened.
 #[derive(Clone, Debug)]
 pub struct Memberships {
     on: Interface,
     joins: Vec<Membership>,
+    options: SocketOptions,
 }
 
 /// A receiver and what it joined.
@@ -47,6 +49,24 @@ impl Memberships {
             None => receiver.join(join.group, &self.on),
             Some(source) => receiver.join_source(join.group, source, &self.on),
         })
+    }
+
+    /// The interface, as it was when the receiver was opened.
+    pub fn interface(&self) -> &Interface {
+        &self.on
+    }
+
+    /// What was joined.
+    pub fn joins(&self) -> &[Membership] {
+        &self.joins
+    }
+
+    /// Another receiver with the same joins, on the interface that has the name now.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refused the socket or a join.
+    pub fn open_again(&self) -> Result<Joined, SocketError> {
+        Joined::open_one(&self.options, &Interface::by_name(&self.on.name)?, &self.joins)
     }
 }
 
@@ -77,7 +97,7 @@ impl Joined {
             reuse_address: true,
             ..options.clone()
         })?;
-        let memberships = Memberships { on: on.clone(), joins: joins.to_vec() };
+        let memberships = Memberships { on: on.clone(), joins: joins.to_vec(), options: options.clone() };
         memberships.assert(&receiver)?;
         Ok(Joined { receiver, memberships })
     }

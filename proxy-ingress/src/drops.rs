@@ -52,6 +52,8 @@ service::reasons! {
         loses SendRefused = "send_refused",
         /// The kernel refuses frames and the backlog of the interface is full.
         loses BacklogFull = "backlog_full",
+        /// No emit interface could send until `--send-deadline`, or the last one lost its carrier behind the frame.
+        loses NoCarrier = "no_carrier",
         /// The kernel will never take the frame (too large for the interface).
         loses WriteError = "write_error",
     }

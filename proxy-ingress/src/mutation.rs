@@ -17,6 +17,8 @@ pub enum Mutation {
     LateFrameSent,
     DigestOvertakes,
     DropNotCounted,
+    /// The links are not looked at behind a hand-over.
+    SettledWithoutCarrier,
     /// In the order of the round: the burst is cleared and filled again before waiting frames are copied out of it.
     ClearedBeforeKept,
     /// In the order of the round: frames leave by the time at which the store was asked.
@@ -25,7 +27,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 12] = [
+    pub const ALL: [Mutation; 13] = [
         Mutation::ClaimKeptAfterRefusal,
         Mutation::FailedClaimNotReleased,
         Mutation::WaitingTrainOvertaken,
@@ -36,6 +38,7 @@ impl Mutation {
         Mutation::LateFrameSent,
         Mutation::DigestOvertakes,
         Mutation::DropNotCounted,
+        Mutation::SettledWithoutCarrier,
         Mutation::ClearedBeforeKept,
         Mutation::TimeNotReadAgain,
     ];

@@ -21,6 +21,8 @@ service::reasons! {
         keeps Limit = "limit",
         /// The socket failed.
         keeps Error = "error",
+        /// No interface can emit, for longer than frames may wait.
+        keeps NoCarrier = "no_carrier",
         /// Orderly stop.
         keeps Drained = "drained",
     }

@@ -46,6 +46,8 @@ service::counters! {
         => counter("bsp_packets_forwarded_total", ["worker"], "Frames taken by the kernel; fragments count one by one. With several interfaces: the mean of them.") = |tally| tally.forwarded(&tally.handed_over);
         => counter("bsp_bytes_forwarded_total", ["worker"], "Bytes of those frames, without padding.") = |tally| tally.forwarded(&tally.handed_over_bytes);
         pub handed_over: Counter => counter("bsp_packets_handed_over_total", ["worker"], "Frames taken by the kernel, once for each interface.");
+        pub left_out: Counter => counter("bsp_packets_left_out_total", ["worker"], "Frames not offered to an interface that had no carrier, while another took them.");
+        pub held_bytes: Gauge => gauge("bsp_held_bytes", ["worker"], "Bytes of frames that are not claimed, because no interface can emit.");
         pub handed_over_bytes: Counter => counter("bsp_bytes_handed_over_total", ["worker"], "Their bytes, without padding, once for each interface.");
         pub padding: Counter => counter("bsp_train_padding_bytes_total", ["worker"], "Bytes added so that frames could share trains.");
         train_lengths: [Counter; TRAIN_BUCKETS] => counter("bsp_trains_total", ["worker", "frames"], "Trains by number of frames (upper bound).")
@@ -145,6 +147,7 @@ impl Tally {
             [("accepted", all(&self.accepted)), ("parts", self.parts.get())],
             [
                 ("handed over", self.handed_over.get()),
+                ("left out", self.left_out.get()),
                 ("suppressed", all(&self.deduped)),
                 ("lost", self.ledger.lost()),
             ],

@@ -76,6 +76,17 @@ codes! {
         EndpointNone = "endpoint.none", Degraded, "No retry endpoint is known, so what is missing cannot be asked for.";
         StoreUnreachable = "store.unreachable", Degraded, "A shared store does not answer.";
         StoreOtherFabric = "store.other_fabric", Degraded, "The prefix of the claims belongs to another fabric.";
+        LinkMissing = "link.missing", NotReady, "The interface does not exist.";
+        LinkDown = "link.down", NotReady, "The interface is switched off.";
+        LinkCarrier = "link.carrier", NotReady, "The interface has no carrier: nothing is at the other end.";
+        LinkMulticast = "link.multicast", NotReady, "The interface has multicast switched off.";
+        LinkPartial = "link.partial", Degraded, "Some of several interfaces cannot be used.";
+        AddrNone = "addr.none", NotReady, "The interface has no address of the fabric's family.";
+        AddrTentative = "addr.tentative", NotReady, "The kernel still looks whether another host has the address.";
+        AddrDuplicate = "addr.duplicate", NotReady, "Another host has the address too.";
+        AddrGone = "addr.gone", NotReady, "The address that was asked for is not there.";
+        JoinLapsed = "join.lapsed", NotReady, "Groups are not joined any more, and cannot be joined again.";
+        RpFilter = "sysctl.rp_filter", Degraded, "rp_filter is strict: an IPv4 fabric may be dropped in silence.";
         MarksUnseen = "marks.unseen", Degraded, "Courtesy marks are not written, or no proxy may see them.";
     }
 }
@@ -103,7 +114,21 @@ mod tests {
     #[test]
     fn a_role_is_out_of_service_only_where_a_sibling_would_do_better() {
         let out: Vec<_> = Code::ALL.iter().filter(|code| code.severity() == Severity::NotReady).collect();
-        let named = [Code::Starting, Code::Draining, Code::ConsumerRefused, Code::ConsumerStalled];
+        let named = [
+            Code::Starting,
+            Code::Draining,
+            Code::ConsumerRefused,
+            Code::ConsumerStalled,
+            Code::LinkMissing,
+            Code::LinkDown,
+            Code::LinkCarrier,
+            Code::LinkMulticast,
+            Code::AddrNone,
+            Code::AddrTentative,
+            Code::AddrDuplicate,
+            Code::AddrGone,
+            Code::JoinLapsed,
+        ];
         assert_eq!(out, named.iter().collect::<Vec<_>>());
     }
 

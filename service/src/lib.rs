@@ -8,6 +8,7 @@ pub mod exposition;
 pub mod ledger;
 pub mod lifecycle;
 pub mod limit;
+pub mod links;
 pub mod logs;
 pub mod metrics;
 pub mod notify;

@@ -7,6 +7,7 @@
 //! the packet path: five plain stores into one cache line; no lock, no allocation.
 
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,19 @@ pub struct Recent {
     owner: AtomicU64,
     began: Instant,
     began_wall: SystemTime,
+}
+
+/// Frames of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// HashKey.
+    pub flow: u64,
+    /// Lowest number.
+    pub first: u64,
+    /// Highest number.
+    pub last: u64,
+    /// How many.
+    pub frames: u64,
 }
 
 /// A time, as the ring keeps it.
@@ -97,6 +111,21 @@ impl Recent {
         })
     }
 
+    /// Runs of frames noted within `span` before now, by flow.
+    pub fn lately(&self, span: Duration) -> Vec<Run> {
+        let Moment(from) = self.moment(Instant::now().checked_sub(span).unwrap_or(self.began));
+        let mut runs: BTreeMap<u64, Run> = BTreeMap::new();
+        for entry in &self.entries {
+            let id = entry.id.load(Ordering::Acquire);
+            let Some((_, flow, seq)) = entry.read(id).filter(|(micros, ..)| *micros >= from) else {
+                continue;
+            };
+            let run = runs.entry(flow).or_insert(Run { flow, first: seq, last: seq, frames: 0 });
+            (run.first, run.last, run.frames) = (run.first.min(seq), run.last.max(seq), run.frames + 1);
+        }
+        runs.into_values().collect()
+    }
+
     fn unix_ms(&self, micros: u64) -> u64 {
         let at = self.began_wall + Duration::from_micros(micros);
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -137,5 +166,17 @@ mod tests {
             recent.note(recent.moment(now), 9, 1, seq);
         }
         assert_eq!(seqs(&recent), [2]);
+    }
+
+    #[test]
+    fn what_was_noted_lately_is_summed_up_by_flow() {
+        let recent = Recent::new("sent");
+        let now = Instant::now();
+        for (flow, seq) in [(1, 7), (2, 1), (1, 9)] {
+            recent.note(recent.moment(now + Duration::from_secs(9)), seq, flow, seq);
+        }
+        let expected =
+            [Run { flow: 1, first: 7, last: 9, frames: 2 }, Run { flow: 2, first: 1, last: 1, frames: 1 }];
+        assert_eq!(recent.lately(Duration::from_secs(1)), expected);
     }
 }

@@ -9,6 +9,7 @@ use frame::digest::{Digest, Entry};
 use frame::{Advert, Datagram, Kind, SubtreeGroupAnnounce};
 use multicast_io::membership::REJOIN;
 use multicast_io::{Burst, Joined, Loss};
+use service::links::Feed;
 use service::worker::{Inlet, Intake, IntakeRules, Mailboxes, Weighed, owner};
 use service::{Counter, Lifecycle};
 use std::io;
@@ -52,13 +53,14 @@ pub(super) struct Control {
     pub(super) sockets: Vec<Joined>,
     pub(super) dispatcher: Dispatcher,
     pub(super) loss: Loss,
+    pub(super) links: Feed,
     pub(super) lifecycle: Lifecycle,
 }
 
 impl Control {
     /// Registers the sockets. The work ends when the role drains.
     pub(super) fn open(self) -> io::Result<impl Future<Output = ()>> {
-        let Control { sockets, dispatcher, loss, lifecycle } = self;
+        let Control { sockets, dispatcher, loss, links, lifecycle } = self;
         let inlets = sockets.into_iter().map(|Joined { receiver, memberships }| Inlet {
             tag: (),
             name: "a control group",
@@ -66,7 +68,7 @@ impl Control {
             memberships: Some(memberships),
         });
         let rules = IntakeRules { messages: BATCH, ..IntakeRules::default() };
-        let mut intake = Intake::new(rules, inlets.collect())?.with_loss(loss);
+        let mut intake = Intake::new(rules, inlets.collect())?.with_loss(loss).follow(links);
         Ok(async move {
             let mut burst = Burst::new(BATCH, 0);
             let mut rejoin = tokio::time::interval(REJOIN);

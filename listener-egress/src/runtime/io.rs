@@ -3,8 +3,8 @@
 use super::consumer::Consumer;
 use super::marks::Marker;
 use crate::pipeline::{Door, Fates, Handed, Refused, Request, RoundIo, Sighted};
-use multicast_io::Interface;
 use service::Recent;
+use service::links::Feed;
 use service::recent::Moment;
 use service::worker::Intake;
 use std::net::{SocketAddr, UdpSocket};
@@ -18,7 +18,9 @@ pub(super) struct Io {
     pub(super) consumer: Consumer,
     pub(super) marker: Option<Marker>,
     pub(super) headers: Option<(UdpSocket, SocketAddr)>,
-    pub(super) interfaces: Vec<Interface>,
+    pub(super) links: Feed,
+    /// The first interface: link-local endpoints are reached by it.
+    pub(super) interface: Option<String>,
     pub(super) strip_header: bool,
     /// Frames given to the consumer lately, and the time that the next ones are noted under.
     pub(super) recent: Arc<Recent>,
@@ -31,6 +33,18 @@ impl Io {
     /// With the way to the store, and the sockets, of which one sends requests.
     pub(super) fn with<'a>(&'a mut self, driver: &'a mut Driver, intake: &'a Intake<Door>) -> IoOfRound<'a> {
         IoOfRound { io: self, driver, intake }
+    }
+
+    /// A link-local address with the interface as it is now.
+    fn scoped(&self, to: SocketAddr) -> SocketAddr {
+        match to {
+            SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+                let index = self.interface.as_ref().and_then(|name| self.links.index(name));
+                v6.set_scope_id(index.unwrap_or(0));
+                SocketAddr::V6(v6)
+            }
+            to => to,
+        }
     }
 
     /// The time of a round, as the ring keeps it.
@@ -110,7 +124,7 @@ impl RoundIo for IoOfRound<'_> {
             service::limited!(warn, 1, "no socket for requests to {to}: its family is off here");
             return;
         };
-        let to = scoped(request.to, &self.io.interfaces);
+        let to = self.io.scoped(request.to);
         // What the kernel refuses is asked for again when its timeout passes.
         if let Err(error) = socket.send_to(&request.bytes, to, None) {
             service::limited!(warn, 1, "request to {to}: {error}");
@@ -128,16 +142,5 @@ impl RoundIo for IoOfRound<'_> {
         if let Some(marker) = &self.io.marker {
             marker.post(came, sighted.iter().copied());
         }
-    }
-}
-
-/// Link-local endpoints are reached by the first interface.
-fn scoped(to: SocketAddr, interfaces: &[Interface]) -> SocketAddr {
-    match to {
-        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
-            v6.set_scope_id(interfaces.first().map_or(0, |interface| interface.index));
-            SocketAddr::V6(v6)
-        }
-        to => to,
     }
 }

@@ -28,11 +28,13 @@ use control::{Control, ControlCells, ControlMessage, Dispatcher};
 use frame::GroupIndex;
 use frame::flow::Origin;
 use io::Io;
+use link_watch::{Family, Need};
 use marks::Marks;
 use multicast_io::{Loss, wildcard};
 use predecessor::Predecessor;
 use report::{Conditions, Report};
 use service::config::Purpose;
+use service::links::{Demand, Demands, Feed};
 use service::worker::{Layout, Mailbox, Mailboxes, Threads, owner};
 use service::{Deps, Metric};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -95,6 +97,7 @@ pub fn metrics() -> impl Iterator<Item = &'static Metric> {
 /// Names the option, the address or the interface.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
+    let links = follow_links(&config, &deps).await?;
     let opened = service::store::open(config.backend_settings()?, deps.store.clone())
         .await
         .context("--cache-backend")?;
@@ -104,13 +107,27 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     }
     let predecessor = Predecessor::of(&config, backend.as_deref()).await?;
     let marks = Marks::open(&config, &deps.lifecycle, &deps.registry).await?;
-    Starting::new(config, deps, backend, predecessor, marks)?.start().await
+    let layout = layout::layout(&config)?;
+    Starting::new(config, deps, layout, links, backend, predecessor, marks)?.start().await
+}
+
+/// What a listener needs of its interfaces: to hear. Requests leave by whatever route there is.
+async fn follow_links(config: &Config, deps: &Deps) -> anyhow::Result<Feed> {
+    let v4 = config.data_fabric()?.is_v4();
+    let demand = Demand {
+        option: "--iface",
+        names: config.fabric.iface.0.clone(),
+        need: Need::none_of(Family::of(v4)),
+        waits: false,
+    };
+    Demands::new(vec![demand]).receive_v4(v4).follow(&deps.lifecycle).await
 }
 
 /// What all workers are made from.
 struct Starting {
     config: Config,
     deps: Deps,
+    links: Feed,
     backend: Option<Arc<dyn Backend>>,
     layout: Layout,
     local: Option<Arc<LocalSet>>,
@@ -124,17 +141,18 @@ impl Starting {
     fn new(
         config: Config,
         deps: Deps,
+        layout: Layout,
+        links: Feed,
         backend: Option<Arc<dyn Backend>>,
         predecessor: Predecessor,
         marks: Option<Marks>,
     ) -> anyhow::Result<Starting> {
-        let layout = layout::layout(&config)?;
         let consumer = resolve(&config.delivery.egress_addr, CONSUMER_PORT, "egress-addr")?;
         let seed = rand::random();
         let capacity = config.gate.egress_dedup_local_cap;
         let local = (capacity > 0)
             .then(|| Arc::new(LocalSet::new(capacity, config.gate.egress_dedup_ttl_redis, seed)));
-        Ok(Starting { config, deps, backend, layout, local, consumer, seed, predecessor, marks })
+        Ok(Starting { config, deps, links, backend, layout, local, consumer, seed, predecessor, marks })
     }
 
     async fn start(mut self) -> anyhow::Result<Running> {
@@ -230,7 +248,8 @@ impl Starting {
                 consumer,
                 marker: self.marks.as_ref().map(Marks::marker),
                 headers,
-                interfaces: layout.interfaces.clone(),
+                links: self.links.clone(),
+                interface: layout.interfaces.first().map(|on| on.name.clone()),
                 strip_header: config.delivery.strip_header,
                 recent: cells.recent.clone(),
                 noted_at: None,
@@ -238,6 +257,7 @@ impl Starting {
             },
             report: Report::new(cells, Conditions { connected, endpoints, expects_endpoints }, now),
             mailbox,
+            links: self.links.clone(),
             lifecycle: self.deps.lifecycle.clone(),
             drain_timeout: config.common.drain_timeout.max(Duration::from_millis(100)) * 9 / 10,
         })
@@ -268,6 +288,7 @@ impl Starting {
             sockets,
             dispatcher,
             loss: self.loss(u64::from(u32::MAX)),
+            links: self.links.clone(),
             lifecycle: self.deps.lifecycle.clone(),
         })
     }

@@ -11,6 +11,7 @@ use anyhow::Context;
 use cache_backend::Backend;
 use multicast_io::{Burst, Joined, Loss, Receiver};
 use service::Lifecycle;
+use service::links::Feed;
 use service::worker::{Drain, DrainRules, DrainStep, InHand, Inlet, Intake, IntakeRules, Mailbox, Queue};
 use std::future::pending;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(super) struct Start {
     pub(super) io: Io,
     pub(super) report: Report,
     pub(super) mailbox: Mailbox<ControlMessage>,
+    pub(super) links: Feed,
     pub(super) lifecycle: Lifecycle,
     pub(super) drain_timeout: Duration,
 }
@@ -70,7 +72,7 @@ pub(super) async fn open(start: Start) -> anyhow::Result<impl Future<Output = ()
     let intake = Intake::new(rules, data.chain(replies).collect()).context("registering a socket")?;
     let worker = Worker {
         pipeline: start.pipeline,
-        intake: intake.with_loss(start.loss),
+        intake: intake.with_loss(start.loss).follow(start.links),
         burst: Burst::new(BATCH, 0).touched(),
         driver: driver.with_op_timeout(start.op_timeout),
         io: start.io,

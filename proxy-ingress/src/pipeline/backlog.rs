@@ -174,10 +174,10 @@ impl Backlog {
         self.tidy();
     }
 
-    /// Gives up everything (end of an orderly stop).
-    pub(super) fn abandon(&mut self, hand_overs: &mut HandOvers) {
+    /// Empties it.
+    pub(super) fn abandon(&mut self, mut give_up: impl FnMut(&[FrameOrigin])) {
         for waiting in self.lanes.values().flat_map(|lane| &lane.waiting) {
-            hand_overs.lose(waiting.left(), DropReason::SendRefused);
+            give_up(waiting.left());
         }
         self.lanes.clear();
         self.bytes = 0;

@@ -9,6 +9,7 @@ use super::slab::{BLOCK, FrameHandle, HeldFrame, Slab};
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use crate::tally::Tally;
+use bytes::Bytes;
 use multicast_io::{Burst, Span};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -268,6 +269,48 @@ impl Gate {
     /// Frames admitted that were not taken by [`Gate::next`] yet.
     pub(super) fn pending(&self) -> usize {
         self.asked.len() + self.present.len() + self.cleared.len()
+    }
+
+    /// Frames that were not claimed yet leave the batch, with their bytes: no interface can emit.
+    pub(super) fn withdraw(&mut self, burst: &Burst, mut take: impl FnMut(Candidate, Bytes)) {
+        let (asked, present) = (self.asked.drain(..), self.present.drain(..));
+        for at in asked.map(|asked| asked.at).chain(present.map(|(at, _)| at)) {
+            if let Some((candidate, held)) = self.batch.get(at as usize) {
+                let bytes = match held {
+                    HeldFrame::InBurst(span) => Bytes::copy_from_slice(burst.bytes(*span)),
+                    HeldFrame::Owned(bytes) => bytes.clone(),
+                    HeldFrame::Copied { .. } | HeldFrame::Gone => continue,
+                };
+                take(candidate.clone(), bytes);
+            }
+        }
+    }
+
+    /// What was decided is released and handed back, with its bytes: no interface can emit.
+    pub(super) fn withdraw_decided(
+        &mut self,
+        now: Instant,
+        burst: &Burst,
+        tally: &Tally,
+        mut take: impl FnMut(Candidate, Bytes),
+    ) {
+        while let Some(Cleared { candidate, held, ticket }) = self.next(now, tally) {
+            if let Some(ticket) = ticket {
+                tally.released.add(1);
+                self.claims.failed(now, ticket);
+            }
+            let bytes = match held {
+                HeldFrame::InBurst(span) => Bytes::copy_from_slice(burst.bytes(span)),
+                HeldFrame::Owned(bytes) => bytes,
+                HeldFrame::Copied { first, len } => {
+                    let mut out = Vec::new();
+                    self.read(first, len, &mut out);
+                    out.into()
+                }
+                HeldFrame::Gone => continue,
+            };
+            take(candidate, bytes);
+        }
     }
 
     /// Gives up what was decided and not taken: its claims are released. Returns how many frames.

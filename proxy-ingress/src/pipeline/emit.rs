@@ -34,6 +34,12 @@ pub struct OutletLimits {
     pub deadline: Duration,
 }
 
+impl Transmit for service::links::EmitSocket {
+    fn transmit(&mut self, memory: &[u8], trains: &[Train], frames: &[Span]) -> Progress {
+        self.send(memory, trains, frames)
+    }
+}
+
 /// A planned batch in send order: `frames` and `origins` run in parallel, `trains` cover them.
 #[derive(Debug, Default)]
 pub(super) struct Emission {

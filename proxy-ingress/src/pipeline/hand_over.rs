@@ -3,6 +3,9 @@
 //! A claim is answered once. It was `sent` when every datagram of its frame was handed over on every emit interface, and it
 //! `failed` when one of them was lost. Here it is only noted; [`Outcomes`](super::outcome::Outcomes) gives the answers.
 //!
+//! No claim is answered as `sent` before the links were looked at behind its last datagram ([`HandOvers::awaits_look`]): what the
+//! kernel took before the last interface lost its carrier may not have left.
+//!
 //! Every claim gets its answer: each datagram of its frame is handed over, lost, or cut short on each interface, and a frame
 //! waits for none of these longer than a backlog or the worker itself. [`HandOvers::oldest`] shows one that does.
 //!
@@ -58,8 +61,12 @@ pub(super) struct HandOvers {
     pub(super) handed_over: u64,
     /// Their bytes, without padding.
     pub(super) handed_over_bytes: u64,
+    /// Frames not offered to an interface without carrier, while others took them.
+    pub(super) left_out: u64,
     /// Frames lost, by reason, counted for each interface.
     pub(super) lost: Vec<(DropReason, u64)>,
+    /// Flows of frames taken since the links were looked at last, and how many.
+    unconfirmed: Vec<(FlowHandle, u64)>,
 }
 
 impl HandOvers {
@@ -105,6 +112,9 @@ impl HandOvers {
     pub(super) fn hand_over(&mut self, origins: &[FrameOrigin]) {
         self.handed_over += origins.len() as u64;
         for origin in origins {
+            if let Some(flow) = origin.flow {
+                add(&mut self.unconfirmed, flow);
+            }
             self.finish(origin.hand_over, 1, false);
         }
     }
@@ -114,13 +124,41 @@ impl HandOvers {
         self.lost.push((reason, origins.len() as u64));
         for origin in origins {
             if let Some(flow) = origin.flow {
-                match self.retired.last_mut() {
-                    Some((last, lost)) if *last == flow => *lost += 1,
-                    _ => self.retired.push((flow, 1)),
-                }
+                add(&mut self.retired, flow);
             }
             self.finish(origin.hand_over, 1, true);
         }
+    }
+
+    /// These frames are not offered to one interface, because it has no carrier and others have.
+    pub(super) fn leave_out(&mut self, origins: &[FrameOrigin]) {
+        self.left_out += origins.len() as u64;
+        for origin in origins {
+            self.finish(origin.hand_over, 1, false);
+        }
+    }
+
+    /// Something was handed over, or is to be answered as sent: the links must be looked at before it is told.
+    pub(super) fn awaits_look(&self) -> bool {
+        self.handed_over > 0 || !self.sent.is_empty()
+    }
+
+    /// The links were looked at, and an interface has its carrier: what was taken is on its way.
+    pub(super) fn confirm(&mut self) {
+        self.unconfirmed.clear();
+    }
+
+    /// Every interface was cut behind what it took since the last look. Nothing of that is sent: its claims have failed, its
+    /// flows are retired. Returns frames and claims.
+    pub(super) fn cut(&mut self, interfaces: usize) -> (u64, u64) {
+        let frames = std::mem::take(&mut self.handed_over);
+        self.handed_over_bytes = 0;
+        self.lost.push((DropReason::NoCarrier, frames));
+        let each = interfaces.max(1) as u64;
+        self.retired.extend(self.unconfirmed.drain(..).map(|(flow, taken)| (flow, taken.div_ceil(each))));
+        let claims = self.sent.len() as u64;
+        self.failed.append(&mut self.sent);
+        (frames, claims)
     }
 
     /// A datagram of it was lost, and others are on their way.
@@ -138,5 +176,13 @@ impl HandOvers {
             verdict.push(entry.ticket);
             self.free.push(hand_over.0);
         }
+    }
+}
+
+/// One more frame of a flow; neighbours share a row.
+fn add(rows: &mut Vec<(FlowHandle, u64)>, flow: FlowHandle) {
+    match rows.last_mut() {
+        Some((last, frames)) if *last == flow => *frames += 1,
+        _ => rows.push((flow, 1)),
     }
 }

@@ -91,8 +91,9 @@ impl LargeFrame {
 
     /// What was not cut yet never will be.
     fn cut_short(&self, outlets: u64, hand_overs: &mut HandOvers, tally: &Tally) {
-        hand_overs.finish(self.hand_over, self.left() * outlets, true);
-        hand_overs.lost.push((DropReason::SendRefused, 1));
+        let left = self.left() * outlets;
+        hand_overs.finish(self.hand_over, left, true);
+        hand_overs.lost.push((DropReason::SendRefused, left));
         tally.cut_short.add(1);
     }
 }

@@ -5,9 +5,10 @@
 //! | Stage | Question |
 //! |---|---|
 //! | `admission`, [`admit`](mod@admit), `hashes` | Is it a frame, and is its id its own? |
-//! | `claim` | Was it seen before? `slab` holds those that wait for the answer. |
+//! | `claim` | Was it seen before? `slab` holds those that wait for the answer, `hold` those that wait for an interface. |
 //! | `load`, `large`, [`group`], `fragment` | Where does it go, and in how many pieces? |
 //! | `planner`, [`train`], [`number`] | With whom does it leave, and under which number? |
+//! | `lines` | Which interfaces can emit? |
 //! | [`emit`], `outlets`, `outlet`, `backlog` | Did the kernel take it? |
 //! | `hand_over`, `outcome` | What became of its claim? |
 //! | `announcer`, `digest` | Which flows are announced? |
@@ -27,7 +28,9 @@ mod digest;
 mod fragment;
 mod hand_over;
 mod hashes;
+mod hold;
 mod large;
+mod lines;
 mod load;
 mod loaded;
 mod outcome;
@@ -41,5 +44,6 @@ pub use crate::drops::DropReason;
 pub use admission::Message;
 pub use admit::{Admitted, Policy, Via, admit};
 pub use emit::Transmit;
-pub use round::{Ingress, Next, RoundIo};
+pub use lines::Lines;
+pub use round::{Cut, Ingress, Next, RoundIo};
 pub use settings::IngressConfig;

@@ -48,6 +48,8 @@ impl Outcomes {
         let noted = &mut self.hand_overs;
         tally.handed_over.add(std::mem::take(&mut noted.handed_over));
         tally.handed_over_bytes.add(std::mem::take(&mut noted.handed_over_bytes));
+        tally.left_out.add(std::mem::take(&mut noted.left_out));
+        noted.confirm();
         for ticket in noted.sent.drain(..) {
             claims.sent(now, ticket);
         }

@@ -151,9 +151,14 @@ impl Outlet {
         }
     }
 
-    /// Gives up everything that waits (end of an orderly stop).
-    pub(super) fn abandon(&mut self, hand_overs: &mut HandOvers) {
-        self.backlog.abandon(hand_overs);
+    /// Gives up everything that waits (end of an orderly stop, no carrier).
+    pub(super) fn abandon(&mut self, reason: DropReason, hand_overs: &mut HandOvers) {
+        self.backlog.abandon(|left| hand_overs.lose(left, reason));
+    }
+
+    /// Nothing waits any more, and nothing is lost: others have it.
+    pub(super) fn leave_out(&mut self, hand_overs: &mut HandOvers) {
+        self.backlog.abandon(|left| hand_overs.leave_out(left));
     }
 
     /// Only ever planted: what waits takes new numbers.

@@ -2,10 +2,12 @@
 
 use super::emit::{Emission, Transmit};
 use super::hand_over::HandOvers;
+use super::lines::Lines;
 #[cfg(feature = "mutants")]
 use super::number::FlowTable;
 use super::outlet::{Outlet, OutletProgress};
 use super::settings::IngressConfig;
+use crate::drops::DropReason;
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use frame::{Fabric, GroupIndex};
@@ -17,14 +19,16 @@ pub(super) struct Outlets {
     outlets: Vec<Outlet>,
     /// How far the current emission got on each; empty between emissions.
     progress: Vec<OutletProgress>,
+    lines: Lines,
     fabric: Fabric,
     port: u16,
 }
 
 impl Outlets {
     pub(super) fn new(config: &IngressConfig) -> Outlets {
-        let outlets = (0..config.outlets.max(1)).map(|_| Outlet::new(config.outlet)).collect();
-        Outlets { outlets, progress: Vec::new(), fabric: config.fabric, port: config.egress_port }
+        let outlets: Vec<_> = (0..config.outlets.max(1)).map(|_| Outlet::new(config.outlet)).collect();
+        let lines = Lines::new(outlets.len());
+        Outlets { outlets, progress: Vec::new(), lines, fabric: config.fabric, port: config.egress_port }
     }
 
     /// Plants a fault.
@@ -59,6 +63,17 @@ impl Outlets {
         let mut full = None;
         let outlets = self.outlets.iter_mut().zip(&mut self.progress).zip(sockets);
         for (at, ((outlet, progress), socket)) in outlets.enumerate() {
+            if let OutletProgress::Full(taken) = *progress
+                && !self.lines.usable(at)
+            {
+                // What it alone lacks, others have; what none can send is lost, and released.
+                let left = emission.origins.get(taken..).unwrap_or_default();
+                match self.lines.any_usable() {
+                    true => hand_overs.leave_out(left),
+                    false => hand_overs.lose(left, DropReason::NoCarrier),
+                }
+                *progress = OutletProgress::Done;
+            }
             if let OutletProgress::Full(taken) = *progress {
                 *progress = outlet.send(now, (emission, memory), taken, socket, hand_overs);
             }
@@ -94,9 +109,33 @@ impl Outlets {
     }
 
     /// Gives up every backlog.
-    pub(super) fn abandon(&mut self, hand_overs: &mut HandOvers) {
+    pub(super) fn abandon(&mut self, reason: DropReason, hand_overs: &mut HandOvers) {
         for outlet in &mut self.outlets {
-            outlet.abandon(hand_overs);
+            outlet.abandon(reason, hand_overs);
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.outlets.len()
+    }
+
+    /// The interfaces, for a look at the links.
+    pub(super) fn lines(&mut self) -> &mut Lines {
+        &mut self.lines
+    }
+
+    /// One of the interfaces can emit.
+    pub(super) fn can_emit(&self) -> bool {
+        self.lines.any_usable()
+    }
+
+    /// What waits for an interface without carrier waits no more, as others have it.
+    pub(super) fn leave_out(&mut self, hand_overs: &mut HandOvers) {
+        for (at, outlet) in self.outlets.iter_mut().enumerate() {
+            if !self.lines.usable(at) {
+                outlet.leave_out(hand_overs);
+            }
         }
     }
 

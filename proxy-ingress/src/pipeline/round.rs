@@ -35,6 +35,10 @@
 //! An orderly stop: [`Ingress::decide_all`], rounds until nothing waits or the time is over, [`Ingress::close`], one more
 //! round. Its step 4 ends with the farewell digests, and gives up, counts and releases what still waits.
 //!
+//! The links are looked at before frames are claimed, and again behind what was handed over ([`RoundIo::look`]). While no
+//! interface can emit nothing is claimed: frames wait in `hold`. What was handed over and not looked at behind, when the last
+//! carrier went, is released.
+//!
 //! Promises: no frame is sent before its claim was asked for; no claim is answered before its frame left or was given up;
 //! the burst is not cleared while a frame in it has no other place.
 //!
@@ -44,12 +48,15 @@ use super::admission::{Admission, Message};
 use super::announcer::Announcer;
 use super::claim::Gate;
 use super::emit::Transmit;
+use super::hold::Hold;
+use super::lines::Lines;
 use super::load::{Loader, Stages};
 use super::number::FlowTable;
 use super::outcome::Outcomes;
 use super::outlets::Outlets;
 use super::planner::Planner;
 use super::settings::IngressConfig;
+use super::slab::HeldFrame;
 use crate::drops::DropReason;
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
@@ -81,6 +88,19 @@ pub trait RoundIo {
 
     /// The longest train that every socket can send, in frames.
     fn max_train(&self) -> usize;
+
+    /// Looks at the links, behind everything that was handed over so far, and writes what changed since the last look. Where
+    /// nobody knows of links, every interface can emit.
+    fn look(&mut self, _lines: &mut Lines) {}
+}
+
+/// What became of frames when the last interface lost its carrier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Frames that were taken and not confirmed, counted for each interface.
+    pub frames: u64,
+    /// Claims of them, which are released.
+    pub claims: u64,
 }
 
 /// What the caller does next.
@@ -118,6 +138,11 @@ pub struct Ingress {
     backlog_bytes: usize,
     /// When the open claims were looked through last.
     looked_at: Instant,
+    hold: Hold,
+    /// Since when no interface can emit.
+    mute_since: Option<Instant>,
+    /// Not told to the runtime yet.
+    cut: Option<Cut>,
     /// The next round is the last.
     closing: bool,
     admission: Admission,
@@ -148,6 +173,9 @@ impl Ingress {
             full_timeout: config.full_timeout,
             backlog_bytes: config.outlet.bytes,
             looked_at: now,
+            hold: Hold::new(config.outlet.bytes, config.outlet.deadline),
+            mute_since: None,
+            cut: None,
             closing: false,
             admission: Admission::new(config.policy),
             gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes),
@@ -163,6 +191,11 @@ impl Ingress {
             #[cfg(feature = "mutants")]
             asked_at: now,
         }
+    }
+
+    /// What the links say before the first round.
+    pub fn start_with(&mut self, lines: Lines) {
+        *self.outlets.lines() = lines;
     }
 
     /// Plants a fault.
@@ -240,7 +273,8 @@ impl Ingress {
 
     /// When a round is due, at the latest: a backlog, or a digest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.outlets.next_timeout().into_iter().chain(self.announcer.next_timeout()).min()
+        let due = [self.outlets.next_timeout(), self.announcer.next_timeout(), self.hold.next_timeout()];
+        due.into_iter().flatten().min()
     }
 
     /// No backlog has room for another round: receiving more would only overflow it.
@@ -258,6 +292,7 @@ impl Ingress {
     pub fn may_read_streams(&self) -> bool {
         self.gate.may_read_streams()
             && self.loader.large_waiting() < LARGE_WAITING
+            && self.hold.may_read_streams()
             && self.outlets.least_room() >= self.backlog_bytes - self.backlog_bytes / 4
     }
 
@@ -276,6 +311,16 @@ impl Ingress {
         self.gate.load().1
     }
 
+    /// Since when no interface can emit; `None` while one can.
+    pub fn mute_since(&self) -> Option<Instant> {
+        self.mute_since
+    }
+
+    /// What became of frames when the last interface lost its carrier, once.
+    pub fn take_cut(&mut self) -> Option<Cut> {
+        self.cut.take()
+    }
+
     /// Nothing waits: no frame, no backlog, no open claim, and the store knows what was settled.
     pub fn is_drained(&mut self) -> bool {
         self.loader.is_idle()
@@ -283,6 +328,7 @@ impl Ingress {
             && self.waiting_frames() == 0
             && self.gate.claims().is_idle()
             && self.outcomes.is_idle()
+            && self.hold.is_empty()
             && self.outlets.is_idle()
     }
 
@@ -303,6 +349,10 @@ impl Ingress {
 
     fn ask(&mut self, now: Instant, burst: &Burst, io: &mut impl RoundIo) -> Next {
         self.begin(now, burst);
+        if self.gate.has_unasked() || !self.outlets.can_emit() || !self.hold.is_empty() {
+            self.look(now, io);
+        }
+        self.hold_or_offer(burst);
         self.gate.ask(now, &self.tally);
         io.pump(self.gate.claims(), now);
         self.step = Step::Load;
@@ -322,7 +372,50 @@ impl Ingress {
         now
     }
 
+    /// Without an interface that can emit nothing is claimed. With one, what waited for it is.
+    fn hold_or_offer(&mut self, burst: &Burst) {
+        let (gate, hold, tally) = (&mut self.gate, &mut self.hold, &self.tally);
+        if !self.outlets.can_emit() {
+            gate.withdraw(burst, |candidate, bytes| hold.push(candidate, bytes, tally));
+            return;
+        }
+        while let Some((candidate, bytes)) = hold.pop() {
+            gate.offer(candidate, HeldFrame::Owned(bytes));
+        }
+    }
+
+    /// Looks at the links, and draws the consequences.
+    fn look(&mut self, now: Instant, io: &mut impl RoundIo) {
+        io.look(self.outlets.lines());
+        let (interfaces, hand_overs) = (self.outlets.len(), self.outcomes.hand_overs());
+        let lines = self.outlets.lines();
+        let (all_cut, can_emit) = (lines.all_cut(), lines.any_usable());
+        lines.confirmed();
+        match can_emit {
+            true => self.mute_since = None,
+            false if self.mute_since.is_some() => return,
+            false => self.mute_since = Some(now),
+        }
+        if !all_cut {
+            return self.outlets.leave_out(hand_overs);
+        }
+        let (frames, claims) = hand_overs.cut(interfaces);
+        if frames > 0 || !can_emit {
+            self.cut = Some(Cut { frames, claims });
+        }
+        if !can_emit {
+            self.outlets.abandon(DropReason::NoCarrier, hand_overs);
+            self.loader.abandon(hand_overs, &self.tally);
+        }
+    }
+
     fn load(&mut self, now: Instant, burst: &mut Burst) {
+        if !self.outlets.can_emit() {
+            let (gate, hold, tally) = (&mut self.gate, &mut self.hold, &self.tally);
+            return gate.withdraw_decided(now, burst, tally, |candidate, bytes| {
+                hold.push(candidate, bytes, tally);
+            });
+        }
         let room = self.room_to_load();
         let (loader, stages) = self.stages();
         stages.hand_overs.tell(now);
@@ -367,7 +460,7 @@ impl Ingress {
             self.planner.end();
             self.outlets.end();
         }
-        self.tell_outcomes(now);
+        self.tell_outcomes(now, io);
         wait
     }
 
@@ -404,8 +497,11 @@ impl Ingress {
         if planted!(self, RefusedTrainRenumbered) {
             self.outlets.number_again(&mut self.flows);
         }
-        self.outlets.retry(now, io.sockets(), self.outcomes.hand_overs());
-        self.tell_outcomes(now);
+        if self.outlets.can_emit() {
+            self.outlets.retry(now, io.sockets(), self.outcomes.hand_overs());
+        }
+        self.hold.expire(now, &self.tally);
+        self.tell_outcomes(now, io);
         self.tally.recent.set_owner(self.gate.claims().owner());
         self.announcer.tick(now, &mut self.flows, &self.outlets, io.sockets(), &self.tally);
         self.report(now);
@@ -413,23 +509,28 @@ impl Ingress {
 
     fn say_farewell(&mut self, now: Instant, io: &mut impl RoundIo) {
         self.announcer.farewell(now, &mut self.flows, &self.outlets, io.sockets(), &self.tally);
-        self.abandon(now);
+        self.abandon(now, io);
         io.pump(self.gate.claims(), now);
     }
 
     /// What still waits is given up, counted and released.
-    fn abandon(&mut self, now: Instant) {
+    fn abandon(&mut self, now: Instant, io: &mut impl RoundIo) {
+        self.hold.abandon(&self.tally);
         let decided = self.gate.abandon(now, &self.tally);
         let waiting = self.waiting_frames() as u64;
         let hand_overs = self.outcomes.hand_overs();
-        self.outlets.abandon(hand_overs);
+        self.outlets.abandon(DropReason::SendRefused, hand_overs);
         self.loader.abandon(hand_overs, &self.tally);
         // The claims of those that wait never settle: a sibling that has a copy takes over.
         hand_overs.lost.push((DropReason::SendRefused, decided + waiting));
-        self.tell_outcomes(now);
+        self.tell_outcomes(now, io);
     }
 
-    fn tell_outcomes(&mut self, now: Instant) {
+    /// What was handed over is told behind a look at the links.
+    fn tell_outcomes(&mut self, now: Instant, io: &mut impl RoundIo) {
+        if self.outcomes.hand_overs().awaits_look() && !planted!(self, SettledWithoutCarrier) {
+            self.look(now, io);
+        }
         let (claims, announcer) = (self.gate.claims(), &mut self.announcer);
         self.outcomes.tell(now, claims, &mut self.flows, announcer, &self.tally);
     }
@@ -445,6 +546,7 @@ impl Ingress {
         let tally = &self.tally;
         tally.slab_bytes.set(bytes as u64);
         tally.slab_frames.set(frames as u64);
+        tally.held_bytes.set(self.hold.bytes() as u64);
         tally.backlog_bytes.set(self.outlets.backlog_bytes());
         tally.backlog_groups.set(self.outlets.backlog_groups());
         tally.flows.set(self.flows.len() as u64);

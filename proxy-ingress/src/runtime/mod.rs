@@ -6,6 +6,7 @@
 pub mod state;
 pub mod stream;
 
+mod emit_links;
 mod fabric;
 mod sockets;
 mod worker;
@@ -17,7 +18,9 @@ use crate::pipeline::{DropReason, IngressConfig};
 use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
 use cache_backend::{Backend, Settings};
+use link_watch::{Family, Need};
 use service::config::Purpose;
+use service::links::{Demand, Demands};
 use service::worker::Threads;
 use service::{Deps, Lifecycle};
 use std::collections::BTreeMap;
@@ -147,6 +150,10 @@ fn totals(cells: &[WorkerCells]) -> Counters {
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
     let config = Arc::new(config);
+    let need = Need::address_of(Family::of(config.fabric()?.is_v4())).from_source(config.fabric.bind_source);
+    let names = config.fabric.iface.0.clone();
+    let demand = Demand { option: "--iface", names, need, waits: false };
+    Demands::new(vec![demand]).follow(&deps.lifecycle).await?;
     let count = service::worker_count(config.receiving.workers);
     let opened = sockets::open(&config, count)?;
     let (udp, tcp) = (opened.udp, opened.tcp);
@@ -179,6 +186,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         let start = Start {
             index,
             sockets,
+            need,
             ingress,
             claims,
             backend: backend.clone(),

@@ -3,7 +3,8 @@
 use crate::config::{Config, TcpPort};
 use crate::pipeline::admit::{IP_UDP, MAX_DATAGRAM};
 use anyhow::{Context, bail};
-use multicast_io::{Interface, Receiver, Sender, SocketOptions, wildcard};
+use multicast_io::{Interface, Receiver, SocketOptions, wildcard};
+use service::links::EmitSocket;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 
@@ -17,7 +18,7 @@ pub(super) struct Sockets {
     /// The shared TCP port.
     pub(super) listener: Option<TcpListener>,
     /// One for each emit interface.
-    pub(super) senders: Vec<Sender>,
+    pub(super) senders: Vec<EmitSocket>,
 }
 
 /// Sockets of all workers.
@@ -90,15 +91,14 @@ fn receiver(config: &Config, bind: SocketAddr) -> anyhow::Result<Receiver> {
     Receiver::open(&options).context("--udp-listen-port")
 }
 
-fn sender(config: &Config, on: &Interface) -> anyhow::Result<Sender> {
+fn sender(config: &Config, on: &Interface) -> anyhow::Result<EmitSocket> {
     let any = wildcard(config.fabric()?.is_v4());
     let mut options = SocketOptions::new(SocketAddr::new(config.fabric.bind_source.unwrap_or(any), 0));
-    options.interface = Some(on.clone());
     options.send_buffer = Some(config.sending.send_buf_bytes.as_usize());
     options.hop_limit = config.fabric.egress_hoplimit;
     options.loopback = config.fabric.egress_loop || config.common.debug;
     options.gso = config.sending.gso;
-    Sender::open(&options).with_context(|| format!("--iface {}", on.name))
+    EmitSocket::open("--iface", on, options)
 }
 
 fn listener(bind: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -120,7 +120,12 @@ fn listener(bind: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Says once what holds for the sockets of every worker.
 fn warn(opened: &[Sockets]) {
     let Some(first) = opened.first() else { return };
-    for warning in first.receiver.warnings().iter().chain(first.senders.iter().flat_map(Sender::warnings)) {
+    for warning in first
+        .receiver
+        .warnings()
+        .iter()
+        .chain(first.senders.iter().flat_map(|socket| socket.sender().warnings()))
+    {
         tracing::warn!("{warning}");
     }
 }

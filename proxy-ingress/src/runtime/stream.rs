@@ -117,6 +117,8 @@ pub struct Streams {
     pub tally: Arc<StreamTally>,
     /// True once the role drains.
     pub draining: watch::Receiver<bool>,
+    /// True while no interface can emit, for longer than frames may wait: connections are closed, so that clients go elsewhere.
+    pub refusing: watch::Receiver<bool>,
 }
 
 /// Accepts connections until the role drains. Runs on the worker's own runtime.
@@ -141,6 +143,9 @@ pub async fn accept(listener: TcpListener, mut streams: Streams) {
 
 fn admit_connection(stream: TcpStream, peer: SocketAddr, streams: &Streams, open_here: &Rc<Cell<u64>>) {
     streams.tally.accepted.add(1);
+    if *streams.refusing.borrow() {
+        return streams.tally.closed(CloseReason::NoCarrier).add(1);
+    }
     let open = streams.limits.open.fetch_add(1, Ordering::Relaxed) + 1;
     if open > streams.limits.max_connections {
         streams.limits.open.fetch_sub(1, Ordering::Relaxed);
@@ -253,10 +258,12 @@ impl Connection<'_> {
 
     async fn wait(&mut self) -> Result<(), CloseReason> {
         let mut draining = self.streams.draining.clone();
+        let mut refusing = self.streams.refusing.clone();
         let idle = self.buffer.is_empty();
         let ready = tokio::select! {
             biased;
             ready = timeout_at(self.deadline, self.stream.readable()) => ready,
+            _ = refusing.wait_for(|refusing| *refusing) => return Err(CloseReason::NoCarrier),
             _ = draining.wait_for(|draining| *draining), if idle => {
                 let now = Instant::now();
                 let until = *self.accept_until.get_or_insert(now + DRAIN_ACCEPT);

@@ -7,15 +7,19 @@
 //! Where it stops reading: UDP when no interface has room in its backlog for another round (the kernel's queue keeps what
 //! comes, and counts what it drops); TCP earlier, see [`Ingress::may_read_streams`].
 
+use super::emit_links::EmitLinks;
 use super::sockets::Sockets;
 use super::stream::{Batch, QUEUE, StreamLimits, Streams, accept};
 use crate::config::Config;
-use crate::pipeline::{Ingress, IngressConfig, Next, RoundIo};
+use crate::pipeline::{Cut, Ingress, IngressConfig, Lines, Next, RoundIo};
 use crate::stream_tally::StreamTally;
 use crate::tally::Tally;
+use anyhow::Context;
 use cache_backend::Backend;
-use multicast_io::{Burst, Sender, writable};
+use link_watch::Need;
+use multicast_io::{Burst, writable};
 use service::config::Purpose;
+use service::links::EmitSocket;
 use service::worker::{Drain, DrainRules, DrainStep, Gathered, InHand, Inlet, Intake, IntakeRules, Queue};
 use service::{Condition, Lifecycle};
 use std::cell::Cell;
@@ -46,6 +50,7 @@ const DRAIN_ACCEPT: Duration = Duration::from_millis(250);
 pub(super) struct Start {
     pub(super) index: usize,
     pub(super) sockets: Sockets,
+    pub(super) need: Need,
     pub(super) ingress: IngressConfig,
     pub(super) claims: Claims,
     pub(super) backend: Option<Arc<dyn Backend>>,
@@ -60,25 +65,30 @@ pub(super) struct Start {
 /// The way out of a round: the store, and the sockets of the emit interfaces.
 struct Outside {
     driver: Driver,
-    senders: Vec<Sender>,
+    senders: Vec<EmitSocket>,
+    links: EmitLinks,
     /// When the store was asked last.
     pumped_at: Instant,
 }
 
 impl RoundIo for Outside {
-    type Socket = Sender;
+    type Socket = EmitSocket;
 
     fn pump(&mut self, claims: &mut Claims, now: Instant) {
         self.pumped_at = Instant::now();
         self.driver.pump(claims, now);
     }
 
-    fn sockets(&mut self) -> &mut [Sender] {
+    fn sockets(&mut self) -> &mut [EmitSocket] {
         &mut self.senders
     }
 
     fn max_train(&self) -> usize {
-        self.senders.iter().map(Sender::max_train).min().unwrap_or(1)
+        self.senders.iter().map(|socket| socket.sender().max_train()).min().unwrap_or(1)
+    }
+
+    fn look(&mut self, lines: &mut Lines) {
+        self.links.look(&mut self.senders, lines);
     }
 }
 
@@ -92,6 +102,9 @@ pub(super) struct Worker {
     messages: Option<mpsc::Receiver<Batch>>,
     tally: Arc<Tally>,
     draining: watch::Receiver<bool>,
+    /// True while no interface can emit, for longer than `send_deadline`.
+    refusing: watch::Sender<bool>,
+    send_deadline: Duration,
     emit_delay: Duration,
     busy_poll: Duration,
     /// Until then the worker looks for datagrams instead of sleeping.
@@ -113,6 +126,8 @@ impl Worker {
     /// Opens everything that belongs to this worker, on its own runtime.
     pub(super) async fn open(start: Start) -> anyhow::Result<Worker> {
         let Sockets { receiver, listener, senders } = start.sockets;
+        let links = EmitLinks::open(start.need, &senders).context("--iface: following the links")?;
+        let refusing = watch::Sender::new(false);
         let Config { common, backend, receiving, sending, .. } = &*start.config;
         let op_timeout = backend.op_timeout(Purpose::Claims);
         let driver = Driver::open(start.backend).await?.with_op_timeout(op_timeout);
@@ -127,6 +142,7 @@ impl Worker {
                     to_worker,
                     tally: start.streams,
                     draining: draining.clone(),
+                    refusing: refusing.subscribe(),
                 };
                 tokio::task::spawn_local(accept(tokio::net::TcpListener::from_std(listener)?, streams));
                 Some(messages)
@@ -144,14 +160,19 @@ impl Worker {
         let intake = Intake::new(rules, vec![inlet])?;
         start.ready.met(&format!("worker {} takes frames", start.index));
         let now = Instant::now();
+        let send_deadline = start.ingress.outlet.deadline;
+        let mut ingress = Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally));
+        ingress.start_with(links.lines());
         Ok(Worker {
-            ingress: Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally)),
-            outside: Outside { driver, senders, pumped_at: now },
+            ingress,
+            outside: Outside { driver, senders, links, pumped_at: now },
             burst: Burst::new(SLOTS, HEAP).touched(),
             intake,
             messages,
             tally: start.tally,
             draining,
+            refusing,
+            send_deadline,
             emit_delay: sending.emit_delay,
             busy_poll: receiving.busy_poll,
             awake_until: now,
@@ -252,6 +273,7 @@ impl Worker {
             () = intake.first(burst), if listening => Woken::Readable,
             () = tokio::time::sleep_until(timer.into()) => Woken::Other,
             _ = self.draining.changed() => Woken::Other,
+            () = self.outside.links.changed() => Woken::Other,
             // The last that is looked at.
             () = async { asleep.set(true); pending().await } => Woken::Other,
         };
@@ -277,6 +299,7 @@ impl Worker {
             self.intake.took_input(now);
         }
         let asked = self.commit().await;
+        self.tell_links(now);
         // The last thing that a round does is to tell the store what left.
         let after = self.outside.pumped_at;
         if udp {
@@ -288,6 +311,16 @@ impl Worker {
         if udp || self.stale {
             self.show_sockets(after);
         }
+    }
+
+    /// Says what a lost carrier cost, and whether streams are refused.
+    fn tell_links(&mut self, now: Instant) {
+        if let Some(cut) = self.ingress.take_cut() {
+            let names: Vec<_> = self.outside.senders.iter().map(EmitSocket::name).collect();
+            tracing::warn!("{}", cut_text(&names.join(","), cut, &self.tally));
+        }
+        let mute = self.ingress.mute_since().is_some_and(|since| now >= since + self.send_deadline);
+        self.refusing.send_if_modified(|refusing| std::mem::replace(refusing, mute) != mute);
     }
 
     /// Claims, sends and keeps what the round has. Returns when the store had been asked.
@@ -351,7 +384,7 @@ impl Worker {
     async fn wait_writable(&self, outlet: usize, until: Instant) {
         let Some(socket) = self.outside.senders.get(outlet) else { return };
         // Late, or an error: the next commit finds out.
-        let _ = tokio::time::timeout_at(until.into(), writable(socket)).await;
+        let _ = tokio::time::timeout_at(until.into(), writable(socket.sender())).await;
     }
 
     fn show_sockets(&mut self, now: Instant) {
@@ -368,9 +401,9 @@ impl Worker {
         let senders = || self.outside.senders.iter();
         self.tally.kernel_drops.set(counts.kernel_drops);
         self.tally.truncated.set(counts.truncated);
-        let queued: u64 = senders().map(Sender::queued_errors).sum();
+        let queued: u64 = senders().map(EmitSocket::queued_errors).sum();
         self.tally.queued_errors.set(counts.queued_errors + queued);
-        self.tally.gso_refused.set(senders().map(|sender| u64::from(sender.gso_refused())).sum());
+        self.tally.gso_refused.set(senders().map(|sender| u64::from(sender.sender().gso_refused())).sum());
     }
 }
 
@@ -379,4 +412,28 @@ async fn next_batch(messages: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batc
         Some(messages) => messages.recv().await,
         None => None,
     }
+}
+
+/// Flows that a line names.
+const NAMED: usize = 8;
+/// The kernel may tell of a lost carrier so long after the cut.
+const NEWS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What is known about the frames around a lost carrier, for the log.
+fn cut_text(interfaces: &str, cut: Cut, tally: &Tally) -> String {
+    let lately = tally.recent.lately(NEWS_WITHIN);
+    let numbered: u64 = lately.iter().map(|run| run.frames).sum();
+    let settled = numbered.saturating_sub(cut.frames);
+    let runs =
+        lately.iter().take(NAMED).map(|run| format!("{:016x}: {} to {}", run.flow, run.first, run.last));
+    let mut runs: Vec<_> = runs.collect();
+    if lately.len() > NAMED {
+        runs.push(format!("and {} flows more", lately.len() - NAMED));
+    }
+    let named = if runs.is_empty() { String::new() } else { format!(" ({})", runs.join(", ")) };
+    format!(
+        "--iface {interfaces}: no carrier: {} frames that had not settled are not sent, their {} claims are released; \
+         {settled} frames settled within the second before and are lost if the cut was before them{named}",
+        cut.frames, cut.claims
+    )
 }

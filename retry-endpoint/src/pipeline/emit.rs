@@ -15,7 +15,7 @@ use super::store::Store;
 use frame::{Fabric, GroupIndex};
 use multicast_io::{Span, Train};
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Where repairs go, and by what.
@@ -36,18 +36,8 @@ pub struct EmitConfig {
 /// One interface that repairs leave by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmitInterface {
-    /// Its number, named in addresses of link scope.
-    pub index: u32,
     /// Longest frame that fits its MTU.
     pub frame_bytes: u32,
-}
-
-/// Address and port of a group; link scope names its interface.
-pub fn destination(address: IpAddr, port: u16, interface: u32) -> SocketAddr {
-    match address {
-        IpAddr::V6(v6) if v6.octets()[1] & 0x0F == 0x02 => SocketAddrV6::new(v6, port, 0, interface).into(),
-        address => SocketAddr::new(address, port),
-    }
 }
 
 /// How far the repairs of a round got.
@@ -168,7 +158,7 @@ impl Emission {
     fn load(&mut self, repairs: &[Repair], max_train: usize) -> usize {
         self.trains.clear();
         self.spans.clear();
-        let EmitInterface { index, frame_bytes } = self.config.interfaces[self.interface];
+        let EmitInterface { frame_bytes } = self.config.interfaces[self.interface];
         let rules = TrainRules { frames: max_train, frame_bytes, padding: self.config.padding };
         let segment = repairs.first().map_or(0, |repair| repair.place.segment);
         for run in runs(repairs, &rules).take_while(|run| run.segment == segment) {
@@ -177,7 +167,7 @@ impl Emission {
             else {
                 break;
             };
-            let destination = destination(self.config.fabric.address(run.group), self.config.port, index);
+            let destination = SocketAddr::new(self.config.fabric.address(run.group), self.config.port);
             self.trains.push(Train { destination, first, count, segment: longest });
             self.spans.extend(repairs[run.first..][..run.count].iter().map(|repair| repair.place.span));
         }

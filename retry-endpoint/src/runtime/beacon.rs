@@ -1,19 +1,20 @@
 //! Sends to the beacon group, on every egress interface and scope: ADVERTs, a last one that says Draining, and digests of flows
-//! whose sender fell silent.
+//! whose sender fell silent. While the address that requests are taken on is gone, no ADVERT leaves; when another one takes its
+//! place, the next leaves at once.
 
 use super::counters::ControlCells;
-use super::sockets::EgressLink;
 use crate::pipeline::advertise::{AdvertContent, FLOWS_OF_A_DIGEST, Schedule};
-use crate::pipeline::emit::destination;
 use frame::digest::{ENTRY, Entry, HEADER, RELAYED, encode_flagged};
 use frame::{Fabric, GroupIndex};
 use multicast_io::{Span, Train};
 use service::Lifecycle;
+use service::links::{EmitSocket, Feed};
 use service::worker::SocketErrors;
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// What a beacon is told at its start.
 pub(super) struct BeaconConfig {
@@ -25,29 +26,38 @@ pub(super) struct BeaconConfig {
     pub(super) always_draining: bool,
 }
 
+/// What a beacon hears of others.
+pub(super) struct Inputs {
+    /// Flows to announce, from the workers.
+    pub(super) silent: mpsc::Receiver<Vec<Entry>>,
+    /// Where requests are taken; `None` while that address is gone.
+    pub(super) nack: watch::Receiver<Option<SocketAddr>>,
+    /// Interfaces.
+    pub(super) links: Feed,
+}
+
 pub(super) struct Beacon {
     config: BeaconConfig,
-    links: Vec<BeaconLink>,
-    /// Flows to announce, from the workers.
-    silent: mpsc::Receiver<Vec<Entry>>,
+    sockets: Vec<BeaconSocket>,
+    inputs: Inputs,
     cells: Arc<ControlCells>,
 }
 
-/// A link and what its socket went through lately.
-struct BeaconLink {
-    link: EgressLink,
+/// A socket and what it went through lately.
+struct BeaconSocket {
+    socket: EmitSocket,
     errors: SocketErrors,
 }
 
 impl Beacon {
     pub(super) fn new(
         config: BeaconConfig,
-        links: Vec<EgressLink>,
-        silent: mpsc::Receiver<Vec<Entry>>,
+        sockets: Vec<EmitSocket>,
+        inputs: Inputs,
         cells: Arc<ControlCells>,
     ) -> Beacon {
-        let link = |link| BeaconLink { link, errors: SocketErrors::of("--beacon-port") };
-        Beacon { config, links: links.into_iter().map(link).collect(), silent, cells }
+        let socket = |socket| BeaconSocket { socket, errors: SocketErrors::of("--beacon-port") };
+        Beacon { config, sockets: sockets.into_iter().map(socket).collect(), inputs, cells }
     }
 
     /// Advertises until drain begins; then says goodbye three times (one may be lost) and ends.
@@ -62,7 +72,14 @@ impl Beacon {
                         self.advertise(self.config.always_draining);
                     }
                 }
-                Some(entries) = self.silent.recv() => self.announce(&entries),
+                Some(entries) = self.inputs.silent.recv() => self.announce(&entries),
+                Ok(()) = self.inputs.nack.changed() => self.advertise(self.config.always_draining),
+                () = self.inputs.links.changed() => {
+                    let links = self.inputs.links.seen();
+                    self.sockets.iter_mut().for_each(|beacon| {
+                        beacon.socket.follow(&links);
+                    });
+                }
                 () = &mut drain => break,
             }
         }
@@ -73,6 +90,11 @@ impl Beacon {
     }
 
     fn advertise(&mut self, draining: bool) {
+        let Some(nack) = *self.inputs.nack.borrow_and_update() else { return };
+        self.config.content.advert.nack_addr = match nack.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
         let advert = self.config.content.advert(draining).encode();
         let taken = self.send(&advert, "ADVERT");
         self.cells.adverts.add(taken);
@@ -92,19 +114,19 @@ impl Beacon {
         let Ok(segment) = u16::try_from(datagram.len()) else { return 0 };
         let frames = [Span { start: 0, len: u32::from(segment) }];
         let mut taken = 0;
-        for BeaconLink { link: EgressLink { sender, interface }, errors } in &mut self.links {
+        for BeaconSocket { socket, errors } in &mut self.sockets {
             for fabric in &self.config.fabrics {
                 let group = fabric.address(GroupIndex::BEACON);
-                let to = destination(group, self.config.port, interface.index);
+                let to = SocketAddr::new(group, self.config.port);
                 let train = Train { destination: to, first: 0, count: 1, segment };
-                match sender.send(datagram, &[train], &frames).error {
+                match socket.send(datagram, &[train], &frames).error {
                     None => {
                         errors.worked();
                         taken += 1;
                     }
                     Some(error) => {
                         self.cells.advert_errors.add(1);
-                        service::limited!(warn, 1, "{what} to {to} on {}: {error}", interface.name);
+                        service::limited!(warn, 1, "{what} to {to} on {}: {error}", socket.name());
                         if !is_about_the_path(&error) {
                             errors.failed(Instant::now(), &error);
                         }

@@ -9,6 +9,7 @@ use super::stop::Stop;
 use super::upstream_client::{UpstreamClient, UpstreamConfig};
 use crate::pipeline::upstream::FrameKey;
 use multicast_io::{Joined, Receiver};
+use service::links::Feed;
 use service::worker::Mailbox;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub(super) struct Control {
     pub(super) beacon: Option<Beacon>,
     pub(super) digest_sockets: Vec<Joined>,
+    pub(super) links: Feed,
     pub(super) upstream: Option<(Receiver, UpstreamConfig, Mailbox<FrameKey>)>,
     pub(super) shared: Option<(Shared, SharedMailboxes)>,
     pub(super) workers: WorkerMailboxes,
@@ -25,8 +27,8 @@ pub(super) struct Control {
 impl Control {
     /// Must be called on the runtime of the thread; the result is its work.
     pub(super) fn open(self, stop: Stop) -> anyhow::Result<impl Future<Output = ()>> {
-        let Control { beacon, digest_sockets, upstream, shared, workers, cells } = self;
-        let digests = DigestListener::new(digest_sockets, workers.clone(), Arc::clone(&cells))?;
+        let Control { beacon, digest_sockets, links, upstream, shared, workers, cells } = self;
+        let digests = DigestListener::new(digest_sockets, links, workers.clone(), Arc::clone(&cells))?;
         let open = |(socket, config, wanted)| -> anyhow::Result<_> {
             Ok((UpstreamClient::new(socket, config, workers, cells)?, wanted))
         };

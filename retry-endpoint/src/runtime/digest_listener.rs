@@ -8,6 +8,7 @@ use super::mailboxes::WorkerMailboxes;
 use crate::pipeline::round::Message;
 use frame::digest::{Digest, Entry};
 use multicast_io::{Burst, Joined};
+use service::links::Feed;
 use service::worker::{Inlet, Intake, IntakeRules, owner};
 use std::io;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ impl DigestListener {
     /// Must be called on the runtime of its thread.
     pub(super) fn new(
         sockets: Vec<Joined>,
+        links: Feed,
         workers: WorkerMailboxes,
         cells: Arc<ControlCells>,
     ) -> io::Result<DigestListener> {
@@ -35,7 +37,7 @@ impl DigestListener {
             memberships: Some(memberships),
         };
         let rules = IntakeRules { messages: BATCH, ..IntakeRules::default() };
-        let intake = Intake::new(rules, sockets.into_iter().map(inlet).collect())?;
+        let intake = Intake::new(rules, sockets.into_iter().map(inlet).collect())?.follow(links);
         Ok(DigestListener { intake, workers, cells })
     }
 

@@ -73,13 +73,14 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         service::store::watch(Purpose::Frames, shared, &deps.lifecycle, &deps.registry);
     }
     let config = Arc::new(config);
-    let sockets = Sockets::new(Arc::clone(&config))?;
+    let links = sockets::demands(&config)?.follow(&deps.lifecycle).await?;
+    let sockets = Sockets::new(Arc::clone(&config), &links.now())?;
     let (groups, egress) = (sockets.groups(), sockets.egress_names());
     let request_socket = sockets.open_request_socket()?;
     let nack = request_socket.local_addr().context("request socket")?;
     request_socket.warnings().iter().for_each(|warning| tracing::warn!("--nack-port: {warning}"));
 
-    let starter = Starter::new(config, sockets, &deps.lifecycle);
+    let starter = Starter::new(config, sockets, links, &deps.lifecycle);
     let threads = starter.start(request_socket, shared).await?;
     let Starter { workers, nack_server, control, .. } = starter;
     let labelled =

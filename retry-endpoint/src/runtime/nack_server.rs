@@ -9,6 +9,7 @@
 
 use super::counters::NackServerCells;
 use super::mailboxes::WorkerMailboxes;
+use super::sockets::{Rebind, RequestAddress};
 use crate::config::Config;
 use crate::pipeline::answer::{Answer, Request};
 use crate::pipeline::limit::{RequestLimits, Trusted};
@@ -16,10 +17,13 @@ use crate::pipeline::numbers::Numbers;
 use crate::pipeline::round::Message;
 use frame::control::{Ack, Response};
 use multicast_io::{Burst, Receiver};
-use service::worker::{Inlet, Intake, IntakeRules, Mailbox};
+use service::links::Feed;
+use service::worker::{Inlet, Intake, IntakeRules, Mailbox, end_process};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Datagrams that a receive call takes, and calls before the replies get their turn.
 const BATCH: usize = 64;
@@ -29,8 +33,17 @@ const FULL_TIMEOUT: Duration = Duration::from_millis(5);
 /// How often a full socket is tried.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
+/// Where requests are taken, while addresses come and go.
+pub(super) struct Requests {
+    pub(super) address: RequestAddress,
+    pub(super) links: Feed,
+    /// To the beacon; `None` while the address is gone.
+    pub(super) told: watch::Sender<Option<SocketAddr>>,
+}
+
 pub(super) struct NackServer {
     intake: Intake<()>,
+    requests: Requests,
     burst: Burst,
     limits: RequestLimits,
     trusted: Trusted,
@@ -51,6 +64,7 @@ impl NackServer {
     /// Must be called on the runtime of its thread.
     pub(super) fn new(
         socket: Receiver,
+        requests: Requests,
         config: &Config,
         workers: WorkerMailboxes,
         cells: Arc<NackServerCells>,
@@ -64,6 +78,7 @@ impl NackServer {
         }
         Ok(NackServer {
             intake,
+            requests,
             burst: Burst::new(BATCH, 0),
             limits: RequestLimits::new(config.limits.request_rates(), seed, Instant::now()),
             trusted: Trusted::new(config.requests.trusted_listeners.clone()),
@@ -92,9 +107,35 @@ impl NackServer {
                         self.send(answer).await;
                     }
                 }
+                () = self.requests.links.changed() => self.rebind(),
                 () = &mut stop => return,
             }
         }
+    }
+
+    /// The links changed: the address may be gone, back, or another one.
+    fn rebind(&mut self) {
+        let Requests { address, links, told } = &mut self.requests;
+        let bound = match address.follow(&links.seen()) {
+            Ok(Rebind::Stay) => Some(address.bound()),
+            Ok(Rebind::Gone) => {
+                service::limited!(warn, 1, "requests cannot be taken: {} is gone", address.bound().ip());
+                None
+            }
+            Ok(Rebind::Opened(socket, bound)) => match self.intake.replace(*socket) {
+                Ok(()) => {
+                    tracing::warn!("requests are taken on {bound} now");
+                    Some(bound)
+                }
+                Err(error) => end_process("--nack-port", &format!("its socket cannot be watched: {error}")),
+            },
+            // Another program has the port there, or the address is gone already: the next news decides.
+            Err(error) => {
+                service::limited!(error, 1, "requests cannot be taken: {error:#}");
+                None
+            }
+        };
+        told.send_if_modified(|told| std::mem::replace(told, bound) != bound);
     }
 
     async fn take_arrivals(&mut self) {

@@ -10,7 +10,9 @@ use crate::pipeline::round::{Message, QueueResult, RoundIo};
 use crate::pipeline::upstream::FrameKey;
 use frame::HashKey;
 use frame::digest::Entry;
-use multicast_io::{Progress, Sender, Span, Train, writable};
+use link_watch::Links;
+use multicast_io::{Progress, Span, Train, writable};
+use service::links::EmitSocket;
 use service::worker::MailboxSender;
 use std::io;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ pub(super) struct WorkerIo {
     /// Number of the worker.
     pub(super) index: usize,
     /// One an interface, in the order of `EmitConfig::interfaces`.
-    pub(super) senders: Vec<Sender>,
+    pub(super) senders: Vec<EmitSocket>,
     pub(super) workers: WorkerMailboxes,
     /// To the NACK server.
     pub(super) answers: MailboxSender<Answer>,
@@ -36,7 +38,7 @@ impl WorkerIo {
     /// Waits until `socket` is writable, at the latest until `until`.
     pub(super) async fn wait(&self, socket: Option<usize>, until: Instant) {
         if let Some(sender) = socket.and_then(|at| self.senders.get(at)) {
-            match tokio::time::timeout_at(until.into(), writable(sender)).await {
+            match tokio::time::timeout_at(until.into(), writable(sender.sender())).await {
                 Ok(Ok(())) | Err(_) => return,
                 Ok(Err(error)) => service::limited!(error, 1, "--egress-iface: cannot wait for it: {error}"),
             }
@@ -51,14 +53,21 @@ impl WorkerIo {
         }
     }
 
+    /// Opens sockets again whose interface was made again.
+    pub(super) fn follow(&mut self, links: &Links) {
+        for sender in &mut self.senders {
+            sender.follow(links);
+        }
+    }
+
     /// Errors that the kernel queued about earlier repairs.
     pub(super) fn queued_errors(&self) -> u64 {
-        self.senders.iter().map(Sender::queued_errors).sum()
+        self.senders.iter().map(EmitSocket::queued_errors).sum()
     }
 
     /// Interfaces that refused trains, so that frames leave one by one.
     pub(super) fn gso_refused(&self) -> u64 {
-        self.senders.iter().map(|sender| u64::from(sender.gso_refused())).sum()
+        self.senders.iter().map(|sender| u64::from(sender.sender().gso_refused())).sum()
     }
 }
 
@@ -71,7 +80,7 @@ impl RoundIo for WorkerIo {
     }
 
     fn max_train(&self, interface: usize) -> usize {
-        self.senders.get(interface).map_or(1, Sender::max_train)
+        self.senders.get(interface).map_or(1, |sender| sender.sender().max_train())
     }
 
     fn refused(&mut self, _interface: usize, error: &io::Error) {

@@ -6,7 +6,9 @@ use crate::pipeline::advertise::AdvertContent;
 use crate::pipeline::emit::{EmitConfig, EmitInterface};
 use anyhow::{Context, ensure};
 use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
-use multicast_io::{Interface, Joined, Receiver, Sender, SocketOptions, wildcard};
+use link_watch::{Family, Links, Need};
+use multicast_io::{Interface, Joined, Receiver, SocketOptions, wildcard};
+use service::links::{Demand, Demands, EmitSocket};
 use service::worker::Layout;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,17 +28,35 @@ pub(super) struct Sockets {
     nack_addr: IpAddr,
 }
 
-/// One sending socket and the interface behind it.
-pub(super) struct EgressLink {
-    pub(super) sender: Sender,
-    pub(super) interface: Interface,
+/// `--nack-addr`: the endpoint chooses.
+const AUTO: &str = "auto";
+
+/// What the endpoint needs of its interfaces: to hear on some, to send by others, and the address that it takes requests on.
+pub(super) fn demands(config: &Config) -> anyhow::Result<Demands> {
+    let v4 = config.data_fabric()?.is_v4();
+    let (ingress, egress) = (&config.fabric.iface.0, config.egress_interfaces());
+    let auto = config.requests.nack_addr == AUTO;
+    let sends = Need::address_of(Family::of(v4)).from_source(config.fabric.bind_source);
+    let demand =
+        |option, names: &[String], need, waits| Demand { option, names: names.to_vec(), need, waits };
+    let demands = if ingress == egress {
+        vec![demand("--iface", ingress, sends, auto)]
+    } else {
+        let hears = Need::none_of(Family::of(v4));
+        vec![demand("--iface", ingress, hears, false), demand("--egress-iface", egress, sends, auto)]
+    };
+    let demands = Demands::new(demands).receive_v4(v4);
+    Ok(match config.requests.nack_addr.parse::<IpAddr>() {
+        Ok(ip) if !ip.is_unspecified() => demands.address("--nack-addr", ip),
+        _ => demands,
+    })
 }
 
 impl Sockets {
     /// The directory has a byte for the worker.
     const MOST_WORKERS: usize = 254;
 
-    pub(super) fn new(config: Arc<Config>) -> anyhow::Result<Sockets> {
+    pub(super) fn new(config: Arc<Config>, links: &Links) -> anyhow::Result<Sockets> {
         let fabric = config.data_fabric()?;
         let shard_bits = config.shard_bits()?;
         let ingress = Layout::interfaces(&config.fabric.iface.0, "--iface")?;
@@ -44,7 +64,7 @@ impl Sockets {
         let groups = Layout::data_groups(shard_bits, |_| true, config.store.subtree_data_enabled);
         let mut layout = Layout::new(fabric, groups, ingress, config.store.workers);
         layout.workers = layout.workers.min(Sockets::MOST_WORKERS);
-        let nack_addr = nack_addr(&config, &fabric, &egress)?;
+        let nack_addr = nack_addr(&config, &fabric, &egress, links)?;
         Ok(Sockets { config, layout, shard_bits, egress, nack_addr })
     }
 
@@ -65,17 +85,21 @@ impl Sockets {
         self.egress.iter().map(|interface| interface.name.clone()).collect()
     }
 
+    /// The socket that requests come in by.
     pub(super) fn open_request_socket(&self) -> anyhow::Result<Receiver> {
-        let bind = SocketAddr::new(self.nack_addr, self.config.requests.nack_port);
-        let options = SocketOptions {
-            packet_info: true,
-            dual_stack: self.nack_addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            receive_buffer: Some(REQUEST_BUFFER),
-            send_buffer: Some(REQUEST_BUFFER),
-            ..SocketOptions::new(bind)
-        };
-        Receiver::open(&options)
-            .with_context(|| format!("--nack-addr {}, --nack-port {}", bind.ip(), bind.port()))
+        let port = self.config.requests.nack_port;
+        open_request_socket(SocketAddr::new(self.nack_addr, port), &self.egress_names())
+    }
+
+    /// Opens it again when its address changes.
+    pub(super) fn request_address(&self, bound: SocketAddr) -> RequestAddress {
+        RequestAddress {
+            auto: self.config.requests.nack_addr == AUTO,
+            v4: self.layout.fabric.is_v4(),
+            egress: self.egress_names(),
+            bound,
+            index: self.egress.iter().find(|on| has(on, bound.ip())).map(|on| on.index),
+        }
     }
 
     /// The sockets of one worker, joined to its groups.
@@ -107,19 +131,16 @@ impl Sockets {
     }
 
     /// Sockets that multicast leaves by, one an interface.
-    pub(super) fn open_links(&self) -> anyhow::Result<Vec<EgressLink>> {
+    pub(super) fn open_links(&self) -> anyhow::Result<Vec<EmitSocket>> {
         let fabric = &self.config.fabric;
         let bind = fabric.bind_source.unwrap_or_else(|| wildcard(self.layout.fabric.is_v4()));
         let open = |interface: &Interface| {
             let options = SocketOptions {
-                interface: Some(interface.clone()),
                 hop_limit: fabric.egress_hoplimit,
                 loopback: fabric.egress_loop,
                 ..SocketOptions::new(SocketAddr::new(bind, 0))
             };
-            let sender =
-                Sender::open(&options).with_context(|| format!("--egress-iface {}", interface.name))?;
-            Ok(EgressLink { sender, interface: interface.clone() })
+            EmitSocket::open("--egress-iface", interface, options)
         };
         self.egress.iter().map(open).collect()
     }
@@ -127,10 +148,8 @@ impl Sockets {
     /// Where repairs go; its interfaces are in the order of `open_links`.
     pub(super) fn emit(&self) -> EmitConfig {
         let overhead = if self.layout.fabric.is_v4() { 28 } else { 48 };
-        let interface = |interface: &Interface| EmitInterface {
-            index: interface.index,
-            frame_bytes: interface.mtu.saturating_sub(overhead),
-        };
+        let interface =
+            |interface: &Interface| EmitInterface { frame_bytes: interface.mtu.saturating_sub(overhead) };
         EmitConfig {
             fabric: self.layout.fabric,
             port: self.config.repairs.egress_port,
@@ -194,18 +213,102 @@ impl Sockets {
     }
 }
 
-/// `--nack-addr`, or the first address of the first egress interface in the fabric's family.
-fn nack_addr(config: &Config, fabric: &Fabric, egress: &[Interface]) -> anyhow::Result<IpAddr> {
-    if config.requests.nack_addr != "auto" {
+fn has(interface: &Interface, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => interface.v4.contains(&v4),
+        IpAddr::V6(v6) => interface.v6.contains(&v6),
+    }
+}
+
+fn open_request_socket(bind: SocketAddr, egress: &[String]) -> anyhow::Result<Receiver> {
+    // A link-local address means nothing without its interface.
+    let of_link = matches!(bind.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let on = egress.iter().filter(|_| of_link).filter_map(|name| Interface::by_name(name).ok());
+    let options = SocketOptions {
+        interface: on.into_iter().find(|on| has(on, bind.ip())),
+        packet_info: true,
+        dual_stack: bind.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        receive_buffer: Some(REQUEST_BUFFER),
+        send_buffer: Some(REQUEST_BUFFER),
+        ..SocketOptions::new(bind)
+    };
+    Receiver::open(&options)
+        .with_context(|| format!("--nack-addr {}, --nack-port {}", bind.ip(), bind.port()))
+}
+
+/// `--nack-addr`, or the first usable address of the first egress interface in the fabric's family.
+fn nack_addr(
+    config: &Config,
+    fabric: &Fabric,
+    egress: &[Interface],
+    links: &Links,
+) -> anyhow::Result<IpAddr> {
+    if config.requests.nack_addr != AUTO {
         let parsed = config.requests.nack_addr.parse();
         return parsed.with_context(|| {
             format!("--nack-addr {}: expected auto or an address", config.requests.nack_addr)
         });
     }
     let first = egress.first().context("--egress-iface: at least one interface is needed")?;
-    let address = match fabric {
-        Fabric::V4 { .. } => first.v4.first().copied().map(IpAddr::V4),
-        Fabric::V6 { .. } => first.preferred_v6().map(IpAddr::V6),
-    };
+    let address = links.by_name(&first.name).and_then(|link| link.usable(fabric.is_v4()).next());
     address.with_context(|| format!("--nack-addr auto: {} has no address of the fabric's family", first.name))
+}
+
+/// The address that requests are taken on, while addresses come and go.
+pub(super) struct RequestAddress {
+    auto: bool,
+    v4: bool,
+    egress: Vec<String>,
+    /// What the socket is bound to.
+    bound: SocketAddr,
+    /// The interface that had the address when it was bound.
+    index: Option<u32>,
+}
+
+/// What to do about the request socket.
+pub(super) enum Rebind {
+    /// It is as it should be.
+    Stay,
+    /// Its address is not there: nobody can ask.
+    Gone,
+    /// This one takes its place, bound to this address.
+    Opened(Box<Receiver>, SocketAddr),
+}
+
+impl RequestAddress {
+    /// Looks at the address. The one that is bound is kept while it is there; where the endpoint chooses, the next valid one
+    /// is taken.
+    pub(super) fn follow(&mut self, links: &Links) -> anyhow::Result<Rebind> {
+        let ip = self.bound.ip();
+        if ip.is_unspecified() {
+            return Ok(Rebind::Stay);
+        }
+        let Some((wanted, index)) = self.choose(links) else { return Ok(Rebind::Gone) };
+        // Only a socket with a link-local address is bound to an interface too.
+        let of_link = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        if wanted == ip && (!of_link || self.index == Some(index)) {
+            return Ok(Rebind::Stay);
+        }
+        let bind = SocketAddr::new(wanted, self.bound.port());
+        let socket = open_request_socket(bind, &self.egress)?;
+        (self.bound, self.index) = (bind, Some(index));
+        Ok(Rebind::Opened(Box::new(socket), bind))
+    }
+
+    /// What the socket is bound to.
+    pub(super) fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// The address to take requests on, and the number of its interface.
+    fn choose(&self, links: &Links) -> Option<(IpAddr, u32)> {
+        let ip = self.bound.ip();
+        let kept = links.with_address(ip).filter(|link| link.address(ip).is_some_and(|a| a.is_usable()));
+        let kept = kept.map(|link| (ip, link.index));
+        let next = || {
+            let link = self.egress.first().and_then(|name| links.by_name(name))?;
+            Some((link.usable(self.v4).next()?, link.index))
+        };
+        kept.or_else(|| if self.auto { next() } else { None })
+    }
 }

@@ -1,14 +1,14 @@
 //! Starts the threads. Everything is opened before the first of them starts, so an address or an interface that does not work
 //! leaves nothing behind.
 
-use super::beacon::{Beacon, BeaconConfig};
+use super::beacon::{Beacon, BeaconConfig, Inputs};
 use super::control::Control;
 use super::counters::{ControlCells, NackServerCells, WorkerCells};
 use super::mailboxes::{BYTES, MESSAGES, WorkerMailboxes};
-use super::nack_server::NackServer;
+use super::nack_server::{NackServer, Requests};
 use super::round_io::WorkerIo;
 use super::shared::{self, Shared, SharedLink, SharedMailboxes};
-use super::sockets::{EgressLink, Sockets};
+use super::sockets::Sockets;
 use super::stop::Stop;
 use super::upstream_client::UpstreamConfig;
 use super::worker::Worker;
@@ -24,11 +24,12 @@ use cache_backend::Backend;
 use frame::digest::Entry;
 use multicast_io::{Joined, Receiver};
 use service::Lifecycle;
+use service::links::{EmitSocket, Feed};
 use service::worker::{Inlet, Intake, IntakeRules, Mailbox, MailboxSender, Threads, mailbox};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Starts the threads of one endpoint; see the module text.
 pub(super) struct Starter {
@@ -37,6 +38,7 @@ pub(super) struct Starter {
     pub(super) control: Arc<ControlCells>,
     config: Arc<Config>,
     sockets: Sockets,
+    links: Feed,
     stop: Stop,
     seed: u64,
 }
@@ -65,18 +67,18 @@ struct Mailboxes {
 /// Sockets of one worker.
 struct WorkerSockets {
     data: Vec<Joined>,
-    links: Vec<EgressLink>,
+    links: Vec<EmitSocket>,
 }
 
 /// Sockets of the control thread.
 struct ControlSockets {
-    beacon: Option<Vec<EgressLink>>,
+    beacon: Option<Vec<EmitSocket>>,
     digests: Vec<Joined>,
     upstream: Option<(Receiver, UpstreamConfig)>,
 }
 
 impl Starter {
-    pub(super) fn new(config: Arc<Config>, sockets: Sockets, lifecycle: &Lifecycle) -> Starter {
+    pub(super) fn new(config: Arc<Config>, sockets: Sockets, links: Feed, lifecycle: &Lifecycle) -> Starter {
         let cells =
             |index: usize| Arc::new(WorkerCells { name: index.to_string(), ..WorkerCells::default() });
         let nack_server: Arc<NackServerCells> = Arc::default();
@@ -91,6 +93,7 @@ impl Starter {
             control: Arc::default(),
             config,
             sockets,
+            links,
             stop,
             seed: rand::random(),
         }
@@ -109,9 +112,12 @@ impl Starter {
         let workers = senders.workers.clone();
         let Mailboxes { workers: of_workers, answers, wanted, silent, shared: of_shared } = mailboxes;
         let nack = request_socket.local_addr().context("--nack-port")?;
+        let (told, nack_told) = watch::channel(Some(nack));
+        let beacon = |links| self.beacon(links, silent, nack, nack_told);
         let control = Control {
-            beacon: control_sockets.beacon.map(|links| self.beacon(links, silent, nack)).transpose()?,
+            beacon: control_sockets.beacon.map(beacon).transpose()?,
             digest_sockets: control_sockets.digests,
+            links: self.links.clone(),
             upstream: control_sockets.upstream.map(|(socket, config)| (socket, config, wanted)),
             shared: shared.map(|backend| (self.shared(backend, lifetimes, &workers), of_shared)),
             workers: workers.clone(),
@@ -123,7 +129,9 @@ impl Starter {
             let io = self.worker_io(index, sockets.links, &mut senders);
             self.start_worker(&mut threads, sockets.data, messages, io, lifetimes)?;
         }
-        self.start_nack_server(&mut threads, request_socket, workers, answers)?;
+        let requests =
+            Requests { address: self.sockets.request_address(nack), links: self.links.clone(), told };
+        self.start_nack_server(&mut threads, (request_socket, requests), workers, answers)?;
         threads.all_up().await?;
         let stop = self.stop.clone();
         threads.spawn("retry-control".to_owned(), move || async move { control.open(stop) })?;
@@ -174,10 +182,10 @@ impl Starter {
         (senders, mailboxes)
     }
 
-    fn worker_io(&self, index: usize, links: Vec<EgressLink>, senders: &mut Senders) -> WorkerIo {
+    fn worker_io(&self, index: usize, links: Vec<EmitSocket>, senders: &mut Senders) -> WorkerIo {
         WorkerIo {
             index,
-            senders: links.into_iter().map(|link| link.sender).collect(),
+            senders: links,
             workers: senders.workers.clone(),
             answers: senders.answers.clone(),
             upstream: senders.wanted.clone(),
@@ -207,13 +215,15 @@ impl Starter {
             announces: config.beacon.beacon_enabled,
         };
         let (seed, stop) = (self.seed.wrapping_add(index as u64), self.stop.clone());
+        let links = self.links.clone();
         threads.spawn(format!("retry-{index}"), move || async move {
             let now = Instant::now();
             let trusted = Trusted::new(config.requests.trusted_listeners.clone());
             let limits = RepairLimits::new(config.limits.repair_rates(), trusted, seed, now);
             let ledger = Arc::clone(&io.cells.ledger);
             let endpoint = Endpoint::new(endpoint, limits, seed, now).counting_in(ledger);
-            let worker = Worker::new(endpoint, open_intake(sockets, &config, index)?, messages, io);
+            let intake = open_intake(sockets, &config, index)?.follow(links.clone());
+            let worker = Worker::new(endpoint, intake, messages, io, links);
             Ok(worker.run(stop.reached()))
         })
     }
@@ -221,23 +231,24 @@ impl Starter {
     fn start_nack_server(
         &self,
         threads: &mut Threads,
-        socket: Receiver,
+        (socket, requests): (Receiver, Requests),
         workers: WorkerMailboxes,
         answers: Mailbox<Answer>,
     ) -> anyhow::Result<()> {
         let (config, cells) = (Arc::clone(&self.config), Arc::clone(&self.nack_server));
         let (seed, stop) = (self.seed, self.stop.clone());
         threads.spawn("retry-nack".to_owned(), move || async move {
-            let server = NackServer::new(socket, &config, workers, cells, seed)?;
+            let server = NackServer::new(socket, requests, &config, workers, cells, seed)?;
             Ok(server.run(answers, stop.reached()))
         })
     }
 
     fn beacon(
         &self,
-        links: Vec<EgressLink>,
+        links: Vec<EmitSocket>,
         silent: mpsc::Receiver<Vec<Entry>>,
         nack: SocketAddr,
+        told: watch::Receiver<Option<SocketAddr>>,
     ) -> anyhow::Result<Beacon> {
         let config = BeaconConfig {
             content: self.sockets.advert(nack)?,
@@ -246,7 +257,8 @@ impl Starter {
             interval: self.config.beacon.beacon_interval,
             always_draining: self.config.beacon.beacon_flags_draining,
         };
-        Ok(Beacon::new(config, links, silent, Arc::clone(&self.control)))
+        let inputs = Inputs { silent, nack: told, links: self.links.clone() };
+        Ok(Beacon::new(config, links, inputs, Arc::clone(&self.control)))
     }
 
     fn shared(&self, backend: Arc<dyn Backend>, lifetimes: Lifetimes, workers: &WorkerMailboxes) -> Shared {
@@ -265,7 +277,7 @@ impl WorkerSockets {
     /// Says once what holds for the sockets of every worker.
     fn warn(&self) {
         let receiving = self.data.first().into_iter().flat_map(|joined| joined.receiver.warnings());
-        let sending = self.links.iter().flat_map(|link| link.sender.warnings());
+        let sending = self.links.iter().flat_map(|link| link.sender().warnings());
         receiving.chain(sending).for_each(|warning| tracing::warn!("{warning}"));
     }
 }

@@ -9,6 +9,7 @@ use crate::pipeline::round::{Message, Next};
 use crate::pipeline::{Endpoint, RoundCounts};
 use multicast_io::Burst;
 use multicast_io::receive::BATCH;
+use service::links::Feed;
 use service::worker::{Intake, Mailbox};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub(super) struct Worker {
     burst: Burst,
     messages: Mailbox<Message>,
     io: WorkerIo,
+    links: Feed,
     cells: Arc<WorkerCells>,
 }
 
@@ -35,9 +37,10 @@ impl Worker {
         intake: Intake<()>,
         messages: Mailbox<Message>,
         io: WorkerIo,
+        links: Feed,
     ) -> Worker {
         let cells = Arc::clone(&io.cells);
-        Worker { endpoint, intake, burst: Burst::new(BATCH, 0), messages, io, cells }
+        Worker { endpoint, intake, burst: Burst::new(BATCH, 0), messages, io, links, cells }
     }
 
     /// Runs until `stop` completes.
@@ -62,6 +65,7 @@ impl Worker {
                 }
                 _ = flush.tick(), if shared => self.io.flush_shared(),
                 () = &mut timeout, if due.is_some() => self.commit().await,
+                () = self.links.changed() => self.io.follow(&self.links.seen()),
                 _ = second.tick() => self.show(),
                 () = &mut stop => break,
             }

@@ -211,7 +211,7 @@ impl World {
         repairs: RepairRates,
     ) -> World {
         let now = Instant::now();
-        let interface = EmitInterface { index: 3, frame_bytes: 1452 };
+        let interface = EmitInterface { frame_bytes: 1452 };
         let mut config = EndpointConfig {
             workers: 1,
             shard_bits: ShardBits::new(2).unwrap(),

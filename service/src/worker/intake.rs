@@ -16,15 +16,19 @@
 //! ```
 //!
 //! Promises: nothing waits but in [`Intake::ready`] and [`Intake::first`]; both are cancel safe. A socket that fails is
-//! handled by the one policy ([`super::errors`]). Joins are made again every [`REJOIN`], because memberships lapse after
-//! changes of routes and interfaces.
+//! handled by the one policy ([`super::errors`]). Memberships lapse after changes of routes and interfaces. So joins are looked
+//! at when the links change ([`Intake::follow`]) and every [`REJOIN`]: a socket whose interface was made again, or whose groups
+//! the kernel does not know any more, is opened again ([`super::joins`]).
 //!
 //! Cost: one system call a batch, and one more to find a queue empty. Where short calls are trusted that one is saved while
 //! the worker is ahead of its senders.
 
 use super::errors::SocketErrors;
+use super::joins::{Rejoins, Standing, standing};
+use crate::links::Feed;
+use link_watch::joined::JoinTable;
 use multicast_io::membership::REJOIN;
-use multicast_io::{Burst, Loss, Memberships, Ready, Receiver};
+use multicast_io::{Burst, Joined, Loss, Memberships, Ready, Receiver};
 use std::future::{pending, poll_fn};
 use std::io;
 use std::task::Poll;
@@ -90,8 +94,11 @@ struct Open<T> {
     socket: Ready<Receiver>,
     memberships: Option<Memberships>,
     errors: SocketErrors,
+    name: &'static str,
     /// Messages of the next receive call.
     messages: usize,
+    /// Another socket has its place; it is closed once it is empty.
+    retired: bool,
 }
 
 /// Result of [`Intake::gather`].
@@ -124,6 +131,7 @@ pub struct Intake<T> {
     turn: Turn,
     loss: Option<Loss>,
     rejoin_at: Instant,
+    rejoins: Rejoins,
     last_input: Instant,
     /// Counts of sockets that are closed.
     closed: SocketCounts,
@@ -143,23 +151,15 @@ impl<T: Copy> Intake<T> {
     /// # Errors
     /// The runtime cannot watch a socket.
     pub fn new(rules: IntakeRules, inlets: Vec<Inlet<T>>) -> io::Result<Intake<T>> {
-        let open = |inlet: Inlet<T>| {
-            Ok(Open {
-                tag: inlet.tag,
-                socket: Ready::new(inlet.receiver)?,
-                memberships: inlet.memberships,
-                errors: SocketErrors::of(inlet.name),
-                messages: rules.messages,
-            })
-        };
         let now = Instant::now();
         Ok(Intake {
             rules,
-            inlets: inlets.into_iter().map(open).collect::<io::Result<_>>()?,
+            inlets: inlets.into_iter().map(|inlet| Open::new(inlet, &rules)).collect::<io::Result<_>>()?,
             queue: Queue::MayHoldMore,
             turn: Turn::default(),
             loss: None,
             rejoin_at: now + REJOIN,
+            rejoins: Rejoins::default(),
             last_input: now,
             closed: SocketCounts::default(),
         })
@@ -168,6 +168,12 @@ impl<T: Copy> Intake<T> {
     /// `--inject-loss`: drops a share of what arrives, before anyone sees it.
     pub fn with_loss(mut self, loss: Loss) -> Intake<T> {
         self.loss = Some(loss);
+        self
+    }
+
+    /// Looks at the joins also whenever the links change.
+    pub fn follow(mut self, links: Feed) -> Intake<T> {
+        self.rejoins.follow(links);
         self
     }
 
@@ -214,14 +220,13 @@ impl<T: Copy> Intake<T> {
 
     /// Completes when a socket may hold something. Pends for ever where none is open. Cancel safe.
     pub async fn ready(&mut self) {
-        match self.inlets.iter().filter_map(|inlet| inlet.errors.try_at()).min() {
-            None => readable(&mut self.inlets).await,
-            // A socket that fails is left alone until then.
-            Some(at) => tokio::select! {
-                biased;
-                () = readable(&mut self.inlets) => {}
-                () = tokio::time::sleep_until(at.into()) => {}
-            },
+        // A socket that fails is left alone until then.
+        let try_at = self.inlets.iter().filter_map(|inlet| inlet.errors.try_at()).min();
+        tokio::select! {
+            biased;
+            () = readable(&mut self.inlets) => {}
+            () = sleep_until_if(try_at), if try_at.is_some() => {}
+            () = self.rejoins.due() => self.rejoin(),
         }
         self.queue = Queue::MayHoldMore;
     }
@@ -244,6 +249,12 @@ impl<T: Copy> Intake<T> {
                     self.last_input = Instant::now();
                     return Some(inlet.tag);
                 }
+            }
+            let empty = self.turn.calls < self.rules.calls;
+            if empty && self.inlets.get(self.turn.inlet).is_some_and(|inlet| inlet.retired) {
+                self.close_one(self.turn.inlet);
+                self.turn.calls = 0;
+                continue;
             }
             self.turn = Turn { inlet: self.turn.inlet + 1, calls: 0, more: self.turn.more };
         }
@@ -296,18 +307,74 @@ impl<T: Copy> Intake<T> {
         }
     }
 
-    /// Makes the joins again when that is due.
+    /// Looks at the joins when that is due.
     pub fn upkeep(&mut self, now: Instant) {
-        if now < self.rejoin_at {
+        if now >= self.rejoin_at {
+            self.rejoin_at = now + REJOIN;
+            self.rejoin();
+        }
+    }
+
+    /// Opens again what is not joined any more. What the old sockets hold is still taken.
+    fn rejoin(&mut self) {
+        if self.inlets.iter().all(|inlet| inlet.memberships.is_none()) {
             return;
         }
-        self.rejoin_at = now + REJOIN;
-        for inlet in &self.inlets {
-            let Some(memberships) = &inlet.memberships else { continue };
-            if let Err(error) = memberships.assert(inlet.socket.get_ref()) {
-                crate::limited!(error, 1, "joining again failed: {error}");
+        let table = JoinTable::read().ok();
+        let mut lacks = false;
+        for at in 0..self.inlets.len() {
+            let inlet = &self.inlets[at];
+            let Some(memberships) = inlet.memberships.as_ref().filter(|_| !inlet.retired) else { continue };
+            match standing(memberships, inlet.socket.get_ref(), table.as_ref()) {
+                Standing::Joined => {}
+                // The news that it is there again comes.
+                Standing::NoInterface => {}
+                Standing::Lapsed => match self.open_again(at) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        lacks = true;
+                        crate::limited!(error, 1, "joining again failed: {error:#}; tried again");
+                    }
+                },
             }
         }
+        self.rejoins.done(lacks, Instant::now());
+    }
+
+    fn open_again(&mut self, at: usize) -> anyhow::Result<()> {
+        let Some(inlet) = self.inlets.get_mut(at) else { return Ok(()) };
+        let Some(memberships) = &inlet.memberships else { return Ok(()) };
+        let Joined { receiver, memberships } = memberships.open_again()?;
+        let (on, groups) = (memberships.interface(), memberships.joins().len());
+        tracing::warn!("{}: {groups} groups joined again on {} (number {})", inlet.name, on.name, on.index);
+        let new = Inlet { tag: inlet.tag, name: inlet.name, receiver, memberships: Some(memberships) };
+        let new = Open::new(new, &self.rules)?;
+        inlet.retired = true;
+        self.inlets.push(new);
+        Ok(())
+    }
+
+    /// Another socket takes the place of the first: it was bound to an address that is gone. What the old one holds is still
+    /// taken.
+    ///
+    /// # Errors
+    /// The runtime cannot watch it.
+    pub fn replace(&mut self, receiver: Receiver) -> io::Result<()> {
+        let Some(inlet) = self.inlets.iter_mut().find(|inlet| !inlet.retired) else { return Ok(()) };
+        let new = Inlet { tag: inlet.tag, name: inlet.name, receiver, memberships: None };
+        let new = Open::new(new, &self.rules)?;
+        inlet.retired = true;
+        self.inlets.push(new);
+        self.look_again();
+        Ok(())
+    }
+
+    fn close_one(&mut self, at: usize) {
+        let inlet = self.inlets.remove(at);
+        let (closed, socket) = (&mut self.closed, inlet.socket.get_ref());
+        closed.kernel_drops += socket.kernel_drops();
+        closed.truncated += socket.truncated();
+        closed.queued_errors += socket.queued_errors();
     }
 
     /// Closes the sockets. Their last counts stay.
@@ -319,12 +386,12 @@ impl<T: Copy> Intake<T> {
 
     /// The sockets, by what comes in by them: for what is sent from them.
     pub fn sockets(&self) -> impl Iterator<Item = (T, &Receiver)> {
-        self.inlets.iter().map(|inlet| (inlet.tag, inlet.socket.get_ref()))
+        self.inlets.iter().filter(|inlet| !inlet.retired).map(|inlet| (inlet.tag, inlet.socket.get_ref()))
     }
 
     /// What the kernel counted. One system call a socket.
     pub fn counts(&self) -> SocketCounts {
-        let sockets = || self.sockets().map(|(_, receiver)| receiver);
+        let sockets = || self.inlets.iter().map(|inlet| inlet.socket.get_ref());
         SocketCounts {
             kernel_drops: self.closed.kernel_drops + sockets().map(Receiver::kernel_drops).sum::<u64>(),
             truncated: self.closed.truncated + sockets().map(Receiver::truncated).sum::<u64>(),
@@ -366,6 +433,18 @@ enum Taken {
 }
 
 impl<T> Open<T> {
+    fn new(inlet: Inlet<T>, rules: &IntakeRules) -> io::Result<Open<T>> {
+        Ok(Open {
+            tag: inlet.tag,
+            socket: Ready::new(inlet.receiver)?,
+            memberships: inlet.memberships,
+            errors: SocketErrors::of(inlet.name),
+            name: inlet.name,
+            messages: rules.messages,
+            retired: false,
+        })
+    }
+
     /// One receive call that does not wait.
     fn take(&mut self, rules: &IntakeRules, burst: &mut Burst) -> Taken {
         if self.errors.try_at().is_some_and(|at| Instant::now() < at) {

@@ -8,6 +8,7 @@
 //! | [`thread`] | one thread with its own runtime; its death ends the process |
 //! | [`layout`] | which worker owns which group; the sockets that take them |
 //! | [`intake`] | the receive loop over a worker's sockets |
+//! | `joins` | whether a socket still has its joins |
 //! | [`mailbox`](mod@mailbox) | hands messages to the worker that owns a flow, bounded in messages and bytes |
 //! | [`errors`] | the one policy for socket errors |
 //! | [`drain`] | the phases of an orderly stop |
@@ -15,6 +16,7 @@
 pub mod drain;
 pub mod errors;
 pub mod intake;
+mod joins;
 pub mod layout;
 pub mod mailbox;
 pub mod start;

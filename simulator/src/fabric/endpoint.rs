@@ -376,7 +376,7 @@ fn endpoint_config(announces: bool) -> EndpointConfig {
             port: 9_001,
             padding: 15,
             full_timeout: Duration::from_millis(5),
-            interfaces: vec![EmitInterface { index: 1, frame_bytes: 1_452 }],
+            interfaces: vec![EmitInterface { frame_bytes: 1_452 }],
         },
         announces,
     }

@@ -172,7 +172,14 @@ impl Host {
         refused.inspect_err(|error| crate::skipped(&format!("tc with pfifo: {error:#}"))).is_ok()
     }
 
-    /// The way to the bridge is as it was.
+    /// After [`Host::refuse`]: the kernel takes everything again, from now on and without a moment between. (While a queue is
+    /// exchanged for another, the kernel drops what is sent and says that it took it.)
+    pub fn relent(&self) {
+        let limit = self.tc(&["qdisc", "change", "dev", "eth0", "root", "pfifo", "limit", "100000"]);
+        limit.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// After [`Host::shape`]: the way to the bridge is as it was. Not while something is sent that must arrive.
     pub fn refuse_nothing(&self) {
         self.tc(&["qdisc", "del", "dev", "eth0", "root"]).unwrap_or_else(|error| panic!("{error:#}"));
     }

@@ -61,6 +61,7 @@ check-features: ## every combination of features in which cache-backend is used
 	$(CARGO) check -q -p cache-backend --no-default-features
 	$(CARGO) check -q -p cache-backend --no-default-features --features tls
 	$(CARGO) check -q -p cache-backend --no-default-features --features aerospike
+	$(CARGO) check -q -p cache-backend --no-default-features --features clap
 
 ARM := aarch64-unknown-linux-gnu
 # Of the crates that no C code is built for.

@@ -138,18 +138,18 @@ impl Measured {
 
 /// What to open, with so many batches under way at most.
 fn settings(address: &str, batches: usize) -> Settings {
-    let remote =
-        RemoteSettings { boot: BootPolicy::Strict, max_batches: batches + 1, ..RemoteSettings::for_claims() };
+    let mut remote = RemoteSettings::for_claims();
+    (remote.boot, remote.max_batches) = (BootPolicy::Strict, batches + 1);
     let Some((hosts, namespace)) = address.strip_prefix(AEROSPIKE).and_then(|rest| rest.split_once('/'))
     else {
-        return Settings::Redis(Box::new(RedisSettings { remote, ..RedisSettings::new(address) }));
+        let mut redis = RedisSettings::new(address);
+        redis.remote = remote;
+        return Settings::Redis(Box::new(redis));
     };
-    let hosts = hosts.split(',').map(str::to_owned).collect();
-    Settings::Aerospike(Box::new(AerospikeSettings {
-        hosts,
-        remote,
-        ..AerospikeSettings::new("", namespace)
-    }))
+    let mut aerospike = AerospikeSettings::new("", namespace);
+    aerospike.hosts = hosts.split(',').map(str::to_owned).collect();
+    aerospike.remote = remote;
+    Settings::Aerospike(Box::new(aerospike))
 }
 
 async fn measure(address: &str, load: Load) -> Outcome<(f64, f64)> {
@@ -173,7 +173,7 @@ async fn measure(address: &str, load: Load) -> Outcome<(f64, f64)> {
         "  {each:.0} ns of our CPU a claim; a batch waited p50 {median:.0?}, p99 {p99:.0?}, at most {most:.0?}"
     );
     for guard in backend.guards() {
-        for kind in cache_backend::OpErrorKind::ALL.into_iter().filter(|&kind| guard.errors(kind) > 0) {
+        for kind in cache_backend::OpErrorKind::ALL.iter().copied().filter(|&kind| guard.errors(kind) > 0) {
             println!("  {}: {} {kind}", guard.server(), guard.errors(kind));
         }
     }

@@ -13,6 +13,10 @@ impl KeyValues {
     pub fn new() -> KeyValues {
         KeyValues::default()
     }
+    /// Keys to read or delete.
+    pub fn of_keys<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = K>) -> KeyValues {
+        keys.into_iter().map(|key| (key, [])).collect()
+    }
     /// Pairs in the batch.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -48,5 +52,13 @@ impl KeyValues {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
+    }
+}
+
+impl<K: AsRef<[u8]>, V: AsRef<[u8]>> FromIterator<(K, V)> for KeyValues {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> KeyValues {
+        let mut batch = KeyValues::new();
+        pairs.into_iter().for_each(|(key, value)| batch.push(key.as_ref(), value.as_ref()));
+        batch
     }
 }

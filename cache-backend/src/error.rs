@@ -1,14 +1,21 @@
-//! Errors that know whether the operation may have happened and whether trying again makes sense.
+//! Errors that know whether the operation may have happened.
 
-/// Why one operation has no answer.
+/// Why one key has no answer.
+///
+/// *In doubt*: the request left, and no answer came that could be believed. Of a claim nobody knows then whether it stands, and
+/// if it stands, whose it is. Asking again does not tell: the caller may meet its own write and take it for another's. So
+/// nothing here is retried. Decide by what a mistake costs. Who must not lose work acts as if the claim were won, and does
+/// some work twice. Who must not do work twice acts as if it were lost, or claims with a value of its own (a random number)
+/// and reads the key. An error that is not in doubt did nothing and may be tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{backend}: {kind}{}{detail}", if detail.is_empty() { "" } else { ": " })]
 pub struct OpError {
-    /// `memory`, `redis`, `aerospike`.
+    /// [`Backend::name`](crate::Backend::name).
     pub backend: &'static str,
     /// Its class.
     pub kind: OpErrorKind,
-    /// The write may have landed although no answer came.
+    /// The write may have landed although no answer came. Never set for reads.
     pub in_doubt: bool,
     /// What the server or the system said; empty where the class says it all.
     pub detail: String,
@@ -37,6 +44,7 @@ impl OpError {
 
 /// Classes of failure; each is a label of the error counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpErrorKind {
     /// No answer before the deadline.
     #[error("timeout")]
@@ -60,7 +68,7 @@ pub enum OpErrorKind {
 
 impl OpErrorKind {
     /// All classes, in the order of `index`.
-    pub const ALL: [OpErrorKind; 6] = [
+    pub const ALL: &[OpErrorKind] = &[
         OpErrorKind::Timeout,
         OpErrorKind::Disconnected,
         OpErrorKind::Refused,

@@ -15,7 +15,7 @@
 //!
 //! Cost: one lock of one stripe and about two cache misses a key; no allocation on claim and set, one on get.
 
-use crate::{Answers, Backend, Claimed, KeyValues, OpError, OpErrorKind, OpenError, Session};
+use crate::{Answers, Backend, Claimed, Immediate, KeyValues, OpError, OpErrorKind, OpenError, Session};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -100,19 +100,23 @@ impl Memory {
     /// Create-only writes; one answer per pair is appended to `out`. A record that can never fit is answered
     /// `Created` and not stored: a claim that cannot be kept must not suppress.
     pub fn claim(&self, batch: &KeyValues, ttl: Duration, now: Instant, out: &mut Vec<Claimed>) {
-        let (now, expires) = self.times(now, ttl);
         out.reserve(batch.len());
+        self.claim_each(batch, ttl, now, |answer| out.push(answer));
+    }
+
+    fn claim_each(&self, batch: &KeyValues, ttl: Duration, now: Instant, mut answer: impl FnMut(Claimed)) {
+        let (now, expires) = self.times(now, ttl);
         for (key, value) in batch.iter() {
             let hash = self.shared.hasher.hash_one(key);
             let mut stripe = self.stripe(hash);
             if let Some(found) = stripe.find(hash, key, now) {
-                out.push(Claimed::Exists(Bytes::copy_from_slice(stripe.value(found))));
+                answer(Claimed::Exists(Bytes::copy_from_slice(stripe.value(found))));
                 continue;
             }
             if !stripe.insert(hash, key, value, now, expires) {
                 self.shared.refused.fetch_add(1, Relaxed);
             }
-            out.push(Claimed::Created);
+            answer(Claimed::Created);
         }
     }
 
@@ -427,8 +431,8 @@ impl Backend for Memory {
         let memory = self.clone();
         async move { Ok(Box::new(memory) as Box<dyn Session>) }.boxed()
     }
-    fn immediate(&self) -> Option<&Memory> {
-        Some(self)
+    fn immediate(&self) -> Option<Arc<dyn Immediate>> {
+        Some(Arc::new(self.clone()))
     }
     fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
         ready(Ok(())).boxed()
@@ -438,38 +442,27 @@ impl Backend for Memory {
     }
 }
 
-impl Session for Memory {
-    fn claim(
-        &self,
-        batch: KeyValues,
-        ttl: Duration,
-        _deadline: Instant,
-    ) -> BoxFuture<'static, Answers<Claimed>> {
-        let mut claimed = Vec::new();
-        Memory::claim(self, &batch, ttl, Instant::now(), &mut claimed);
-        ready(claimed.into_iter().map(Ok).collect()).boxed()
+impl Immediate for Memory {
+    fn claim(&self, batch: &KeyValues, ttl: Duration, now: Instant) -> Answers<Claimed> {
+        let mut answers = Vec::with_capacity(batch.len());
+        self.claim_each(batch, ttl, now, |answer| answers.push(Ok(answer)));
+        answers
     }
-    fn set(&self, batch: KeyValues, ttl: Duration, _deadline: Instant) -> BoxFuture<'static, Answers<()>> {
-        let now = Instant::now();
+    fn set(&self, batch: &KeyValues, ttl: Duration, now: Instant) -> Answers<()> {
         let store = |(key, value): (&[u8], &[u8])| {
             if self.set_one(key, value, ttl, now) {
                 return Ok(());
             }
-            Err(OpError {
-                backend: "memory",
-                kind: OpErrorKind::Refused,
-                in_doubt: false,
-                detail: format!("a value of {} bytes does not fit", value.len()),
-            })
+            let detail = format!("a value of {} bytes does not fit", value.len());
+            Err(OpError::not_done("memory", OpErrorKind::Refused, detail))
         };
-        ready(batch.iter().map(store).collect()).boxed()
+        batch.iter().map(store).collect()
     }
-    fn get(&self, keys: KeyValues, _deadline: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
-        let now = Instant::now();
-        ready(keys.iter().map(|(key, _)| Ok(Memory::get(self, key, now))).collect()).boxed()
+    fn get(&self, keys: &KeyValues, now: Instant) -> Answers<Option<Bytes>> {
+        keys.iter().map(|(key, _)| Ok(Memory::get(self, key, now))).collect()
     }
-    fn del(&self, keys: KeyValues, _deadline: Instant) -> BoxFuture<'static, Answers<bool>> {
-        ready(keys.iter().map(|(key, _)| Ok(Memory::del(self, key))).collect()).boxed()
+    fn del(&self, keys: &KeyValues, _: Instant) -> Answers<bool> {
+        keys.iter().map(|(key, _)| Ok(Memory::del(self, key))).collect()
     }
 }
 

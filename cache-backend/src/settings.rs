@@ -1,4 +1,4 @@
-//! What to open: plain data, filled from flags, environment and file by the roles.
+//! What to open: plain data. Begin with `new` or `for_…`, then set the fields that differ; later releases may add fields.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// A store by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Settings {
     /// No backend: each process decides alone.
     #[default]
@@ -23,6 +24,7 @@ pub enum Settings {
 
 /// What all remote stores share.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RemoteSettings {
     /// No operation waits longer (`--cache-op-timeout`): 50 ms for claims, 1 s for frames.
     pub op_timeout: Duration,
@@ -81,18 +83,20 @@ impl Default for RemoteSettings {
     }
 }
 
-/// `--backend-boot`.
+/// What to do when a store cannot be reached at start. Settings that can never work are errors either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum BootPolicy {
-    /// A store that cannot be reached or does not work is an error at start.
+    /// A store that cannot be reached is an error at start.
     #[default]
     Strict,
-    /// Start without it and keep trying. Settings that can never work are still errors.
+    /// Start without it and keep trying.
     Degraded,
 }
 
 /// Where a password comes from. Read anew at every dial, so that a rotated file is picked up.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Secret {
     /// Given as it is.
     Plain(String),
@@ -138,6 +142,7 @@ pub struct Credential {
 
 /// `redis`.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RedisSettings {
     /// `host:port`, `redis://`, `rediss://` (TLS) or `unix:///path`. A URL may carry user, password and `/db`; what is
     /// given in the fields below wins. With Sentinel these are the Sentinels, with Cluster the seeds. User and password
@@ -191,6 +196,7 @@ impl RedisSettings {
 
 /// What stands behind the addresses of a `redis` backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RedisTopology {
     /// One server, or a Cluster where the server says that it is part of one.
     #[default]
@@ -212,6 +218,7 @@ pub enum RedisTopology {
 
 /// TLS of `rediss://`. Without a CA file the system's roots are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TlsSettings {
     /// PEM file with the CA certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
@@ -225,6 +232,7 @@ pub struct TlsSettings {
 
 /// `aerospike`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AerospikeSettings {
     /// `host:port`; port 3000 where it is missing.
     pub hosts: Vec<String>,

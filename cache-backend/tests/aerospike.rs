@@ -16,13 +16,11 @@ use support::*;
 use tests::stand_in::{NAMESPACE, PASSWORD, StandIn, USER};
 
 fn settings_for(address: String) -> AerospikeSettings {
-    let remote = RemoteSettings {
-        boot_patience: Duration::from_millis(600),
-        op_timeout: Duration::from_secs(5),
-        deadline_floor: Duration::from_secs(5),
-        ..RemoteSettings::for_claims()
-    };
-    AerospikeSettings { remote, ..AerospikeSettings::new(address, NAMESPACE) }
+    let mut settings = AerospikeSettings::new(address, NAMESPACE);
+    settings.remote.boot_patience = Duration::from_millis(600);
+    settings.remote.op_timeout = Duration::from_secs(5);
+    settings.remote.deadline_floor = Duration::from_secs(5);
+    settings
 }
 
 /// A real server if there is one, else a stand-in.
@@ -217,7 +215,9 @@ async fn open_names_what_failed_and_what_to_configure() {
     let error = open_error(settings.clone()).await;
     assert!(error.contains("set \"bsp\" is full") && !error.contains("nsup-period"), "{error}");
     stand_in.node.set_full.store(false, SeqCst);
-    let error = open_error(AerospikeSettings { namespace: "other".into(), ..settings.clone() }).await;
+    let mut elsewhere = settings.clone();
+    elsewhere.namespace = "other".into();
+    let error = open_error(elsewhere).await;
     assert!(error.contains("\"other\"") && error.contains("do not have it"), "{error}");
     stand_in.kill();
     let error = open_error(settings.clone()).await;
@@ -314,8 +314,8 @@ async fn a_stalled_server_costs_deadlines_then_nothing_and_is_used_again() {
 async fn a_killed_server_is_used_again_after_its_restart_and_a_degraded_start_finds_it_later() {
     let mut stand_in = StandIn::start().await;
     let mut settings = settings_for(stand_in.address());
-    settings.remote =
-        RemoteSettings { dial_timeout: Duration::from_millis(300), ..RemoteSettings::for_claims() };
+    settings.remote = RemoteSettings::for_claims();
+    settings.remote.dial_timeout = Duration::from_millis(300);
     let (_backend, session) = open(settings.clone()).await;
     eventually_claims("claims", &*session).await;
     stand_in.kill();
@@ -337,12 +337,11 @@ async fn a_killed_server_is_used_again_after_its_restart_and_a_degraded_start_fi
 async fn a_login_is_made_and_a_wrong_password_is_named() {
     let stand_in = StandIn::start().await;
     stand_in.node.asks_for_login.store(true, SeqCst);
-    let login = |password: &str| AerospikeSettings {
-        credential: Some(Credential {
-            user: Some(USER.to_owned()),
-            password: Secret::Plain(password.to_owned()),
-        }),
-        ..settings_for(stand_in.address())
+    let login = |password: &str| {
+        let mut settings = settings_for(stand_in.address());
+        let password = Secret::Plain(password.to_owned());
+        settings.credential = Some(Credential { user: Some(USER.to_owned()), password });
+        settings
     };
     let (_backend, session) = open(login(PASSWORD)).await;
     assert_eq!(created(&session.claim(pairs("k", 0..10, "v"), TTL, soon()).await), 10);

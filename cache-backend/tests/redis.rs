@@ -5,9 +5,10 @@ mod support;
 use cache_backend::{
     BootPolicy, BreakerState, Claimed, Credential, KeyValues, OpErrorKind, RedisTopology, Secret, Settings,
 };
+use std::sync::Mutex;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
-use support::fake::Proxy;
+use support::fake::{Proxy, Scripted, cluster_node};
 use support::*;
 
 #[tokio::test]
@@ -262,6 +263,38 @@ async fn tls_is_verified_against_the_ca_file() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_replaced_needs_no_restart() {
+    if !redis_is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    if !make_ca(dir.path()) {
+        tests::skipped("openssl, to make a test CA (Debian: apt-get install openssl)");
+        return;
+    }
+    let (tls_port, at) = (free_port().to_string(), dir.path().display().to_string());
+    let (cert, key, ca) = (format!("{at}/server.pem"), format!("{at}/server.key"), format!("{at}/ca.pem"));
+    let options = [("port", &tls_port), ("cert-file", &cert), ("key-file", &key), ("ca-cert-file", &ca)];
+    let options = options.map(|(name, value)| [format!("--tls-{name}"), value.clone()]).concat();
+    let server = Server::start(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    let ours = dir.path().join("ours.pem");
+    std::fs::copy(&cert, &ours).unwrap();
+    let mut settings = settings(format!("rediss://localhost:{tls_port}"));
+    settings.tls.ca_file = Some(ca.into());
+    (settings.tls.cert_file, settings.tls.key_file) = (Some(ours.clone()), Some(key.into()));
+    let (_backend, session) = open(settings).await;
+    eventually_claims("claims with the first certificate", &*session).await;
+    std::fs::write(&ours, "no certificate").unwrap();
+    server.must(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    eventually("the next dial reads what is there now", || async {
+        !kinds(&session.claim(pairs("k", 0..4, "v"), TTL, soon()).await).is_empty()
+    })
+    .await;
+    std::fs::copy(&cert, &ours).unwrap();
+    eventually_claims("claims with the certificate that replaced it", &*session).await;
+}
+
+#[tokio::test]
 async fn a_stopped_server_costs_deadlines_then_nothing_and_is_used_again_when_it_goes_on() {
     if !redis_is_installed() {
         return;
@@ -396,6 +429,35 @@ async fn a_reply_that_got_lost_is_noticed_before_any_answer_of_the_batch_is_beli
     assert_eq!(kinds(&answers), [OpErrorKind::Garbled; 5]);
     assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|error| error.in_doubt)));
     eventually_claims("claims on the next connection", &*session).await;
+}
+
+#[tokio::test]
+async fn a_server_that_lies_about_lengths_or_says_more_than_it_was_asked_is_left_at_once() {
+    let lies = [
+        "$9999999999\r\n".to_owned(),
+        "*999999999\r\n".to_owned(),
+        "*60000\r\n".repeat(2),
+        format!("+{}", "x".repeat(1 << 17)),
+        format!("*65000\r\n{}", "*1\r\n:1\r\n".repeat(2 << 20)),
+        "%1\r\n+a\r\n+b\r\n".to_owned(),
+        ":12x\r\n".to_owned(),
+        "$-1\r\n".repeat(2),
+    ];
+    for lie in lies {
+        let (keys, shown) = (Mutex::default(), lie.escape_default().take(30).collect::<String>());
+        let liar = Scripted::start(move |words, port| match words[0].as_str() {
+            "SET" if words[1].starts_with("k:") => lie.clone(),
+            _ => cluster_node(words, &[(0, 16383, port)], &keys),
+        })
+        .await;
+        let mut settings = settings(&liar.address);
+        settings.topology = RedisTopology::Single;
+        let (_backend, session) = open(settings).await;
+        let answers = session.claim(pairs("k", 0..1, "v"), TTL, soon()).await;
+        assert_eq!(kinds(&answers), [OpErrorKind::Garbled], "{shown}");
+        assert!(answers[0].as_ref().is_err_and(|error| error.in_doubt), "{shown}");
+        eventually_claims("claims of other keys on the next connection", &*session).await;
+    }
 }
 
 /// Long enough to carry marks of the caller.

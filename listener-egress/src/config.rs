@@ -107,6 +107,7 @@ impl Config {
     /// The option to change, its value, and what is accepted.
     pub fn check(&self) -> Result<(), Invalid> {
         self.data_fabric()?;
+        self.backend_settings()?;
         let bits = self.shard_bits()?;
         demand(!self.fabric.iface.0.is_empty(), "iface", "want at least one interface")?;
         self.filters.check(bits)?;
@@ -119,6 +120,19 @@ impl Config {
         self.delivery.check()?;
         self.claims(true).check().map_err(|problem| Invalid::new("claim-lease", problem))?;
         self.mark_plan().map(drop)
+    }
+
+    /// Settings of the store of the gate; none unless one is named.
+    ///
+    /// # Errors
+    /// What the options cannot mean together.
+    pub(crate) fn backend_settings(&self) -> Result<cache_backend::Settings, Invalid> {
+        let kind = self.backend.kind_or(BackendKind::None)?;
+        let (own, marks) = (self.backend.clone(), self.marks.store(&self.backend)?);
+        // Certificates are said once for both stores; here that of the marks may need them.
+        let for_marks = marks.is_some_and(|(_, marks)| marks.speaks_tls()) && !own.speaks_tls();
+        let own = if for_marks { own.without_certificates() } else { own };
+        Ok(own.settings(kind, Purpose::Claims)?)
     }
 
     /// Where courtesy marks go; `None`: none are written.
@@ -547,21 +561,31 @@ impl MarkArgs {
 
     /// The store that is asked for: what is not said about it is as for the listener's `own`.
     fn store(&self, own: &BackendArgs) -> Result<Option<(BackendKind, BackendArgs)>, Invalid> {
-        let mut store = BackendArgs {
-            redis_addr: self.ingress_set_redis_addr.clone().filter(|names| !names.0.is_empty()),
-            aerospike_hosts: self.ingress_set_aerospike_hosts.clone().filter(|hosts| !hosts.0.is_empty()),
-            aerospike_namespace: self.ingress_set_aerospike_namespace.clone(),
-            aerospike_set: self.ingress_set_aerospike_set.clone(),
-            ..own.clone()
-        };
+        let mut store = own.clone();
+        store.redis_addr = self.ingress_set_redis_addr.clone().filter(|names| !names.0.is_empty());
+        store.aerospike_hosts = self.ingress_set_aerospike_hosts.clone().filter(|hosts| !hosts.0.is_empty());
+        store.aerospike_namespace = self.ingress_set_aerospike_namespace.clone();
+        store.aerospike_set = self.ingress_set_aerospike_set.clone();
         let (redis, aerospike) = (store.redis_addr.is_some(), store.aerospike_hosts.is_some());
-        let missing = |option, problem: &str| Err(Invalid::new(option, problem));
+        let missing = |option: &'static str, problem: &str| Err(Invalid::new(option, problem));
         let kind = match self.ingress_set_backend {
+            Some(kind) if redis && !matches!(kind, BackendKind::Redis | BackendKind::None) => {
+                return missing(
+                    "ingress-set-backend",
+                    "not redis, and --ingress-set-redis-addr is given; want one of them",
+                );
+            }
+            Some(kind) if aerospike && !matches!(kind, BackendKind::Aerospike | BackendKind::None) => {
+                return missing(
+                    "ingress-set-backend",
+                    "not aerospike, and --ingress-set-aerospike-hosts is given; want one of them",
+                );
+            }
             Some(kind) => kind,
             None if redis && aerospike => {
                 return missing(
                     "ingress-set-backend",
-                    "--ingress-set-redis-addr and --ingress-set-aerospike-hosts are both given; want redis or aerospike",
+                    "--ingress-set-redis-addr and --ingress-set-aerospike-hosts are both given; want one of them",
                 );
             }
             None if redis => BackendKind::Redis,
@@ -585,6 +609,8 @@ impl MarkArgs {
                 "ingress-set-aerospike-hosts",
                 "required by --ingress-set-backend=aerospike where --aerospike-hosts is not given either; want host:port",
             ),
+            // Certificates are said once for both stores; here the listener's own may need them.
+            kind if own.speaks_tls() && !store.speaks_tls() => Ok(Some((kind, store.without_certificates()))),
             kind => Ok(Some((kind, store))),
         }
     }

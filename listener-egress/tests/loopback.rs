@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use cache_backend::Memory;
+use cache_backend::{Backend, Memory};
 use frame::control::Extended;
 use frame::data::{HEADER, HeaderFields, encode_header};
 use frame::digest::Entry;
@@ -14,7 +14,7 @@ use service::config::{Family, HostPort, Names, Percent};
 use service::{Deps, Lifecycle, Registry};
 use std::collections::HashMap;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -229,10 +229,10 @@ async fn listen(config: Config) -> (Running, Lifecycle, Arc<Registry>) {
     listen_with(config, None).await
 }
 
-async fn listen_with(config: Config, memory: Option<Memory>) -> (Running, Lifecycle, Arc<Registry>) {
+async fn listen_with(config: Config, store: Option<Arc<dyn Backend>>) -> (Running, Lifecycle, Arc<Registry>) {
     let lifecycle = Lifecycle::new("listener");
     let registry = Arc::new(Registry::default());
-    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), memory };
+    let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), store };
     (start(config, deps).await.unwrap(), lifecycle, registry)
 }
 
@@ -314,7 +314,7 @@ async fn two_listeners_of_one_deployment_deliver_each_frame_once_between_them() 
     config.inject.inject_loss = Percent::new(5.0).unwrap();
     let (sender, records) = mpsc::channel();
     accept(consumer, sender);
-    let memory = Memory::new(64 << 20);
+    let memory: Arc<dyn Backend> = Arc::new(Memory::new(64 << 20));
     let (first, first_lifecycle, _registry) = listen_with(config.clone(), Some(memory.clone())).await;
     config.inject.inject_loss_seed = 2;
     let (second, second_lifecycle, _registry) = listen_with(config, Some(memory)).await;
@@ -471,10 +471,57 @@ async fn a_consumer_that_comes_late_gets_every_frame() {
     assert_eq!(counters().delivered, COUNT * FLOWS);
 }
 
+/// A name may stand for another address tomorrow. Here it has two, and nobody listens at the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumers_name_is_resolved_for_each_connection() {
+    let Some(second) = ("localhost", 0).to_socket_addrs().unwrap().nth(1) else { return };
+    let fixture = Fixture::new();
+    let consumer = TcpListener::bind(second).unwrap();
+    let port = consumer.local_addr().unwrap().port();
+    let mut config = fixture.config(consumer.local_addr().unwrap(), Proto::Tcp);
+    config.delivery.egress_addr = HostPort { host: "localhost".to_owned(), port: Some(port) };
+    accept(consumer, mpsc::channel().0);
+    let (running, lifecycle, _registry) = listen(config).await;
+    until("the consumer is connected", || lifecycle.is_ready()).await;
+    lifecycle.begin_drain();
+    running.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_endpoint_a_listener_says_so_at_once_and_stays_in_service() {
+    let mut fixture = Fixture::new();
+    fixture.stop.store(true, Ordering::Relaxed);
+    fixture.endpoint.take().into_iter().for_each(|endpoint| endpoint.join().unwrap());
+    let consumer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut config = fixture.config(consumer.local_addr().unwrap(), Proto::Udp);
+    // A port at which nobody announced himself before it was stopped.
+    config.repair.beacon_port = free_port();
+    let (running, lifecycle, registry) = listen(config).await;
+    let mut sender = emitter();
+    for n in [1, 3] {
+        let datagram = frame_of(1, n);
+        emit(&mut sender, fixture.group(&datagram), &datagram);
+    }
+    let said = || service::errors::table().json().to_string().contains("no retry endpoint is known");
+    // Long before the horizon.
+    until("a number is missing", || metric(&registry, "bsl_gaps_open", "") >= 1.0).await;
+    until("the log names the cause", said).await;
+    until("a reason", || lifecycle.stands(service::Code::EndpointNone)).await;
+    let body = lifecycle.readiness();
+    assert_eq!((&body["status"], &body["ready"]), (&"degraded".into(), &true.into()), "{body}");
+    lifecycle.begin_drain();
+    running.wait().await;
+    let mut lost = registry.losses().into_iter();
+    assert!(
+        lost.any(|row| row.reason == "stop" && row.lost.first == 2),
+        "what stayed missing is in the ledger"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_options_are_named() {
     let lifecycle = Lifecycle::new("listener");
-    let deps = || Deps { lifecycle: lifecycle.clone(), registry: Arc::default(), memory: None };
+    let deps = || Deps { lifecycle: lifecycle.clone(), registry: Arc::default(), store: None };
     let mut config = Config::for_embedding();
     config.filters.shard_include = "9".parse().unwrap();
     let error = start(config, deps()).await.err().unwrap();

@@ -10,7 +10,7 @@
 //! | opening | [`options`], `error`, [`interface`], `open`, `buffers`, [`joins`], [`membership`], `control` |
 //! | receiving | [`burst`], [`receive`], `gro`, `pktinfo`, `rxq_ovfl`, `recverr`, [`loss`] |
 //! | sending | [`send`], `gso`, `recverr` |
-//! | around them | [`ready`], [`netns`], [`probe`], [`outq`], [`affinity`], [`cputime`] |
+//! | around them | [`ready`], [`netns`], [`probe`], [`outq`], [`tcp`], [`affinity`], [`cputime`] |
 //!
 //! # A train from one socket to another
 //!
@@ -59,6 +59,7 @@ pub mod probe;
 pub mod ready;
 pub mod receive;
 pub mod send;
+pub mod tcp;
 
 mod address;
 mod buffers;

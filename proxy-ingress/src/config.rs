@@ -138,7 +138,7 @@ impl Config {
     /// # Errors
     /// A kind without its address.
     pub fn backend_kind(&self) -> Result<BackendKind, Invalid> {
-        self.backend.kind_or(BackendKind::None)
+        Ok(self.backend.kind_or(BackendKind::None)?)
     }
 
     /// Settings of the store that the options name.
@@ -146,7 +146,7 @@ impl Config {
     /// # Errors
     /// As [`Config::backend_kind`].
     pub fn backend_settings(&self) -> Result<cache_backend::Settings, Invalid> {
-        self.backend.settings(self.backend_kind()?, Purpose::Claims)
+        Ok(self.backend.settings(self.backend_kind()?, Purpose::Claims)?)
     }
 
     /// The claim protocol, with or without a shared store behind tier 1.

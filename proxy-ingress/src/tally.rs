@@ -35,9 +35,9 @@ service::counters! {
         pub packets_received: Counter => counter("bsp_packets_received_total", ["worker"], "Datagrams taken from the UDP port.");
         pub bytes_received: Counter => counter("bsp_bytes_received_total", ["worker"], "Bytes of those datagrams.");
         pub tcp_messages: Counter => counter("bsp_tcp_messages_total", ["worker"], "Messages cut out of TCP streams.");
-        accepted: [Counter; KINDS] => counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
+        accepted: [Counter; KINDS, name] => counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
         => counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.") = |tally, series| tally.ledger.put(series);
-        deduped: [Counter; KINDS] => counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
+        deduped: [Counter; KINDS, name] => counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
         pub seen_locally: Counter = "seen", pub new_locally: Counter = "new" => counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
         pub released: Counter => counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
         wait_time: [Histogram; Why::ALL, label] => histogram("bsp_txid_claim_wait_seconds", ["why"], "Time from claim to decision of frames that waited, parking included, by what was decided.");

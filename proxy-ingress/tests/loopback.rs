@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use cache_backend::Memory;
+use cache_backend::{
+    Answers, Backend, BoxFuture, Bytes, Claimed, Immediate, KeyValues, Memory, OpError, OpenError, Session,
+};
 use frame::block::Block;
 use frame::data::{DataFrame, HEADER, HeaderFields, V1_HEADER, encode_header};
 use frame::{Datagram, Fabric, GroupIndex, HashKey, Kind, SeqNum, ShardBits, TxId, tx};
@@ -14,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const BLOCK: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/block413567.raw"));
@@ -70,7 +73,7 @@ impl World {
         World::start_with(change, None).await
     }
 
-    async fn start_with(change: impl FnOnce(&mut Config), memory: Option<Memory>) -> World {
+    async fn start_with(change: impl FnOnce(&mut Config), store: Option<Arc<dyn Backend>>) -> World {
         let mut config = Config::for_embedding();
         config.fabric.mc_ipv4_net = rand::random_range(1..=250);
         config.sending.egress_port = free_port();
@@ -87,7 +90,7 @@ impl World {
             .collect();
         receivers.push((GroupIndex::BEACON, join(&fabric, GroupIndex::BEACON, config.sending.beacon_port)));
         let lifecycle = Lifecycle::new("proxy");
-        let deps = Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), memory };
+        let deps = Deps { lifecycle: lifecycle.clone(), registry: Arc::new(Registry::default()), store };
         let running = proxy_ingress::start(config, deps).await.unwrap();
         World { running, lifecycle, receivers, burst: Burst::new(64, 0), bits, heard: Vec::new() }
     }
@@ -445,11 +448,77 @@ async fn several_workers_share_what_they_have_seen() {
     world.stop().await;
 }
 
+/// A store of the test's own: sessions that answer later, and a word on whether it was closed.
+#[derive(Clone)]
+struct Own {
+    memory: Memory,
+    claims: Arc<AtomicUsize>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Own {
+    fn later<T: Send + 'static>(
+        &self,
+        answer: impl FnOnce(Memory) -> T + Send + 'static,
+    ) -> BoxFuture<'static, T> {
+        let memory = self.memory.clone();
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            answer(memory)
+        })
+    }
+}
+
+impl Backend for Own {
+    fn name(&self) -> &'static str {
+        "own"
+    }
+    fn session(&self) -> BoxFuture<'_, Result<Box<dyn Session>, OpenError>> {
+        Box::pin(async { Ok(Box::new(self.clone()) as Box<dyn Session>) })
+    }
+    fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.closed.store(true, Relaxed) })
+    }
+}
+
+impl Session for Own {
+    fn claim(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
+        self.claims.fetch_add(batch.len(), Relaxed);
+        self.later(move |memory| Immediate::claim(&memory, &batch, ttl, Instant::now()))
+    }
+    fn set(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
+        self.later(move |memory| Immediate::set(&memory, &batch, ttl, Instant::now()))
+    }
+    fn get(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
+        self.later(move |memory| Immediate::get(&memory, &keys, Instant::now()))
+    }
+    fn del(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
+        self.later(move |memory| Immediate::del(&memory, &keys, Instant::now()))
+    }
+}
+
 #[tokio::test]
 async fn two_proxies_with_one_store_send_each_frame_once() {
+    each_frame_is_sent_once_by_two_proxies_with(Arc::new(Memory::new(64 << 20))).await;
+}
+
+#[tokio::test]
+async fn a_proxy_takes_a_store_that_its_caller_opened_and_leaves_it_open() {
     let memory = Memory::new(64 << 20);
-    let mut one = World::start_with(|_| {}, Some(memory.clone())).await;
-    let mut other = World::start_with(|_| {}, Some(memory)).await;
+    let own = Own { memory, claims: Arc::default(), closed: Arc::default() };
+    each_frame_is_sent_once_by_two_proxies_with(Arc::new(own.clone())).await;
+    assert!(own.claims.load(Relaxed) >= 300);
+    assert!(!own.closed.load(Relaxed), "whoever opened it closes it");
+}
+
+async fn each_frame_is_sent_once_by_two_proxies_with(store: Arc<dyn Backend>) {
+    // Each world is on groups of its own.
+    let one_fabric = |config: &mut Config| config.claims.fabric_name = Some("one".to_owned());
+    let mut one = World::start_with(one_fabric, Some(store.clone())).await;
+    let mut other = World::start_with(one_fabric, Some(store)).await;
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let small: Vec<_> = transactions().into_iter().filter(|tx| tx.len() <= 1_348).take(300).collect();
     for transaction in &small {

@@ -166,7 +166,7 @@ impl Config {
                 "cache-backend",
                 "none; a frame store keeps frames: want memory, redis or aerospike",
             )),
-            kind => self.backend.settings(kind, Purpose::Frames),
+            kind => Ok(self.backend.settings(kind, Purpose::Frames)?),
         }
     }
 

@@ -14,4 +14,4 @@ pub mod pipeline;
 pub mod runtime;
 
 pub use config::{Config, ROLE};
-pub use runtime::{Counters, Running, start, start_with};
+pub use runtime::{Counters, Running, start};

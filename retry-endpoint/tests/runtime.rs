@@ -8,7 +8,7 @@ use frame::control::{Ack, Advert, Nack, Response};
 use frame::digest::{Digest, Entry, RELAYED, encode_flagged};
 use frame::{Fabric, GroupIndex, HashKey, SeqNum};
 use multicast_io::{Burst, Interface, Ready, Receiver, Sender, SocketOptions, Span, Train};
-use retry_endpoint::{Config, Counters, Running, start_with};
+use retry_endpoint::{Config, Counters, Running, start};
 use service::config::{Family, HostPorts, Names};
 use service::{Deps, Lifecycle, Registry};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -61,8 +61,8 @@ impl World {
 
     async fn endpoint(&self, config: Config, shared: Option<Arc<dyn Backend>>) -> Endpoint {
         let (lifecycle, registry) = (Lifecycle::new("retry"), Arc::new(Registry::default()));
-        let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), memory: None };
-        let running = start_with(config, deps, shared).await.unwrap();
+        let deps = Deps { lifecycle: lifecycle.clone(), registry: registry.clone(), store: shared };
+        let running = start(config, deps).await.unwrap();
         assert!(lifecycle.is_ready(), "{}", lifecycle.readiness());
         Endpoint { running, lifecycle, registry }
     }
@@ -381,11 +381,8 @@ async fn what_another_endpoint_wrote_to_the_shared_tier_is_served() {
 async fn a_start_that_cannot_work_names_the_option() {
     let world = World::new();
     let start = async |config: Config| {
-        let deps = Deps {
-            lifecycle: Lifecycle::new("retry"),
-            registry: Arc::new(Registry::default()),
-            memory: None,
-        };
+        let deps =
+            Deps { lifecycle: Lifecycle::new("retry"), registry: Arc::new(Registry::default()), store: None };
         format!("{:#}", retry_endpoint::start(config, deps).await.err().unwrap())
     };
     let mut config = world.config();

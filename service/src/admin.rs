@@ -1,8 +1,11 @@
 //! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/where`, `/loglevel`.
 //!
 //! Runs on the control runtime, never on a worker. It has no authentication: bind it to an address that only operators
-//! reach. Limits: [`CONNECTIONS`] connections at once, more wait in the kernel's backlog; a connection that is silent for
-//! [`IDLE`] is closed; bodies are not read.
+//! reach. Limits: see [`connections`]; bodies are not read.
+
+mod connections;
+
+pub use connections::{CONNECTIONS, IDLE};
 
 use crate::errors;
 use crate::ledger;
@@ -14,23 +17,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use connections::Bounded;
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
-
-/// Connections served at once.
-pub const CONNECTIONS: usize = 64;
-
-/// A connection that sends nothing for so long is closed.
-pub const IDLE: Duration = Duration::from_secs(120);
+use tokio::net::TcpListener;
 
 /// What the pages show.
 #[derive(Clone, Debug)]
@@ -73,7 +65,7 @@ impl Admin {
         let failed = |source| BindError { addr, source };
         let listener = bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        let listener = Limited { listener, permits: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let listener = Bounded::new(listener);
         let service = router(pages).into_make_service_with_connect_info::<Peer>();
         let task = tokio::spawn(async move {
             // axum's server goes on after accept errors; it never returns one.
@@ -225,98 +217,18 @@ async fn set_loglevel(
 #[derive(Clone, Copy, Debug)]
 struct Peer(SocketAddr);
 
-impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Limited>> for Peer {
-    fn connect_info(stream: axum::serve::IncomingStream<'_, Limited>) -> Peer {
+impl axum::extract::connect_info::Connected<axum::serve::IncomingStream<'_, Bounded>> for Peer {
+    fn connect_info(stream: axum::serve::IncomingStream<'_, Bounded>) -> Peer {
         Peer(*stream.remote_addr())
-    }
-}
-
-/// A listener that accepts while permits last.
-struct Limited {
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-}
-
-impl axum::serve::Listener for Limited {
-    type Io = Held;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Held, SocketAddr) {
-        loop {
-            let Ok(permit) = self.permits.clone().acquire_owned().await else {
-                // The semaphore is never closed.
-                std::future::pending().await
-            };
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    return (Held { stream, silence: Box::pin(sleep(IDLE)), _permit: permit }, peer);
-                }
-                // Out of descriptors, or the client is gone: both pass.
-                Err(error) => {
-                    crate::limited!(warn, 1, "admin: accept failed: {error}");
-                    sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection with its permit and its idle timer.
-struct Held {
-    stream: TcpStream,
-    silence: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsyncRead for Held {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if outcome.is_ready() {
-            self.silence.as_mut().reset(Instant::now() + IDLE);
-            return outcome;
-        }
-        self.silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncWrite for Held {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     fn pages(lifecycle: &Lifecycle) -> Pages {
         Pages {
@@ -378,17 +290,39 @@ mod tests {
         assert!(error.contains(&addr.to_string()) && error.contains("--metrics-addr"), "{error}");
     }
 
+    /// Asks on a connection that stays open, and reads the whole answer.
+    async fn ask_again(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with('}') {
+            let mut bytes = [0; 1024];
+            let n = stream.read(&mut bytes).await.unwrap();
+            assert_ne!(n, 0, "closed after {answer:?}");
+            answer.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+        }
+        answer
+    }
+
     #[tokio::test]
-    async fn connections_beyond_the_limit_wait_for_a_free_place() {
+    async fn whoever_asks_is_answered_however_many_hold_a_place_in_silence() {
         let admin =
             Admin::serve("127.0.0.1:0".parse().unwrap(), pages(&Lifecycle::new("retry"))).await.unwrap();
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS {
             silent.push(TcpStream::connect(admin.addr()).await.unwrap());
         }
-        let mut late = Box::pin(ask(admin.addr(), "GET", "/healthz"));
-        assert!(tokio::time::timeout(Duration::from_millis(50), &mut late).await.is_err());
-        drop(silent);
-        assert_eq!(late.await.0, 200);
+        let soon = Duration::from_secs(10);
+        let asked = tokio::time::timeout(soon, ask(admin.addr(), "GET", "/healthz")).await;
+        assert_eq!(asked.expect("answered").0, 200);
+        // Who asked last is not the silent one.
+        let mut busy = TcpStream::connect(admin.addr()).await.unwrap();
+        for _ in 0..2 * CONNECTIONS {
+            assert!(ask_again(&mut busy).await.contains("200 OK"));
+            silent.push(TcpStream::connect(admin.addr()).await.unwrap());
+        }
+        // The first of the silent ones made room.
+        let mut nothing = [0; 1];
+        let ended = tokio::time::timeout(soon, silent[0].read(&mut nothing)).await.expect("closed");
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
 }

@@ -72,6 +72,8 @@ codes! {
         Draining = "node.draining", NotReady, "The role was told to stop and finishes what it has.";
         Losing = "node.losing", Degraded, "Frames are being lost at this node.";
         ConsumerRefused = "consumer.refused", NotReady, "The consumer is not connected.";
+        ConsumerStalled = "consumer.stalled", NotReady, "The consumer takes nothing although frames wait for it.";
+        EndpointNone = "endpoint.none", Degraded, "No retry endpoint is known, so what is missing cannot be asked for.";
         StoreUnreachable = "store.unreachable", Degraded, "A shared store does not answer.";
         StoreOtherFabric = "store.other_fabric", Degraded, "The prefix of the claims belongs to another fabric.";
         LinkMissing = "link.missing", NotReady, "The interface does not exist.";
@@ -116,6 +118,7 @@ mod tests {
             Code::Starting,
             Code::Draining,
             Code::ConsumerRefused,
+            Code::ConsumerStalled,
             Code::LinkMissing,
             Code::LinkDown,
             Code::LinkCarrier,

@@ -4,6 +4,25 @@
 //! [`Ledger::lose`] or [`Ledger::keep`], and both write the row of a reason that loses. So no code can count a loss and leave
 //! the rest out.
 //!
+//! A table of counters with a cell for each reason does not compile where one of them loses:
+//!
+//! ```compile_fail
+//! service::reasons! {
+//!     /// Why.
+//!     pub enum Why {
+//!         /// Too late.
+//!         loses Late = "late",
+//!     }
+//! }
+//! service::counters! {
+//!     /// Not through a ledger.
+//!     #[derive(Default)]
+//!     pub struct Tally {
+//!         lost: [u64; Why::ALL] => counter("t_lost_total", ["why"], "Frames lost.");
+//!     }
+//! }
+//! ```
+//!
 //! The worker only writes its own cells. Whoever reads makes the rest of it: `/status` shows the rows
 //! (`losses`), and once a second [`LossWatch`] compares the counts, writes a line for each reason that grew (at once, then
 //! at most once a minute), and keeps the condition `losses` (`node.losing`) for as long as it goes on.
@@ -261,7 +280,7 @@ pub fn rows_json(rows: &[LossRow]) -> serde_json::Value {
             "first_unix_ms": row.first_unix_ms,
             "last_unix_ms": row.last_unix_ms,
             "last_flow": flow.then(|| format!("{:016x}", row.lost.flow)),
-            "last_numbers": numbered.then(|| [row.lost.first, row.lost.last]),
+            "last_numbers": numbered.then_some([row.lost.first, row.lost.last]),
         })
     };
     rows.iter().map(row).collect()

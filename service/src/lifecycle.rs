@@ -30,6 +30,18 @@ struct Shared {
     draining: AtomicBool,
     drain: watch::Sender<bool>,
     conditions: Mutex<Conditions>,
+    left_behind: Mutex<LeftBehind>,
+}
+
+/// What a drain could not hand over, and dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Flows that they belong to.
+    pub flows: u64,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +99,7 @@ impl Lifecycle {
                 draining: AtomicBool::new(false),
                 drain: watch::Sender::new(false),
                 conditions: Mutex::default(),
+                left_behind: Mutex::default(),
             }),
         }
     }
@@ -137,6 +150,19 @@ impl Lifecycle {
     pub fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.shared.drain.send_replace(true);
+    }
+
+    /// The drain of one thread dropped frames: the role did not drain.
+    pub fn leave_behind(&self, frames: u64, bytes: u64, flows: u64) {
+        let mut left = self.shared.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        left.frames += frames;
+        left.bytes += bytes;
+        left.flows += flows;
+    }
+
+    /// What the drain dropped so far.
+    pub fn left_behind(&self) -> LeftBehind {
+        *self.shared.left_behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the role is ready, whether it drains, the reasons that stand, and every condition with its detail: the body of

@@ -9,15 +9,16 @@
 //! | 130, 143 | a second SIGINT or SIGTERM ended a drain |
 
 use crate::admin::{Admin, Pages};
+use crate::codes::Code;
 use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
-use crate::ledger::LossWatch;
-use crate::lifecycle::Lifecycle;
+use crate::ledger::{self, LossWatch};
+use crate::lifecycle::{LeftBehind, Lifecycle};
 use crate::logs::{self, Logs};
 use crate::metrics::{self, Registry};
 use crate::process::Process;
 use crate::worker::thread::{EXIT_PANIC, panic_text};
 use crate::{limit, notify};
-use cache_backend::Memory;
+use cache_backend::Backend;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,9 +34,10 @@ pub struct Deps {
     pub lifecycle: Lifecycle,
     /// Takes the metrics and the details for `/status`.
     pub registry: Arc<Registry>,
-    /// The store of claims that roles in one process share: taken where the options name `memory` or nothing at all. A role
-    /// with a process of its own has none. The frame store of a retry endpoint keeps its own log and does not need it.
-    pub memory: Option<Memory>,
+    /// A store that the caller opened, of any kind: taken where the options name `memory` or nothing at all. Roles of one
+    /// process may share it; who opened it closes it. A proxy and a listener claim in it; it is the second tier of a retry
+    /// endpoint, which keeps its own log in any case. A role with a process of its own has none.
+    pub store: Option<Arc<dyn Backend>>,
 }
 
 /// Runs a role until it ends. `check` judges combinations of options and does not touch the network; its error is a usage
@@ -117,7 +119,7 @@ where
     Started: Future<Output = anyhow::Result<Wait>>,
     Wait: Future<Output = ()>,
 {
-    let deps = Deps { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default(), memory: None };
+    let deps = Deps { lifecycle: Lifecycle::new(loaded.name), registry: Arc::default(), store: None };
     let (lifecycle, registry) = (deps.lifecycle.clone(), deps.registry.clone());
     let started = lifecycle.condition("start");
     let instance = loaded.common.instance();
@@ -149,11 +151,25 @@ where
     tracing::info!(role, "started");
     drain(&lifecycle, waiting, loaded.common.drain_timeout).await?;
     close_the_books(&registry);
+    has_drained(&lifecycle)
+}
+
+/// A drain that dropped frames is none.
+fn has_drained(lifecycle: &Lifecycle) -> anyhow::Result<()> {
+    let LeftBehind { frames, bytes, flows } = lifecycle.left_behind();
+    anyhow::ensure!(
+        frames == 0,
+        "the drain dropped {frames} frames, {bytes} bytes of {flows} flows, that were not taken within --drain-timeout"
+    );
+    tracing::info!("drained");
     Ok(())
 }
 
-/// Every thread has ended: the sums must hold now.
+/// Every thread has ended: what was lost is told a last time, and the sums must hold now.
 fn close_the_books(registry: &Registry) {
+    for row in ledger::fold(registry.losses()) {
+        tracing::warn!(code = Code::Losing.name(), reason = row.reason, "lost since the start: {row}");
+    }
     for sum in registry.sums() {
         if sum.holds() {
             tracing::info!("the sum holds: {sum}");
@@ -176,7 +192,6 @@ async fn drain(
         () = lifecycle.drain_began() => {}
         () = &mut waiting => {
             anyhow::ensure!(lifecycle.is_draining(), "the role ended by itself; the log above says why");
-            tracing::info!("drained");
             return Ok(());
         }
     }
@@ -187,7 +202,6 @@ async fn drain(
             "the drain did not end within --drain-timeout={limit:?} and {GRACE:?} of grace; frames still in hand are lost"
         );
     }
-    tracing::info!("drained");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::config::Purpose;
 use crate::lifecycle::{Condition, Lifecycle};
 use crate::metrics::{Buckets, Registry, Sink, Source, Value};
 use cache_backend::guard::Latency;
-use cache_backend::{Backend, BreakerState, GuardStats, OpErrorKind};
+use cache_backend::{Backend, BreakerState, GuardStats, OpErrorKind, OpenError, Settings};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ crate::counters! {
         => counter("oncecast_store_answered_total", ["store", "backend", "server"], "Keys that were answered.")
             = |guard, series| series.put(&of(guard), guard.answered());
         => counter("oncecast_store_errors_total", ["store", "backend", "server", "kind"], "Keys without an answer: timeout, disconnected, refused, garbled, breaker_open, overloaded.")
-            = |guard, series| for kind in OpErrorKind::ALL {
+            = |guard, series| for &kind in OpErrorKind::ALL {
                 series.put(&[guard.backend(), guard.server(), kind.label()], guard.errors(kind));
             };
         => gauge("oncecast_store_breaker_state", ["store", "backend", "server"], "0 closed, 1 half open (a probe is under way), 2 open (the server is not asked).")
@@ -55,6 +55,21 @@ crate::counters! {
             = |guard, series| series.put(&of(guard), guard.bytes_in_flight());
         => gauge("oncecast_store_deadline_seconds", ["store", "backend", "server"], "Longest wait that the next batch gets; follows the p99.")
             = |guard, series| series.put(&of(guard), guard.deadline());
+    }
+}
+
+/// The store of a role: `ready`, where the options name `memory` or nothing, else what they name. The second word is whether
+/// it was opened here, and so is to be closed here.
+///
+/// # Errors
+/// It cannot be reached, or does not work.
+pub async fn open(
+    settings: Settings,
+    ready: Option<Arc<dyn Backend>>,
+) -> Result<Option<(Arc<dyn Backend>, bool)>, OpenError> {
+    match (settings, ready) {
+        (Settings::None | Settings::Memory { .. }, Some(ready)) => Ok(Some((ready, false))),
+        (settings, _) => Ok(cache_backend::open(settings).await?.map(|opened| (opened, true))),
     }
 }
 
@@ -116,7 +131,8 @@ fn details(backend: &dyn Backend) -> serde_json::Value {
     let server = |guard: &Arc<GuardStats>| {
         let latency = Buckets::from(guard.latency());
         let quantile = |q| latency.quantile(q).map(|time| time.as_secs_f64());
-        let errors = OpErrorKind::ALL.map(|kind| (kind.label().to_owned(), json!(guard.errors(kind))));
+        let errors =
+            OpErrorKind::ALL.iter().map(|&kind| (kind.label().to_owned(), json!(guard.errors(kind))));
         json!({
             "server": guard.server(),
             "breaker": guard.state().label(),
@@ -125,7 +141,7 @@ fn details(backend: &dyn Backend) -> serde_json::Value {
             "batches_in_flight": guard.batches_in_flight(),
             "bytes_in_flight": guard.bytes_in_flight(),
             "answered": guard.answered(),
-            "errors": errors.into_iter().collect::<serde_json::Map<_, _>>(),
+            "errors": errors.collect::<serde_json::Map<_, _>>(),
             "batch_p50_seconds": quantile(0.5),
             "batch_p99_seconds": quantile(0.99),
         })
@@ -169,7 +185,7 @@ impl Source for Store {
 mod tests {
     use super::*;
     use crate::troubles::{GOES_AFTER, STANDS_AFTER};
-    use cache_backend::{Breaker, Memory, OpError, OpenError, RemoteSettings, Session};
+    use cache_backend::{Breaker, Memory, OpError, RemoteSettings, Session};
     use std::sync::Mutex;
 
     type Boxed<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

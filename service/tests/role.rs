@@ -26,7 +26,7 @@ enum Cmd {
 
 #[derive(clap::Args)]
 struct Echo {
-    /// drain: ends with the drain. hang: never ends. panic: a worker dies. leave: ends by itself. fail: does not start.
+    /// drain: ends with the drain. drop: the drain drops frames. hang: never ends. panic: a worker dies. leave: ends by itself. fail: does not start.
     #[arg(long)]
     mode: String,
 }
@@ -55,6 +55,10 @@ async fn start(echo: Echo, deps: Deps) -> anyhow::Result<impl Future<Output = ()
         match mode.as_str() {
             "panic" => panic!("broken invariant"),
             "leave" => {}
+            "drop" => {
+                deps.lifecycle.drain_began().await;
+                deps.lifecycle.leave_behind(3, 400, 2);
+            }
             "hang" => std::future::pending().await,
             _ => deps.lifecycle.drain_began().await,
         }
@@ -169,6 +173,17 @@ fn a_drain_without_end_is_cut_and_said_aloud() {
     let (code, log) = role.end();
     assert_ne!(code, Some(0));
     assert!(log.contains("the drain did not end within --drain-timeout"), "{log}");
+}
+
+#[test]
+fn a_drain_that_drops_frames_says_how_many_and_is_a_failure() {
+    let mut role = Process::start("drop");
+    role.wait_for("started");
+    role.signal("TERM");
+    let (code, log) = role.end();
+    assert_ne!(code, Some(0));
+    assert!(log.contains("the drain dropped 3 frames, 400 bytes of 2 flows"), "{log}");
+    assert!(!log.contains(" drained"), "{log}");
 }
 
 #[test]

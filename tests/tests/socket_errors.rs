@@ -82,7 +82,7 @@ fn free_port() -> u16 {
 }
 
 fn deps(role: &'static str) -> Deps {
-    Deps { lifecycle: Lifecycle::new(role), registry: Arc::new(Registry::default()), memory: None }
+    Deps { lifecycle: Lifecycle::new(role), registry: Arc::new(Registry::default()), store: None }
 }
 
 /// Descriptors of this process whose socket is bound to `port`.

@@ -1,7 +1,7 @@
 //! Runs `Claims` against a real backend: executes requests on the worker's session, immediate ones inline.
 
 use crate::claims::{Answer, Ask, Claims, Request, RequestId, Trust};
-use cache_backend::{Backend, KeyValues, Memory, OpErrorKind, OpenError, Session};
+use cache_backend::{Backend, Immediate, OpErrorKind, OpenError, Session};
 use futures_util::future::{BoxFuture, FutureExt, pending};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct Driver {
 
 enum Store {
     Absent,
-    Memory(Memory),
+    Immediate(Arc<dyn Immediate>),
     Remote(Box<dyn Session>),
 }
 
@@ -49,7 +49,7 @@ impl Driver {
         let store = match backend {
             None => Store::Absent,
             Some(backend) => match backend.immediate() {
-                Some(memory) => Store::Memory(memory.clone()),
+                Some(store) => Store::Immediate(store),
                 None => Store::Remote(backend.session().await?),
             },
         };
@@ -69,7 +69,7 @@ impl Driver {
         while let Some(request) = claims.poll_request(now) {
             match &self.store {
                 Store::Absent => claims.on_failure(now, request.id, OpErrorKind::BreakerOpen),
-                Store::Memory(memory) => answer_at_once(memory, claims, now, request),
+                Store::Immediate(store) => answer_at_once(&**store, claims, now, request),
                 Store::Remote(session) => {
                     // Record traffic has to fit twice into what a lease leaves; claims may take their whole time.
                     let timeout = match request.ask {
@@ -169,27 +169,16 @@ impl Driver {
     }
 }
 
-fn answer_at_once(memory: &Memory, claims: &mut Claims, now: Instant, request: Request) {
+fn answer_at_once(store: &dyn Immediate, claims: &mut Claims, now: Instant, request: Request) {
     let (answer, buffer) = match request.ask {
-        Ask::Claim { batch, ttl } => {
-            let mut answers = Vec::with_capacity(batch.len());
-            memory.claim(&batch, ttl, now, &mut answers);
-            (Answer::Claimed(answers.into_iter().map(Ok).collect()), batch)
-        }
-        Ask::Read { keys } => (Answer::Read(each(&keys, |key| memory.get(key, now))), keys),
-        Ask::Write { batch, ttl } => {
-            memory.set(&batch, ttl, now);
-            (Answer::Written(vec![Ok(())]), batch)
-        }
-        Ask::Release { keys } => (Answer::Released(each(&keys, |key| memory.del(key))), keys),
+        Ask::Claim { batch, ttl } => (Answer::Claimed(store.claim(&batch, ttl, now)), batch),
+        Ask::Read { keys } => (Answer::Read(store.get(&keys, now)), keys),
+        Ask::Write { batch, ttl } => (Answer::Written(store.set(&batch, ttl, now)), batch),
+        Ask::Release { keys } => (Answer::Released(store.del(&keys, now)), keys),
     };
-    // Memory cannot slip.
+    // What is in this process cannot slip.
     let _ = claims.on_answer(now, request.id, answer);
     claims.recycle(buffer);
-}
-
-fn each<T>(keys: &KeyValues, mut answer: impl FnMut(&[u8]) -> T) -> Vec<Result<T, cache_backend::OpError>> {
-    keys.iter().map(|(key, _)| Ok(answer(key))).collect()
 }
 
 fn start(
@@ -211,7 +200,7 @@ fn start(
 mod tests {
     use super::*;
     use crate::{ClaimKey, ClaimsConfig, Class, Decision, LocalSet, Verdict, Why};
-    use cache_backend::{Answers, Claimed, OpError};
+    use cache_backend::{Answers, Claimed, KeyValues, Memory, OpError};
     use std::sync::Mutex;
 
     /// A remote store: `memory` behind a delay, or behind a network that answers nothing.
@@ -276,10 +265,10 @@ mod tests {
             })
         }
         fn get(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<bytes::Bytes>>> {
-            self.reply(move |memory| each(&keys, |key| memory.get(key, Instant::now())))
+            self.reply(move |memory| Immediate::get(&memory, &keys, Instant::now()))
         }
         fn del(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
-            self.reply(move |memory| each(&keys, |key| memory.del(key)))
+            self.reply(move |memory| Immediate::del(&memory, &keys, Instant::now()))
         }
         fn distrust(&self) {
             *self.distrusted.lock().unwrap() += 1;
@@ -331,8 +320,8 @@ mod tests {
             fn session(&self) -> BoxFuture<'_, Result<Box<dyn Session>, OpenError>> {
                 async { Err(OpenError("not needed".into())) }.boxed()
             }
-            fn immediate(&self) -> Option<&Memory> {
-                Some(&self.0)
+            fn immediate(&self) -> Option<Arc<dyn Immediate>> {
+                Some(Arc::new(self.0.clone()))
             }
             fn healthy(&self) -> BoxFuture<'_, Result<(), OpError>> {
                 async { Ok(()) }.boxed()

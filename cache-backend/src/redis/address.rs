@@ -1,6 +1,10 @@
 //! Addresses of Redis servers as people write them.
+//!
+//! The crate reads the URLs. On top of it come addresses without a scheme, another port where the addresses are Sentinels, a
+//! password without a user as Redis tools write it, and an error for what would be ignored.
 
 use crate::{Credential, OpenError, Secret};
+use redis::{ConnectionAddr, IntoConnectionInfo};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -48,90 +52,52 @@ impl Address {
     /// The error is what is wrong, without the text itself.
     pub(super) fn read(text: &str, default_port: u16) -> Result<Address, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("redis", text));
-        match scheme {
-            "unix" | "redis+unix" => Address::parse_unix(rest),
-            "redis" | "rediss" => Address::parse_tcp(rest, scheme == "rediss", default_port),
-            _ => Err("unknown scheme".to_owned()),
-        }
-    }
-
-    fn parse_unix(rest: &str) -> Result<Address, String> {
-        let (credential, rest) = split_credential(rest)?;
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if !path.starts_with('/') {
-            return Err("a socket path must be absolute".to_owned());
-        }
-        let db = match query.strip_prefix("db=") {
-            Some(db) => Some(db.parse().map_err(|_| format!("database \"{db}\" is not a number"))?),
-            None if query.is_empty() => None,
-            None => return Err(format!("unknown query \"{query}\"")),
+        // TLS is ours: without its feature the crate refuses these.
+        let (scheme, tls) = match scheme {
+            "rediss" | "valkeys" => ("redis", true),
+            scheme => (scheme, false),
         };
-        Ok(Address { endpoint: Endpoint::Unix(PathBuf::from(path)), credential, db })
-    }
-
-    fn parse_tcp(rest: &str, tls: bool, default_port: u16) -> Result<Address, String> {
-        let (credential, rest) = split_credential(rest)?;
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let db = match path {
-            "" => None,
-            db => Some(db.parse().map_err(|_| format!("database \"{db}\" is not a number"))?),
-        };
-        let (host, port) = split_host(authority, default_port)?;
-        Ok(Address { endpoint: Endpoint::Tcp { host, port, tls }, credential, db })
-    }
-}
-
-fn split_credential(rest: &str) -> Result<(Option<Credential>, &str), String> {
-    let Some((credential, rest)) = rest.rsplit_once('@') else { return Ok((None, rest)) };
-    let (user, password) = credential.split_once(':').unwrap_or(("", credential));
-    let user = percent_decode(user)?;
-    let credential = Credential {
-        user: (!user.is_empty()).then_some(user),
-        password: Secret::Plain(percent_decode(password)?),
-    };
-    Ok((Some(credential), rest))
-}
-
-fn split_host(authority: &str, default_port: u16) -> Result<(String, u16), String> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or("a bracket is not closed")?;
-            (host, port.strip_prefix(':'))
+        let mut url = redis::parse_redis_url(&format!("{scheme}://{rest}"))
+            .ok_or("unknown scheme, or no host (in brackets if it is an IPv6 address) and port")?;
+        let is_unix = url.scheme().ends_with("unix");
+        if url.fragment().is_some()
+            || url.query_pairs().any(|(name, _)| !is_unix || !["db", "user", "pass"].contains(&&*name))
+        {
+            return Err("only unix:// takes a query: db, user, pass".to_owned());
         }
-        None => match authority.rsplit_once(':') {
-            Some((host, _)) if host.contains(':') => return Err("an IPv6 address needs brackets".to_owned()),
-            Some((host, port)) => (host, Some(port)),
-            None => (authority, None),
-        },
-    };
-    if host.is_empty() {
-        return Err("the host is missing".to_owned());
-    }
-    let port = match port {
-        None => default_port,
-        Some(text) => match text.parse() {
-            Ok(port) if port != 0 => port,
-            _ => return Err(format!("port \"{text}\" is not a number from 1 to 65535")),
-        },
-    };
-    Ok((host.to_owned(), port))
-}
-
-fn percent_decode(text: &str) -> Result<String, String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
+        if !is_unix && url.port() == Some(0) {
+            return Err("port 0 cannot be connected to".to_owned());
         }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
-            return Err("a % in user or password must be written %25".to_owned());
+        if !is_unix && url.port().is_none() && url.set_port(Some(default_port)).is_err() {
+            return Err("the host is missing".to_owned());
+        }
+        // A password alone belongs to the default user.
+        let only_word = url.password().is_none();
+        let (has_path, has_db) =
+            (!url.path().trim_matches('/').is_empty(), url.query_pairs().any(|(name, _)| name == "db"));
+        let info = url.into_connection_info().map_err(|error| error.to_string())?;
+        let redis = info.redis_settings();
+        let (user, password) = match (redis.username(), redis.password()) {
+            (Some(password), None) if only_word => (None, Some(password)),
+            both => both,
         };
-        decoded.extend(u8::try_from(high * 16 + low));
+        let db = if is_unix { has_db } else { has_path };
+        Ok(Address {
+            endpoint: match info.addr() {
+                ConnectionAddr::Tcp(host, port) => Endpoint::Tcp { host: host.clone(), port: *port, tls },
+                ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
+                _ => return Err("unknown scheme".to_owned()),
+            },
+            credential: password.map(|password| Credential {
+                user: user.map(str::to_owned),
+                password: Secret::Plain(password.to_owned()),
+            }),
+            db: match db {
+                true => Some(redis.db().try_into().map_err(|_| "the database is negative or too large")?),
+                false => None,
+            },
+        })
     }
-    String::from_utf8(decoded).map_err(|_| "user or password is not UTF-8".to_owned())
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The servers behind one backend: who they are now, who owns which key, how each is judged.
 
 use super::address::Endpoint;
-use super::dial::{DialError, Dialer, Proof, Target};
+use super::connection::{DialError, said};
+use super::dial::{Dialer, Target};
 use super::link::NAME;
-use super::resp::Value;
+use super::probe::Proof;
 use super::slots::{NOBODY, SlotTable, slot_of};
 use crate::{Breaker, GuardStats, RedisTopology};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use redis::Value;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,14 +35,9 @@ pub(super) struct Fleet {
     topology: RedisTopology,
     map: Mutex<Arc<Map>>,
     breakers: Mutex<Vec<(Target, Arc<Breaker>)>>,
-    refresh: Mutex<Refresh>,
+    /// When the last refresh ended; locked by the one that runs.
+    refresh: Arc<tokio::sync::Mutex<Option<Instant>>>,
     closed: AtomicBool,
-}
-
-#[derive(Default)]
-struct Refresh {
-    running: bool,
-    ended: Option<Instant>,
 }
 
 /// Who serves what. A new one replaces it as a whole.
@@ -96,7 +93,7 @@ impl Fleet {
             topology,
             map: Mutex::new(Arc::new(Map::unknown())),
             breakers: Mutex::default(),
-            refresh: Mutex::default(),
+            refresh: Arc::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -134,7 +131,7 @@ impl Fleet {
         let map = Arc::new(self.discover().await?);
         if let Some(slot) = map.first_gap() {
             let message = format!("slot {slot} of the Cluster is served by no node");
-            return Err(DialError { message, permanent: false });
+            return Err(DialError::passing(message));
         }
         for target in &map.targets {
             let key = map.probe_key(target, &self.dialer.remote.probe_prefix);
@@ -178,7 +175,7 @@ impl Fleet {
         if let Some(table) = self.table_of_most(&known).await {
             return Ok(Map::cluster(table));
         }
-        let mut last = DialError { message: "no address is configured".to_owned(), permanent: true };
+        let mut last = DialError::permanent("no address is configured");
         for endpoint in &self.dialer.seeds {
             match self.table_of(endpoint).await {
                 Ok(Told::Table(table)) => return Ok(Map::cluster(table)),
@@ -188,7 +185,7 @@ impl Fleet {
                 }
                 Ok(Told::Alone(error)) => {
                     let message = format!("{endpoint}: CLUSTER SLOTS was refused: {error}");
-                    last = DialError { message, permanent: true };
+                    last = DialError::permanent(message);
                 }
                 Err(error) => last = error,
             }
@@ -224,16 +221,13 @@ impl Fleet {
     }
 
     async fn table_of(&self, endpoint: &Endpoint) -> Result<Told, DialError> {
-        let name = endpoint.to_string();
-        let asked = self.dialer.within(&name, async {
-            let mut conversation = self.dialer.converse(endpoint).await?;
-            conversation.ask(&[b"CLUSTER", b"SLOTS"]).await
-        });
-        let passing = |message| Err(DialError { message, permanent: false });
-        match asked.await? {
-            Value::Error(error) if is_passing(&error) => passing(format!("{endpoint}: {error}")),
-            Value::Error(error) => Ok(Told::Alone(error)),
-            answer => match SlotTable::parse(&answer, endpoint) {
+        let passing = |message| Err(DialError::passing(message));
+        match self.dialer.ask(endpoint, &[b"CLUSTER", b"SLOTS"]).await? {
+            Value::ServerError(error) if is_passing(error.code()) => {
+                passing(format!("{endpoint}: {}", said(&error)))
+            }
+            Value::ServerError(error) => Ok(Told::Alone(said(&error))),
+            answer => match SlotTable::parse(answer, endpoint) {
                 Some(table) if !table.masters.is_empty() => Ok(Told::Table(table)),
                 _ => passing(format!("{endpoint}: the slot table cannot be read or is empty")),
             },
@@ -246,15 +240,14 @@ impl Fleet {
         if (map.is_single() && !map.targets.is_empty()) || self.is_closed() {
             return;
         }
-        {
-            let mut refresh = lock(&self.refresh);
-            if refresh.running || refresh.ended.is_some_and(|ended| ended.elapsed() < REFRESH_PAUSE) {
-                return;
-            }
-            refresh.running = true;
+        let Ok(mut ended) = self.refresh.clone().try_lock_owned() else { return };
+        if ended.is_none_or(|ended| ended.elapsed() >= REFRESH_PAUSE) {
+            let fleet = self.clone();
+            runtime.spawn(async move {
+                fleet.refresh().await;
+                *ended = Some(Instant::now());
+            });
         }
-        let running = Running(self.clone());
-        runtime.spawn(async move { running.0.refresh().await });
     }
 
     /// Once, or until the first success while nothing is known at all.
@@ -288,17 +281,8 @@ impl Fleet {
 }
 
 /// A server that is not ready yet says nothing about whether it belongs to a Cluster.
-fn is_passing(error: &str) -> bool {
-    ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"].iter().any(|code| error.starts_with(code))
-}
-
-/// Marks the end of a refresh, also where its runtime went away.
-struct Running(Arc<Fleet>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        *lock(&self.0.refresh) = Refresh { running: false, ended: Some(Instant::now()) };
-    }
+fn is_passing(code: &str) -> bool {
+    ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"].contains(&code)
 }
 
 /// Nothing panics under these locks.

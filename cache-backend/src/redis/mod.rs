@@ -1,17 +1,27 @@
 //! `redis`: Redis, Valkey, Dragonfly; one server, Sentinel or Cluster; TCP, TLS or a unix socket.
 //!
-//! `address` reads what people write, `stream` opens it, `dial` makes a proven connection of it, `link` keeps one for a
-//! session and matches replies to requests (`resp` is the wire), `fleet` knows the servers and who owns which key
-//! (`slots`), `session` splits batches and follows redirections.
+//! The `redis` crate speaks the protocol: URLs, greeting, commands, replies, news of Sentinels. What stands here is what it
+//! does not do: no answer is believed that does not prove itself, nothing is sent twice, and nothing that a server sends
+//! takes memory without bound.
+//!
+//! `address` reads what people write, `stream` opens it, `gate` looks at each byte that comes, `connection` greets the
+//! server, `probe` sees it take a write; `dial` does all of that in order, with the word of the `sentinel`s where there are
+//! some. `link` keeps one connection for a session; `fleet` knows the servers and who owns which key (`slots`); `session`
+//! splits batches and follows redirections.
 //!
 //! Every session has a connection of its own to each server, so no worker waits for another. The guard sits around
 //! each of them, judged per server.
+//!
+//! *What is read again at every dial*: password files and TLS files. A signal is not needed for them.
 
 mod address;
+mod connection;
 mod dial;
 mod fleet;
+mod gate;
 mod link;
-mod resp;
+mod probe;
+mod sentinel;
 mod session;
 mod slots;
 mod stream;
@@ -22,13 +32,16 @@ use crate::{
 };
 pub use address::ACCEPTED;
 use address::{Address, Endpoint};
-use dial::{Dialer, Sentinels};
+use connection::Greeting;
+use dial::Dialer;
 use fleet::Fleet;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use link::NAME;
+use probe::{ClaimForm, Proof};
+use sentinel::Sentinels;
 use session::RedisSession;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stream::Tls;
 use tracing::{info, warn};
@@ -126,17 +139,24 @@ fn dialer(settings: &RedisSettings) -> Result<Dialer, OpenError> {
         sentinels = Some(Sentinels {
             endpoints: seeds.clone(),
             master: master.clone(),
-            credential: for_sentinels.clone().or(in_address),
+            greeting: Greeting { credential: for_sentinels.clone().or(in_address), db: 0 },
             data_tls: *data_tls,
         });
     } else {
         credential = credential.or(in_address);
     }
     let tls = match needs_tls {
-        true => Tls::load(&settings.tls).map_err(|why| OpenError(format!("redis: {why}")))?,
-        false => Tls::default(),
+        true => Tls::check(&settings.tls).map_err(|why| OpenError(format!("redis: {why}")))?,
+        false => Tls::unused(),
     };
-    Ok(Dialer::new(seeds, sentinels, credential, db, tls, settings.remote.clone()))
+    Ok(Dialer {
+        seeds,
+        sentinels,
+        greeting: Greeting { credential, db },
+        tls,
+        remote: settings.remote.clone(),
+        form: Mutex::new(ClaimForm::SetNxGet),
+    })
 }
 
 impl Backend for Redis {
@@ -167,7 +187,7 @@ impl Backend for Redis {
             for target in &map.targets {
                 let (key, began) =
                     (map.probe_key(target, &self.fleet.dialer.remote.probe_prefix), Instant::now());
-                match self.fleet.dialer.dial(target, key, dial::Proof::Lenient).await {
+                match self.fleet.dialer.dial(target, key, Proof::Lenient).await {
                     Ok(dialled) if dialled.proven => self.fleet.breaker(target).proved(began.elapsed()),
                     Ok(_) => {}
                     Err(error) => return down(error.message),

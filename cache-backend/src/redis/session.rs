@@ -1,9 +1,10 @@
 //! A worker's session: one connection to each server, batches split by owner, redirections followed.
 
 use super::address::Endpoint;
-use super::dial::{DialError, Target};
+use super::connection::DialError;
+use super::dial::Target;
 use super::fleet::{Fleet, Map};
-use super::link::{Link, NAME, Route, Submitted};
+use super::link::{Link, NAME, Route};
 use super::slots::Redirect;
 use crate::guard::{Heard, vec_of_errors};
 use crate::{Answers, Claimed, Guarded, KeyValues, OpError, OpErrorKind, Session};
@@ -21,6 +22,17 @@ const MAX_REDIRECTS: usize = 5;
 /// Servers that redirections named and the map does not know yet; others are not followed. A slot moves to one server at a
 /// time: more than these are named by a server that is out of its mind.
 const MAX_GUESTS: usize = 16;
+
+/// What is asked of each server.
+trait Op<T>:
+    Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>> + Send + 'static
+{
+}
+
+impl<T, F> Op<T> for F where
+    F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>> + Send + 'static
+{
+}
 
 pub(super) struct RedisSession {
     nodes: Arc<Nodes>,
@@ -80,11 +92,12 @@ impl RedisSession {
         Ok(RedisSession { nodes })
     }
 
-    fn run<T, F>(&self, batch: KeyValues, deadline: Instant, op: F) -> BoxFuture<'static, Answers<T>>
-    where
-        T: Send + 'static,
-        F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>> + Send + 'static,
-    {
+    fn run<T: Send + 'static>(
+        &self,
+        batch: KeyValues,
+        deadline: Instant,
+        op: impl Op<T>,
+    ) -> BoxFuture<'static, Answers<T>> {
         let routes = self.nodes.routes();
         match routes.nodes.as_slice() {
             [node] if routes.map.is_single() => op(&node.plain, batch, deadline),
@@ -97,10 +110,14 @@ impl RedisSession {
                 ready(vec_of_errors(batch.len(), &error)).boxed()
             }
             _ => {
-                let split = Split::by_owner(&routes, &batch);
-                let first = split.send(&op, deadline);
-                let nodes = self.nodes.clone();
-                async move { gather(nodes, batch, deadline, op, first).await }.boxed()
+                let mut parts = Vec::new();
+                for (place, pair) in batch.iter().enumerate() {
+                    if let Some(node) = routes.map.owner(pair.0).and_then(|owner| routes.nodes.get(owner)) {
+                        Part::add(&mut parts, node, false, place, pair);
+                    }
+                }
+                let sent = send(parts, &op, deadline);
+                gather(self.nodes.clone(), batch, deadline, op, sent).boxed()
             }
         }
     }
@@ -178,14 +195,7 @@ impl Node {
     }
 }
 
-/// A batch in parts, one for each server, with the place of each key in the whole.
-#[derive(Default)]
-struct Split {
-    parts: Vec<Part>,
-    /// Keys that nobody serves.
-    unserved: Vec<usize>,
-}
-
+/// The keys of a batch that go to one server, with their places in the whole.
 struct Part {
     node: Arc<Node>,
     asking: bool,
@@ -193,97 +203,69 @@ struct Part {
     places: Vec<usize>,
 }
 
+impl Part {
+    fn add(
+        parts: &mut Vec<Part>,
+        node: &Arc<Node>,
+        asking: bool,
+        place: usize,
+        (key, value): (&[u8], &[u8]),
+    ) {
+        let same = |part: &Part| Arc::ptr_eq(&part.node, node) && part.asking == asking;
+        let at = parts.iter().position(same).unwrap_or_else(|| {
+            let (keys, places) = (KeyValues::new(), Vec::new());
+            parts.push(Part { node: node.clone(), asking, keys, places });
+            parts.len() - 1
+        });
+        parts[at].keys.push(key, value);
+        parts[at].places.push(place);
+    }
+}
+
 /// A part on its way: whom it went to, the places of its keys, its answers.
 type Sent<T> = (Arc<Node>, Vec<usize>, BoxFuture<'static, Answers<T>>);
 
-struct SentSplit<T> {
-    parts: Vec<Sent<T>>,
-    unserved: Vec<usize>,
+fn send<T>(parts: Vec<Part>, op: &impl Op<T>, deadline: Instant) -> Vec<Sent<T>> {
+    let send = |part: Part| {
+        let session = if part.asking { &part.node.asking } else { &part.node.plain };
+        let answers = op(session, part.keys, deadline);
+        (part.node, part.places, answers)
+    };
+    parts.into_iter().map(send).collect()
 }
 
-impl Split {
-    fn by_owner(routes: &Routes, batch: &KeyValues) -> Split {
-        let mut split = Split::default();
-        for (place, (key, value)) in batch.iter().enumerate() {
-            match routes.map.owner(key).and_then(|owner| routes.nodes.get(owner)) {
-                Some(node) => split.push(node, false, place, key, value),
-                None => split.unserved.push(place),
-            }
-        }
-        split
-    }
-
-    fn push(&mut self, node: &Arc<Node>, asking: bool, place: usize, key: &[u8], value: &[u8]) {
-        let same = |part: &&mut Part| Arc::ptr_eq(&part.node, node) && part.asking == asking;
-        let part = match self.parts.iter_mut().find(same) {
-            Some(part) => part,
-            None => {
-                let (keys, places) = (KeyValues::new(), Vec::new());
-                self.parts.push(Part { node: node.clone(), asking, keys, places });
-                match self.parts.last_mut() {
-                    Some(part) => part,
-                    None => return,
-                }
-            }
-        };
-        part.keys.push(key, value);
-        part.places.push(place);
-    }
-
-    fn send<T, F>(self, op: &F, deadline: Instant) -> SentSplit<T>
-    where
-        F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>>,
-    {
-        let send = |part: Part| {
-            let session = if part.asking { &part.node.asking } else { &part.node.plain };
-            let answers = op(session, part.keys, deadline);
-            (part.node, part.places, answers)
-        };
-        SentSplit { parts: self.parts.into_iter().map(send).collect(), unserved: self.unserved }
-    }
-}
-
-/// Puts the answers of the parts together and follows redirections.
-async fn gather<T, F>(
+/// Puts the answers of the parts together and follows redirections. Keys without a part are served by nobody.
+async fn gather<T: Send + 'static>(
     nodes: Arc<Nodes>,
     batch: KeyValues,
     deadline: Instant,
-    op: F,
-    first: SentSplit<T>,
-) -> Answers<T>
-where
-    F: Fn(&Guarded<NodeSession>, KeyValues, Instant) -> BoxFuture<'static, Answers<T>>,
-{
+    op: impl Op<T>,
+    mut sent: Vec<Sent<T>>,
+) -> Answers<T> {
     let missing = OpError::not_done(NAME, OpErrorKind::Refused, "no node serves the slot of this key");
     let mut answers: Answers<T> = vec_of_errors(batch.len(), &missing);
-    let mut stale = !first.unserved.is_empty();
-    let mut sent = first;
-    for round in 0..=MAX_REDIRECTS {
-        let mut next = Split::default();
-        let parts =
-            sent.parts.into_iter().map(|(node, places, part)| part.map(move |part| (node, places, part)));
+    let mut stale = sent.iter().map(|(_, places, _)| places.len()).sum::<usize>() < batch.len();
+    for _ in 0..=MAX_REDIRECTS {
+        let mut next = Vec::new();
+        let parts = sent.into_iter().map(|(node, places, part)| part.map(move |part| (node, places, part)));
         for (node, places, part) in join_all(parts).await {
             for (place, answer) in places.into_iter().zip(part) {
                 if let Err(error) = &answer {
                     stale |= says_stale(error);
                     if let Some(redirect) = redirection(&node, error) {
                         stale |= !redirect.asking;
-                        if let (Some((key, value)), Some(node)) =
-                            (batch.pair(place), nodes.node(&redirect.to))
-                        {
-                            next.push(&node, redirect.asking, place, key, value);
+                        if let (Some(pair), Some(node)) = (batch.pair(place), nodes.node(&redirect.to)) {
+                            Part::add(&mut next, &node, redirect.asking, place, pair);
                         }
                     }
                 }
-                if let Some(slot) = answers.get_mut(place) {
-                    *slot = answer;
-                }
+                answers[place] = answer;
             }
         }
-        if next.parts.is_empty() || round == MAX_REDIRECTS || Instant::now() >= deadline {
+        if next.is_empty() || Instant::now() >= deadline {
             break;
         }
-        sent = next.send(&op, deadline);
+        sent = send(next, &op, deadline);
     }
     if stale {
         nodes.fleet.refresh_soon(&nodes.runtime);
@@ -331,16 +313,16 @@ impl Session for RedisSession {
 
 impl Session for NodeSession {
     fn claim(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
-        answers(batch.len(), true, self.link.claim(&batch, ttl, self.asking))
+        self.link.claim(batch, ttl, self.asking)
     }
     fn set(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
-        answers(batch.len(), true, self.link.set(&batch, ttl, self.asking))
+        self.link.set(batch, ttl, self.asking)
     }
     fn get(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
-        answers(keys.len(), false, self.link.get(&keys, self.asking))
+        self.link.get(keys, self.asking)
     }
     fn del(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
-        answers(keys.len(), true, self.link.del(&keys, self.asking))
+        self.link.del(keys, self.asking)
     }
     fn distrust(&self) {
         self.link.distrust();
@@ -353,21 +335,9 @@ impl Session for NodeSession {
     }
 }
 
-fn answers<T: Send + 'static>(
-    keys: usize,
-    writes: bool,
-    submitted: Submitted<T>,
-) -> BoxFuture<'static, Answers<T>> {
-    match submitted {
-        Err(error) => ready(vec_of_errors(keys, &error)).boxed(),
-        Ok(receiver) => receiver
-            .map(move |received| {
-                received.unwrap_or_else(|_| {
-                    let detail = "the session ended".to_owned();
-                    let kind = OpErrorKind::Disconnected;
-                    vec_of_errors(keys, &OpError { backend: NAME, kind, in_doubt: writes, detail })
-                })
-            })
-            .boxed(),
-    }
-}
+/// Any thread may use a session.
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<RedisSession>();
+    is_shared::<NodeSession>();
+};

@@ -1,7 +1,8 @@
 //! Which node of a Cluster owns which key.
 
 use super::address::Endpoint;
-use super::resp::Value;
+use crc::{CRC_16_XMODEM, Crc, Table};
+use redis::Value;
 
 pub(super) const SLOTS: usize = 16384;
 /// Masters of one Cluster: as many as it is made for.
@@ -9,9 +10,11 @@ const MAX_MASTERS: usize = 1_000;
 /// A slot that no node serves.
 pub(super) const NOBODY: u16 = u16::MAX;
 
-/// The slot of a key: CRC16 (polynomial 0x1021, start 0) of its hash tag, or of the whole key.
+const CRC: Crc<u16, Table<1>> = Crc::<u16, Table<1>>::new(&CRC_16_XMODEM);
+
+/// The slot of a key: CRC16 of its hash tag, or of the whole key.
 pub(super) fn slot_of(key: &[u8]) -> usize {
-    usize::from(crc16(hash_tag(key))) % SLOTS
+    usize::from(CRC.checksum(hash_tag(key))) % SLOTS
 }
 
 /// What lies between the first `{` and the next `}`, unless that is nothing.
@@ -24,27 +27,6 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     }
 }
 
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) ^ u16::from(byte))])
-}
-
-const TABLE: [u16; 256] = {
-    let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        #[allow(clippy::cast_possible_truncation, reason = "the index is below 256")]
-        let mut crc = (index as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
-            bit += 1;
-        }
-        table[index] = crc;
-        index += 1;
-    }
-    table
-};
-
 /// The masters of a Cluster and the index of the owner of each slot.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SlotTable {
@@ -54,16 +36,16 @@ pub(super) struct SlotTable {
 
 impl SlotTable {
     /// From the answer to `CLUSTER SLOTS` of the node at `asked`, which may leave its own host out.
-    pub(super) fn parse(answer: &Value, asked: &Endpoint) -> Option<SlotTable> {
+    pub(super) fn parse(answer: Value, asked: &Endpoint) -> Option<SlotTable> {
         let mut table = SlotTable { masters: Vec::new(), owners: vec![NOBODY; SLOTS].into() };
-        for range in answer.items() {
-            let [first, last, master, ..] = range.items() else { return None };
-            let first = usize::try_from(first.integer()?).ok()?;
-            let last = usize::try_from(last.integer()?).ok()?;
-            let [host, port, ..] = master.items() else { return None };
-            let host = host.text().unwrap_or_default();
-            let master = beside(asked, &host, u16::try_from(port.integer()?).ok()?)?;
-            let index = table.index_of(master)?;
+        for range in redis::from_redis_value::<Vec<Vec<Value>>>(answer).ok()? {
+            let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &range[..] else {
+                return None;
+            };
+            let (first, last) = (usize::try_from(*first).ok()?, usize::try_from(*last).ok()?);
+            let [host, Value::Int(port), ..] = &master[..] else { return None };
+            let host: String = redis::from_redis_value(host.clone()).unwrap_or_default();
+            let index = table.index_of(beside(asked, &host, u16::try_from(*port).ok()?)?)?;
             table.owners.get_mut(first..=last)?.fill(index);
         }
         Some(table.in_order())
@@ -137,15 +119,14 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_the_servers() {
-        // The check value of this CRC, and slots as a server of version 7.0 answers them to CLUSTER KEYSLOT.
-        assert_eq!(crc16(b"123456789"), 0x31c3);
+        // As a server of version 7.0 answers them to CLUSTER KEYSLOT.
         assert_eq!(slot_of(b"foo"), 12182);
         assert_eq!(slot_of(b""), 0);
         assert_eq!(slot_of(b"a{foo}b"), slot_of(b"foo"));
         assert_eq!(slot_of(b"{foo}{bar}"), slot_of(b"foo"));
-        assert_eq!(slot_of(b"foo{}{bar}"), usize::from(crc16(b"foo{}{bar}")) % SLOTS);
+        assert_eq!(slot_of(b"foo{}{bar}"), 8363);
         assert_eq!(slot_of(b"foo{{bar}}"), slot_of(b"{bar"));
-        assert_eq!(slot_of(b"foo{bar"), usize::from(crc16(b"foo{bar")) % SLOTS);
+        assert_eq!(slot_of(b"foo{bar"), 7851);
     }
 
     #[test]
@@ -165,10 +146,10 @@ mod tests {
     #[test]
     fn a_slot_table_with_holes_or_nonsense_is_told_from_a_whole_one() {
         let range = |first, last, port| {
-            let master = Value::Array(vec![Value::Bulk(b"h".to_vec()), Value::Integer(port)]);
-            Value::Array(vec![Value::Integer(first), Value::Integer(last), master])
+            let master = Value::Array(vec![Value::BulkString(b"h".to_vec()), Value::Int(port)]);
+            Value::Array(vec![Value::Int(first), Value::Int(last), master])
         };
-        let parse = |ranges| SlotTable::parse(&Value::Array(ranges), &node("seed", 1));
+        let parse = |ranges| SlotTable::parse(Value::Array(ranges), &node("seed", 1));
         let whole = parse(vec![range(0, 100, 1), range(101, 16383, 2)]).unwrap();
         assert_eq!((whole.masters.len(), whole.owners[100], whole.owners[101]), (2, 0, 1));
         assert_eq!(parse(vec![range(0, 100, 1)]).unwrap().owners[101], NOBODY);

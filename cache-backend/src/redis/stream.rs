@@ -1,14 +1,16 @@
 //! Byte streams to a server: TCP, a unix socket, TLS.
+//!
+//! Why not the crate's own: it does not let anybody stand between the socket and its parser (`gate`), it takes the name in the
+//! certificate from the address alone, and it waits for a silent address of a name as long as for the one that answers.
 
 use super::address::Endpoint;
 use crate::TlsSettings;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use redis::aio::AsyncStream;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Addresses of one name that are tried.
@@ -18,26 +20,18 @@ const HEAD_START: Duration = Duration::from_millis(100);
 /// An idle connection that a firewall forgot is found by the system within about this time.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-}
+pub(super) type Stream = Pin<Box<dyn AsyncStream + Send + Sync>>;
 
-impl Stream {
-    pub(super) async fn connect(endpoint: &Endpoint, tls: &Tls) -> io::Result<Stream> {
-        match endpoint {
-            Endpoint::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
-            Endpoint::Tcp { host, port, tls: secure } => {
-                let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
-                let stream = connect_any(addresses.take(MAX_ADDRESSES).collect()).await?;
-                stream.set_nodelay(true)?;
-                let keepalive =
-                    socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
-                socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                if *secure { tls.secure(host, stream).await } else { Ok(Stream::Tcp(stream)) }
-            }
+pub(super) async fn connect(endpoint: &Endpoint, tls: &Tls) -> io::Result<Stream> {
+    match endpoint {
+        Endpoint::Unix(path) => Ok(Box::pin(UnixStream::connect(path).await?)),
+        Endpoint::Tcp { host, port, tls: secure } => {
+            let addresses = tokio::net::lookup_host((host.as_str(), *port)).await?;
+            let stream = connect_any(addresses.take(MAX_ADDRESSES).collect()).await?;
+            stream.set_nodelay(true)?;
+            let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
+            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            if *secure { tls.secure(host, stream).await } else { Ok(Box::pin(stream)) }
         }
     }
 }
@@ -64,119 +58,96 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
-/// What is needed to speak TLS, read from its files once.
-#[derive(Clone, Default)]
-pub(super) struct Tls {
-    #[cfg(feature = "tls")]
-    connector: Option<tokio_rustls::TlsConnector>,
-    #[cfg(feature = "tls")]
-    server_name: Option<tokio_rustls::rustls::pki_types::ServerName<'static>>,
-}
+/// TLS as it is configured. Its files are read at every dial, so certificates that were replaced need no restart.
+pub(super) struct Tls(TlsSettings);
 
 #[cfg(feature = "tls")]
 impl Tls {
-    /// Reads the certificates; the error names the file.
-    pub(super) fn load(settings: &TlsSettings) -> Result<Tls, String> {
-        use std::sync::Arc;
-        use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-        use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
-        let mut roots = RootCertStore::empty();
-        match &settings.ca_file {
-            Some(path) => {
-                let wrong = |why: String| format!("TLS CA file {}: {why}", path.display());
-                let certificates =
-                    CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-                for certificate in certificates {
-                    let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-                    roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-                }
-                if roots.is_empty() {
-                    return Err(wrong("it holds no certificate in PEM form".to_owned()));
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                if roots.is_empty() {
-                    return Err("the system has no CA certificates; name a TLS CA file".to_owned());
-                }
-            }
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots);
-        let config = match (&settings.cert_file, &settings.key_file) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(cert), Some(key)) => {
-                let chain = CertificateDer::pem_file_iter(cert)
-                    .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                    .map_err(|error| format!("TLS certificate file {}: {error}", cert.display()))?;
-                let secret = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| format!("TLS key file {}: {error}", key.display()))?;
-                builder
-                    .with_client_auth_cert(chain, secret)
-                    .map_err(|error| format!("TLS certificate and key: {error}"))?
-            }
-            _ => return Err("TLS: a certificate file needs a key file, and the other way round".to_owned()),
-        };
-        let server_name = match &settings.server_name {
-            Some(name) => Some(
-                ServerName::try_from(name.clone())
-                    .map_err(|_| format!("TLS server name \"{name}\" is neither a name nor an address"))?,
-            ),
-            None => None,
-        };
-        Ok(Tls { connector: Some(Arc::new(config).into()), server_name })
+    /// The error names the file that cannot be used.
+    pub(super) fn check(settings: &TlsSettings) -> Result<Tls, String> {
+        let tls = Tls(settings.clone());
+        read(settings).and(tls.server_name("localhost")).map(|_| tls)
+    }
+
+    pub(super) fn unused() -> Tls {
+        Tls(TlsSettings::default())
     }
 
     async fn secure(&self, host: &str, stream: TcpStream) -> io::Result<Stream> {
-        use tokio_rustls::rustls::pki_types::ServerName;
-        let missing = || io::Error::other("TLS was not set up");
-        let connector = self.connector.as_ref().ok_or_else(missing)?;
-        let name = match &self.server_name {
-            Some(name) => name.clone(),
-            None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
-        };
-        Ok(Stream::Tls(Box::new(connector.connect(name, stream).await?)))
+        let wrong = |why: String| io::Error::other(why);
+        let settings = self.0.clone();
+        // The thread of a worker does not wait for files.
+        let config = tokio::task::spawn_blocking(move || read(&settings)).await?.map_err(wrong)?;
+        let name = self.server_name(host).map_err(wrong)?;
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        Ok(Box::pin(connector.connect(name, stream).await?))
+    }
+
+    fn server_name(
+        &self,
+        host: &str,
+    ) -> Result<tokio_rustls::rustls::pki_types::ServerName<'static>, String> {
+        let name = self.0.server_name.as_deref().unwrap_or(host).to_owned();
+        let wrong = format!("TLS server name \"{name}\" is neither a name nor an address");
+        name.try_into().map_err(|_| wrong)
+    }
+}
+
+#[cfg(feature = "tls")]
+fn read(settings: &TlsSettings) -> Result<tokio_rustls::rustls::ClientConfig, String> {
+    use std::{path::Path, sync::Arc};
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+    let certificates = |what: &str, path: &Path| {
+        CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| format!("TLS {what} file {}: {error}", path.display()))
+    };
+    let mut roots = RootCertStore::empty();
+    match &settings.ca_file {
+        Some(path) => {
+            let wrong = |why: &str| format!("TLS CA file {}: {why}", path.display());
+            for certificate in certificates("CA", path)? {
+                roots.add(certificate).map_err(|error| wrong(&error.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong("it holds no certificate in PEM form"));
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err("the system has no CA certificates; name a TLS CA file".to_owned());
+            }
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    match (&settings.cert_file, &settings.key_file) {
+        (None, None) => Ok(builder.with_no_client_auth()),
+        (Some(cert), Some(key)) => {
+            let secret = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| format!("TLS key file {}: {error}", key.display()))?;
+            builder
+                .with_client_auth_cert(certificates("certificate", cert)?, secret)
+                .map_err(|error| format!("TLS certificate and key: {error}"))
+        }
+        _ => Err("TLS: a certificate file needs a key file, and the other way round".to_owned()),
     }
 }
 
 #[cfg(not(feature = "tls"))]
 impl Tls {
-    pub(super) fn load(_settings: &TlsSettings) -> Result<Tls, String> {
+    pub(super) fn check(_settings: &TlsSettings) -> Result<Tls, String> {
         Err("this binary was built without TLS (cargo feature `tls`)".to_owned())
     }
+    pub(super) fn unused() -> Tls {
+        Tls(TlsSettings::default())
+    }
     async fn secure(&self, _host: &str, _stream: TcpStream) -> io::Result<Stream> {
-        Err(io::Error::other("built without TLS"))
-    }
-}
-
-macro_rules! delegate {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Stream::Tcp($stream) => $call,
-            Stream::Unix($stream) => $call,
-            #[cfg(feature = "tls")]
-            Stream::Tls($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => Pin::new(stream).poll_write(cx, bytes))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        Err(io::Error::other(format!("{:?}: built without TLS", self.0)))
     }
 }
 

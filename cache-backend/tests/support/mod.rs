@@ -8,9 +8,7 @@
 pub mod fake;
 pub mod fleets;
 
-use cache_backend::{
-    Answers, Backend, Claimed, KeyValues, OpErrorKind, RedisSettings, RemoteSettings, Session, Settings,
-};
+use cache_backend::{Answers, Backend, Claimed, KeyValues, OpErrorKind, RedisSettings, Session, Settings};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -194,19 +192,17 @@ fn put(out: &mut Vec<u8>, words: &[&str]) {
 
 /// Settings that give up soon at start, and wait long for answers, so that a busy machine changes no outcome.
 pub fn settings(address: impl Into<String>) -> RedisSettings {
-    let remote = RemoteSettings {
-        boot_patience: Duration::from_millis(600),
-        op_timeout: Duration::from_secs(5),
-        deadline_floor: Duration::from_secs(5),
-        dial_timeout: Duration::from_secs(3),
-        ..RemoteSettings::for_claims()
-    };
-    RedisSettings { remote, ..RedisSettings::new(address) }
+    let mut settings = RedisSettings::new(address);
+    settings.remote.boot_patience = Duration::from_millis(600);
+    settings.remote.op_timeout = Duration::from_secs(5);
+    settings.remote.deadline_floor = Duration::from_secs(5);
+    settings.remote.dial_timeout = Duration::from_secs(3);
+    settings
 }
 
 /// Settings with the deadlines of production, for tests of what happens when they are missed.
 pub fn impatient(address: impl Into<String>) -> RedisSettings {
-    RedisSettings { remote: RemoteSettings::for_claims(), ..RedisSettings::new(address) }
+    RedisSettings::new(address)
 }
 
 pub async fn open(settings: RedisSettings) -> (Arc<dyn Backend>, Box<dyn Session>) {

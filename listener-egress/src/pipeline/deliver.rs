@@ -13,6 +13,7 @@
 //!
 //! Cost: one copy of a record.
 
+use frame::HashKey;
 use std::collections::VecDeque;
 use txidset::Ticket;
 
@@ -33,6 +34,8 @@ pub struct Handed {
     pub ticket: Option<Ticket>,
     /// Its bytes on the fabric.
     pub wire_len: u32,
+    /// Its flow, where the queue was told.
+    pub flow: Option<HashKey>,
 }
 
 struct Record {
@@ -83,6 +86,11 @@ impl StreamQueue {
     /// The connection took `n` bytes.
     pub fn wrote(&mut self, n: usize) {
         self.written = (self.written + n as u64).min(self.base + self.bytes.len() as u64);
+    }
+
+    /// Stream offset up to which the connection took bytes.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// The peer has everything but the last `unacknowledged` of the bytes written: its records are done.

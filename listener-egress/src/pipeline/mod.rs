@@ -41,6 +41,6 @@ pub use position::Positions;
 pub use reassemble::{Parts, Reassembler, ReassemblyLimits, Rebuilt};
 pub use registry::{Change, Known, MAX_ENDPOINTS, Registry};
 pub use request::Request;
-pub use round::{Fates, Next, Pipeline, Refused, RoundIo, Turn};
+pub use round::{Fates, LeftBehind, Next, Pipeline, Refused, RoundIo, Turn};
 pub use settings::Settings;
 pub use verify::{VerifyRules, verify};

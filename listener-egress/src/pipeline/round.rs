@@ -44,6 +44,7 @@ use frame::digest::Entry;
 use frame::{Advert, GroupIndex, HashKey, SubtreeGroupAnnounce};
 use gap_track::Lost;
 use service::ledger;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,6 +104,17 @@ pub struct Fates {
     pub refused: Vec<(Handed, DropReason)>,
 }
 
+/// Frames that a stop left behind.
+#[derive(Debug, Default)]
+pub struct LeftBehind {
+    /// How many.
+    pub frames: u64,
+    /// Their bytes on the fabric.
+    pub bytes: u64,
+    /// Their flows.
+    pub flows: HashSet<HashKey>,
+}
+
 /// Where a round stands in a turn of its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -136,6 +148,16 @@ struct Upkeep {
     ticks: u32,
 }
 
+/// What is owed to the consumer.
+#[derive(Default)]
+struct AtConsumer {
+    /// Frames without a claim that have not left yet.
+    unclaimed: u64,
+    /// Frames in its queue.
+    queued: u64,
+    left_behind: LeftBehind,
+}
+
 /// One worker's pipeline.
 pub struct Pipeline {
     reception: Reception,
@@ -151,10 +173,7 @@ pub struct Pipeline {
     fates: Fates,
     /// The consumer's queue holds what was not flushed yet.
     held_back: bool,
-    /// Frames without a claim that have not left yet.
-    unclaimed: u64,
-    /// Frames in the consumer's queue.
-    queued: u64,
+    consumer: AtConsumer,
     /// Numbers given up that the log has not taken.
     given_up: Vec<Lost>,
     upkeep: Upkeep,
@@ -176,8 +195,7 @@ impl Pipeline {
             deliveries: Vec::new(),
             fates: Fates::default(),
             held_back: false,
-            unclaimed: 0,
-            queued: 0,
+            consumer: AtConsumer::default(),
             given_up: Vec::new(),
             upkeep: Upkeep { next: now + TICK, ticks: 0 },
             #[cfg(feature = "mutants")]
@@ -249,7 +267,8 @@ impl Pipeline {
         self.stage = Stage::Open;
         self.gate.decided(now, &mut self.deliveries, &mut self.counts);
         let mut deliveries = std::mem::take(&mut self.deliveries);
-        self.unclaimed += deliveries.iter().filter(|delivery| delivery.ticket.is_none()).count() as u64;
+        self.consumer.unclaimed +=
+            deliveries.iter().filter(|delivery| delivery.ticket.is_none()).count() as u64;
         for delivery in deliveries.drain(..) {
             self.deliver(now, &delivery, batch, io);
         }
@@ -291,7 +310,7 @@ impl Pipeline {
         if !planted!(self, LateFrameDelivered) && !self.gate.may_leave(now, delivery, bytes) {
             return;
         }
-        let mut handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len };
+        let mut handed = Handed { ticket: delivery.ticket, wire_len: delivery.wire_len, flow: None };
         if planted!(self, SettledBeforeAcknowledged) {
             handed.ticket = None;
         }
@@ -335,7 +354,7 @@ impl Pipeline {
             queued = io.queue(now, frame, header_len, handed);
         }
         self.held_back |= queued.is_ok();
-        self.queued += u64::from(queued.is_ok());
+        self.consumer.queued += u64::from(queued.is_ok());
         queued
     }
 
@@ -348,13 +367,14 @@ impl Pipeline {
     /// What became of frames settles their claims.
     fn settle(&mut self, now: Instant) {
         let mut fates = std::mem::take(&mut self.fates);
-        self.queued = self.queued.saturating_sub((fates.delivered.len() + fates.refused.len()) as u64);
+        self.consumer.queued =
+            self.consumer.queued.saturating_sub((fates.delivered.len() + fates.refused.len()) as u64);
         for handed in fates.delivered.drain(..) {
             self.counts.delivered += 1;
             self.counts.delivered_bytes += u64::from(handed.wire_len);
             match handed.ticket {
                 Some(ticket) => self.gate.sent(now, ticket),
-                None => self.unclaimed = self.unclaimed.saturating_sub(1),
+                None => self.consumer.unclaimed = self.consumer.unclaimed.saturating_sub(1),
             }
         }
         for (handed, reason) in fates.refused.drain(..) {
@@ -365,15 +385,24 @@ impl Pipeline {
 
     /// The consumer will not get a frame from us: its claim is released.
     fn undelivered(&mut self, now: Instant, handed: &Handed, reason: DropReason) {
-        let lost = ledger::Loss::frames(1).with_bytes(u64::from(handed.wire_len));
+        let flow = handed.flow.map_or(0, |key| key.0);
+        let bytes = u64::from(handed.wire_len);
         match reason.loses() {
-            true => self.counts.dropped.lose(reason, lost),
+            true => self
+                .counts
+                .dropped
+                .lose(reason, ledger::Loss { frames: 1, bytes, flow, ..Default::default() }),
             false => self.counts.dropped.keep(reason, 1),
+        }
+        if reason == DropReason::ConsumerGone {
+            self.consumer.left_behind.frames += 1;
+            self.consumer.left_behind.bytes += bytes;
+            self.consumer.left_behind.flows.extend(handed.flow);
         }
         match handed.ticket {
             Some(ticket) if planted!(self, UndeliveredSettles) => self.gate.sent(now, ticket),
             Some(ticket) => self.gate.failed(now, ticket),
-            None => self.unclaimed = self.unclaimed.saturating_sub(1),
+            None => self.consumer.unclaimed = self.consumer.unclaimed.saturating_sub(1),
         }
     }
 
@@ -397,7 +426,7 @@ impl Pipeline {
             registry: &self.reception.requester.registry,
         };
         let claims = self.gate.claims_mut();
-        self.keeper.keep(now, &sources, claims, self.unclaimed, &mut self.counts);
+        self.keeper.keep(now, &sources, claims, self.consumer.unclaimed, &mut self.counts);
         self.upkeep.ticks = self.upkeep.ticks.wrapping_add(1);
         if self.upkeep.ticks.is_multiple_of(SLOW_TICKS) {
             self.reception.purge(now, &mut self.counts);
@@ -447,6 +476,11 @@ impl Pipeline {
         self.reception.tracker.stop();
     }
 
+    /// What the consumer had not taken when the worker stopped.
+    pub fn left_behind(&self) -> &LeftBehind {
+        &self.consumer.left_behind
+    }
+
     // What others see.
 
     /// True while frames wait for a claim.
@@ -465,7 +499,7 @@ impl Pipeline {
         self.counts.endpoints = requester.registry.len() as u64;
         self.counts.reassembly_bytes = reassembler.bytes() as u64;
         self.counts.waiting_bytes = self.gate.bytes() as u64;
-        self.counts.in_hand = self.gate.undecided() + self.queued;
+        self.counts.in_hand = self.gate.undecided() + self.consumer.queued;
         if let Some(claims) = self.gate.claims() {
             let stats = claims.stats();
             self.counts.claims_overdue = stats.overdue.value();

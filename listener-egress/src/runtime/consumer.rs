@@ -2,11 +2,16 @@
 //!
 //! Nothing here waits on the path of a frame. What the consumer does not take stays in the queue. When that is full, the
 //! newest frame is refused. A TCP connection that breaks is made again after a growing pause, and what the peer had not
-//! acknowledged is sent again. A consumer that ends its sending half is taken as gone: it must keep it open.
+//! acknowledged is sent again. Its name is resolved for each connection. A consumer that ends its sending half is taken as
+//! gone: it must keep it open. One whose host gives no sign of life for 8 s is gone too.
+//!
+//! A consumer that takes nothing for [`STALLED_AFTER`] although something waits is *stalled*. It is not cut off: it may be busy.
 
 use crate::pipeline::{DatagramQueue, DropReason, Fates, Full, Handed, Run, StreamQueue};
+use multicast_io::tcp::{end_without_peer, has_no_room, limit_unacknowledged};
 use multicast_io::{Sender, SocketOptions, Span, Train, unacknowledged, wildcard};
 use service::Code;
+use service::config::HostPort;
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -14,10 +19,17 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
+/// Port of `--egress-addr` where it names none.
+pub(super) const CONSUMER_PORT: u16 = 9100;
 /// Pause before a queue that refused datagrams is tried again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 /// How often acknowledgements are looked at while some are due.
 const ACK_LOOK: Duration = Duration::from_millis(5);
+/// A consumer that took nothing for so long while something waits stalls. With the time that a state needs to be a reason
+/// that is five seconds.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+/// How often a connection is looked at that takes nothing.
+const STALL_LOOK: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
@@ -83,10 +95,11 @@ impl Consumer {
             Consumer::Stream(s) => s.queue.is_empty(),
         }
     }
-    /// `Err` says why the consumer cannot be reached.
-    pub(super) fn connection(&self) -> Result<(), &'static str> {
+    /// `Err`: what is wrong with the consumer.
+    pub(super) fn standing(&self, now: Instant) -> Result<(), Code> {
         match self {
-            Consumer::Stream(s) if !matches!(s.link, Link::Up(_)) => Err("the consumer is not connected"),
+            Consumer::Stream(s) if !matches!(s.link, Link::Up(_)) => Err(Code::ConsumerRefused),
+            Consumer::Stream(s) if s.progress.is_stalled(now) => Err(Code::ConsumerStalled),
             _ => Ok(()),
         }
     }
@@ -179,25 +192,74 @@ enum Link {
     Up(TcpStream),
 }
 
+/// Whether a connection gets further.
+struct Progress {
+    /// Since when something waits and nothing was taken; `None`: nothing waits.
+    waiting_since: Option<Instant>,
+    /// When the connection was last asked why.
+    looked_at: Instant,
+    /// The kernel may end it for want of acknowledgements.
+    limited: bool,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Progress {
+        Progress { waiting_since: None, looked_at: now, limited: true }
+    }
+
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= STALLED_AFTER)
+    }
+
+    /// `taken`: the peer's host acknowledged something since the last look. `left`: bytes that wait.
+    fn note(&mut self, now: Instant, taken: bool, left: usize) {
+        self.waiting_since = match self.waiting_since {
+            _ if left == 0 => None,
+            Some(since) if !taken => Some(since),
+            _ => Some(now),
+        };
+    }
+
+    /// A peer that is well and has no room is not gone: then the kernel's limit does not hold.
+    fn judge(&mut self, now: Instant, stream: &TcpStream) {
+        if now.saturating_duration_since(self.looked_at) < STALL_LOOK {
+            return;
+        }
+        self.looked_at = now;
+        let stands_still =
+            self.waiting_since.is_some_and(|since| now.saturating_duration_since(since) >= STALL_LOOK);
+        let limited = !stands_still || !has_no_room(stream).unwrap_or(false);
+        if limited != self.limited && limit_unacknowledged(stream, limited).is_ok() {
+            self.limited = limited;
+        }
+    }
+}
+
 /// TCP.
 pub(super) struct Stream {
-    to: SocketAddr,
+    to: HostPort,
+    progress: Progress,
     queue: StreamQueue,
     link: Link,
     backoff: Duration,
     look_again: Option<Instant>,
     connects: u64,
+    /// Stream offset that the peer's host acknowledged.
+    acknowledged: u64,
 }
 
 impl Stream {
-    pub(super) fn open(to: SocketAddr, capacity: usize, now: Instant) -> Consumer {
+    /// `to`: resolved anew for each connection.
+    pub(super) fn open(to: HostPort, capacity: usize, now: Instant) -> Consumer {
         Consumer::Stream(Box::new(Stream {
             to,
+            progress: Progress::new(now),
             queue: StreamQueue::new(capacity),
             link: Link::Down(now),
             backoff: BACKOFF_FIRST,
             look_again: Some(now),
             connects: 0,
+            acknowledged: 0,
         }))
     }
 
@@ -205,13 +267,17 @@ impl Stream {
         if let Link::Down(at) = self.link
             && now >= at
         {
-            self.link = Link::Dialling(Box::pin(dial(self.to)));
+            self.link = Link::Dialling(Box::pin(dial(self.to.clone())));
             self.look_again = None;
         }
         let Link::Up(stream) = &self.link else { return };
         let written = write(stream, &mut self.queue).and_then(|()| peer_is_there(stream));
         if let Ok(due) = unacknowledged(stream) {
+            let acknowledged = self.queue.written().saturating_sub(due as u64);
+            let taken = acknowledged != std::mem::replace(&mut self.acknowledged, acknowledged);
             self.queue.acknowledged(due, |handed| fates.delivered.push(handed));
+            self.progress.note(now, taken, self.queue.len());
+            self.progress.judge(now, stream);
         }
         if let Err(error) = written {
             self.broken(now, &error);
@@ -223,6 +289,7 @@ impl Stream {
     fn broken(&mut self, now: Instant, error: &io::Error) {
         service::limited!(warn, 1, code = Code::ConsumerRefused, "--egress-addr {}: {error}", self.to);
         self.queue.rewind();
+        (self.progress, self.acknowledged) = (Progress::new(now), self.queue.written());
         self.link = Link::Down(now + self.backoff);
         self.look_again = Some(now + self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_CAP);
@@ -253,9 +320,11 @@ impl Stream {
     }
 }
 
-async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await??;
+async fn dial(to: HostPort) -> io::Result<TcpStream> {
+    let connect = TcpStream::connect((to.host.as_str(), to.port_or(CONSUMER_PORT)));
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await??;
     stream.set_nodelay(true)?;
+    end_without_peer(&stream)?;
     Ok(stream)
 }
 

@@ -90,8 +90,10 @@ impl RoundIo for IoOfRound<'_> {
             );
             return Err(Refused::TooLong);
         }
+        let stamped = frame::datagram::stamped(frame);
+        let handed = Handed { flow: stamped.map(|(_, key, _)| key), ..handed };
         self.io.consumer.push(record, handed).map_err(|_| Refused::NoRoom)?;
-        if let Some((id, key, seq)) = frame::datagram::stamped(frame) {
+        if let Some((id, key, seq)) = stamped {
             let moment = self.io.moment(now);
             self.io.recent.note(moment, id, key.0, seq.0);
         }

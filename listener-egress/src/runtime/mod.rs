@@ -23,7 +23,7 @@ use crate::pipeline::position::MAX_WORKERS;
 use anyhow::Context;
 use cache_backend::Backend;
 use cells::Cells;
-use consumer::{Datagrams, Stream};
+use consumer::{CONSUMER_PORT, Datagrams, Stream};
 use control::{Control, ControlCells, ControlMessage, Dispatcher};
 use frame::GroupIndex;
 use frame::flow::Origin;
@@ -32,8 +32,8 @@ use link_watch::{Family, Need};
 use marks::Marks;
 use multicast_io::{Loss, wildcard};
 use predecessor::Predecessor;
-use report::Report;
-use service::config::{BackendKind, Purpose};
+use report::{Conditions, Report};
+use service::config::Purpose;
 use service::links::{Demand, Demands, Feed};
 use service::worker::{Layout, Mailbox, Mailboxes, Threads, owner};
 use service::{Deps, Metric};
@@ -98,16 +98,10 @@ pub fn metrics() -> impl Iterator<Item = &'static Metric> {
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     config.check()?;
     let links = follow_links(&config, &deps).await?;
-    let kind = config.backend.kind_or(BackendKind::None)?;
-    let backend = match (kind, &deps.memory) {
-        (BackendKind::None | BackendKind::Memory, Some(memory)) => {
-            Some(Arc::new(memory.clone()) as Arc<dyn Backend>)
-        }
-        _ => {
-            let settings = config.backend.settings(kind, Purpose::Claims)?;
-            cache_backend::open(settings).await.context("--cache-backend")?
-        }
-    };
+    let opened = service::store::open(config.backend_settings()?, deps.store.clone())
+        .await
+        .context("--cache-backend")?;
+    let backend = opened.map(|(backend, _)| backend);
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
@@ -153,7 +147,7 @@ impl Starting {
         predecessor: Predecessor,
         marks: Option<Marks>,
     ) -> anyhow::Result<Starting> {
-        let consumer = resolve(&config.delivery.egress_addr, 9100, "egress-addr")?;
+        let consumer = resolve(&config.delivery.egress_addr, CONSUMER_PORT, "egress-addr")?;
         let seed = rand::random();
         let capacity = config.gate.egress_dedup_local_cap;
         let local = (capacity > 0)
@@ -231,7 +225,7 @@ impl Starting {
         let queue = (config.delivery.egress_queue_bytes.as_usize() / layout.workers).max(1 << 16);
         let consumer = match config.delivery.egress_proto {
             Proto::Udp => Datagrams::open(self.consumer, queue).context("--egress-addr")?,
-            Proto::Tcp => Stream::open(self.consumer, queue, now),
+            Proto::Tcp => Stream::open(config.delivery.egress_addr.clone(), queue, now),
         };
         let mut pipeline = Pipeline::new(settings, self.local.clone(), seed, now);
         pipeline.resume(now, self.predecessor.positions(), |group| owner(group, layout.workers) == index);
@@ -240,6 +234,9 @@ impl Starting {
             self.predecessor.ended().iter().for_each(|owner| claims.has_ended(now, *owner));
         }
         let connected = self.deps.lifecycle.condition("consumer");
+        let endpoints = self.deps.lifecycle.condition("endpoints");
+        endpoints.met("not looked for yet");
+        let expects_endpoints = config.repair.beacon_enabled || config.repair.retry_endpoints.is_some();
         Ok(Start {
             pipeline,
             data,
@@ -258,7 +255,7 @@ impl Starting {
                 noted_at: None,
                 gives_up: false,
             },
-            report: Report::new(cells, connected, now),
+            report: Report::new(cells, Conditions { connected, endpoints, expects_endpoints }, now),
             mailbox,
             links: self.links.clone(),
             lifecycle: self.deps.lifecycle.clone(),

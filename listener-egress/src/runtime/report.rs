@@ -12,11 +12,23 @@ use std::time::{Duration, Instant};
 /// How often totals are shown while there is work.
 const SHOW: Duration = Duration::from_millis(10);
 
+/// The conditions of a worker.
+pub(super) struct Conditions {
+    /// The consumer is connected, and takes what waits.
+    pub(super) connected: Condition,
+    /// Somebody can be asked for what is missing.
+    pub(super) endpoints: Condition,
+    /// Endpoints announce themselves here, or are given.
+    pub(super) expects_endpoints: bool,
+}
+
 /// See the module text.
 pub(super) struct Report {
     cells: Arc<Cells>,
-    connected: Condition,
-    was_connected: Option<bool>,
+    conditions: Conditions,
+    /// What the conditions were told last.
+    consumer: Option<Result<(), Code>>,
+    has_endpoints: Option<bool>,
     shown_at: Instant,
     losses: Vec<Lost>,
     unconfirmed: Vec<(HashKey, u64)>,
@@ -24,11 +36,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(cells: Arc<Cells>, connected: Condition, now: Instant) -> Report {
+    pub(super) fn new(cells: Arc<Cells>, conditions: Conditions, now: Instant) -> Report {
         Report {
             cells,
-            connected,
-            was_connected: None,
+            conditions,
+            consumer: None,
+            has_endpoints: None,
             shown_at: now,
             losses: Vec::new(),
             unconfirmed: Vec::new(),
@@ -41,16 +54,43 @@ impl Report {
         now.duration_since(self.shown_at) >= SHOW
     }
 
-    /// Whether the consumer can be reached, where that changed.
-    pub(super) fn connection(&mut self, consumer: &Consumer) {
-        let connection = consumer.connection();
-        if self.was_connected == Some(connection.is_ok()) {
+    /// Whether the consumer can be reached and takes what waits, where that changed.
+    pub(super) fn consumer(&mut self, now: Instant, consumer: &Consumer) {
+        let standing = consumer.standing(now);
+        if self.consumer == Some(standing) {
             return;
         }
-        self.was_connected = Some(connection.is_ok());
-        match connection {
-            Ok(()) => self.connected.met("reachable"),
-            Err(reason) => self.connected.fails(Code::ConsumerRefused, reason),
+        self.consumer = Some(standing);
+        let connected = &self.conditions.connected;
+        match standing {
+            Ok(()) => connected.met("reachable"),
+            Err(Code::ConsumerStalled) => connected
+                .fails(Code::ConsumerStalled, &format!("{} bytes wait, and it takes none", consumer.bytes())),
+            Err(code) => connected.fails(code, "the consumer is not connected"),
+        }
+    }
+
+    /// Whether somebody can be asked for what is missing.
+    fn endpoints(&mut self, counts: &Counts) {
+        let Conditions { endpoints, expects_endpoints, .. } = &self.conditions;
+        let missing = counts.open_gaps > 0;
+        if counts.endpoints == 0 && missing {
+            service::limited!(
+                warn,
+                1,
+                code = Code::EndpointNone,
+                "numbers are missing, and no retry endpoint is known that could be asked: no ADVERT came to the beacon \
+                 group (--beacon-port, --beacon-scope), and --retry-endpoints names none"
+            );
+        }
+        let well = counts.endpoints > 0 || !(*expects_endpoints || missing);
+        if self.has_endpoints.replace(well) == Some(well) {
+            return;
+        }
+        match well {
+            true => endpoints.met("known, or not needed"),
+            false => endpoints
+                .fails(Code::EndpointNone, "none announced itself on the beacon group, and none is given"),
         }
     }
 
@@ -97,6 +137,7 @@ impl Report {
         }
         let sockets = intake.counts();
         let counts: Counts = pipeline.counts().clone();
+        self.endpoints(&counts);
         self.cells.show(|shown| {
             shown.counts = counts;
             shown.dropped_on_purpose = intake.dropped_on_purpose();

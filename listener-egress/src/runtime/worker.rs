@@ -6,7 +6,7 @@
 use super::control::ControlMessage;
 use super::io::Io;
 use super::report::Report;
-use crate::pipeline::{Door, Next, Pipeline, Turn};
+use crate::pipeline::{Door, LeftBehind, Next, Pipeline, Turn};
 use anyhow::Context;
 use cache_backend::Backend;
 use multicast_io::{Burst, Joined, Loss, Receiver};
@@ -90,6 +90,10 @@ impl Worker {
             self.turn();
         }
         self.drain().await;
+        let LeftBehind { frames, bytes, flows } = self.pipeline.left_behind();
+        if *frames > 0 {
+            lifecycle.leave_behind(*frames, *bytes, flows.len() as u64);
+        }
     }
 
     /// Finishes what is in hand: the kernel's queues, frames that wait for a claim, the consumer's queue.
@@ -177,7 +181,7 @@ impl Worker {
             self.commit(Turn::More);
         }
         let now = self.commit(Turn::Last);
-        self.report.connection(&self.io.consumer);
+        self.report.consumer(now, &self.io.consumer);
         self.report.log(&mut self.pipeline);
         if self.report.is_due(now) || self.intake.queue() != Queue::MayHoldMore {
             self.report.show(now, &mut self.pipeline, &self.intake, &self.io.consumer);

@@ -2,7 +2,7 @@
 
 use super::network::Network;
 use anyhow::Context;
-use cache_backend::Memory;
+use cache_backend::{Backend, Memory};
 use frame::Fabric;
 use service::config::{BackendKind, FabricArgs, Family, HostPort, Percent};
 use service::{Deps, Lifecycle};
@@ -95,7 +95,7 @@ impl Fleet {
             let config = listener(&site, consumer, loss, seed.wrapping_add(index));
             fleet.listeners.push(listener_egress::start(config, deps).await.context("a listener")?);
         }
-        let memory = Memory::new(MEMORY);
+        let memory: Arc<dyn Backend> = Arc::new(Memory::new(MEMORY));
         for _ in 0..2 {
             let deps = fleet.deps("proxy", Some(memory.clone()));
             fleet.proxies.push(proxy_ingress::start(proxy(&site), deps).await.context("a proxy")?);
@@ -104,10 +104,10 @@ impl Fleet {
         Ok(fleet)
     }
 
-    fn deps(&mut self, role: &'static str, memory: Option<Memory>) -> Deps {
+    fn deps(&mut self, role: &'static str, store: Option<Arc<dyn Backend>>) -> Deps {
         let lifecycle = Lifecycle::new(role);
         self.lifecycles.push(lifecycle.clone());
-        Deps { lifecycle, registry: Arc::default(), memory }
+        Deps { lifecycle, registry: Arc::default(), store }
     }
 
     async fn ready(&self) -> anyhow::Result<()> {

@@ -17,7 +17,7 @@ use crate::pipeline::number::{Directory, Identity};
 use crate::pipeline::{DropReason, IngressConfig};
 use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
-use cache_backend::{Backend, Memory};
+use cache_backend::{Backend, Settings};
 use link_watch::{Family, Need};
 use service::config::Purpose;
 use service::links::{Demand, Demands};
@@ -76,7 +76,8 @@ pub struct Running {
     cells: Vec<WorkerCells>,
     threads: Threads,
     drain_timeout: Duration,
-    backend: Option<Arc<dyn Backend>>,
+    /// The store, where the proxy opened it itself.
+    closes: Option<Arc<dyn Backend>>,
     saved: Option<(Arc<Directory>, state::StateFile)>,
 }
 
@@ -100,7 +101,7 @@ impl Running {
         move || totals(&cells)
     }
 
-    /// Ends when the role has drained: all workers are done, counters saved, the store closed.
+    /// Ends when the role has drained: all workers are done, counters saved, a store that it opened closed.
     pub async fn wait(self) {
         let left_behind = self.threads.ended_within(self.drain_timeout + GRACE).await;
         if left_behind > 0 {
@@ -111,7 +112,7 @@ impl Running {
         {
             tracing::error!("flow counters were not saved, flows start again at 1: {error:#}");
         }
-        if let Some(backend) = self.backend {
+        if let Some(backend) = self.closes {
             backend.close().await;
         }
         let totals = totals(&self.cells);
@@ -156,7 +157,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let count = service::worker_count(config.receiving.workers);
     let opened = sockets::open(&config, count)?;
     let (udp, tcp) = (opened.udp, opened.tcp);
-    let backend = open_backend(&config, deps.memory).await?;
+    let (backend, ours) = open_backend(&config, deps.store).await?.unzip();
     if let Some(backend) = &backend {
         service::store::watch(Purpose::Claims, backend, &deps.lifecycle, &deps.registry);
     }
@@ -212,8 +213,9 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let books = cells.clone();
     deps.registry.add_sum(move || books.iter().map(|worker| worker.tally.sum()).sum());
     let store = backend.as_ref().map_or("none", |backend| backend.name());
+    let closes = backend.clone().filter(|_| ours == Some(true));
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
-    Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, backend, saved })
+    Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, closes, saved })
 }
 
 /// Says that tier 1 forgets ids before their time, once each time that it begins to.
@@ -233,25 +235,25 @@ async fn watch_tier1(local: Arc<LocalSet>, lifecycle: Lifecycle) {
     }
 }
 
-async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result<Option<Arc<dyn Backend>>> {
+async fn open_backend(
+    config: &Config,
+    ready: Option<Arc<dyn Backend>>,
+) -> anyhow::Result<Option<(Arc<dyn Backend>, bool)>> {
     if !config.claims.enabled() {
         return Ok(None);
     }
-    let settings = config.backend_settings()?;
-    match (settings, memory) {
-        (cache_backend::Settings::Memory { .. } | cache_backend::Settings::None, Some(memory)) => {
-            Ok(Some(Arc::new(memory)))
-        }
+    let settings = match config.backend_settings()? {
         // A store that no other role shares knows nothing that tier 1 does not know, and ends with it.
-        (cache_backend::Settings::Memory { .. }, None) => Ok(None),
-        (settings, _) => Ok(cache_backend::open(settings).await?),
-    }
+        Settings::Memory { .. } => Settings::None,
+        settings => settings,
+    };
+    Ok(service::store::open(settings, ready).await?)
 }
 
 /// Tier 1. Where it is the only tier it also gets the room of the memory store.
 fn local_set(config: &Config) -> Arc<LocalSet> {
     let store = match config.backend_settings() {
-        Ok(cache_backend::Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
+        Ok(Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
         _ => 0,
     };
     let capacity = match config.claims.dedup_memory {

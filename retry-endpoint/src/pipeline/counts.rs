@@ -1,6 +1,8 @@
 //! What the rounds of one worker count: plain numbers of the thread that owns them.
 
+use super::admit::Refusal;
 use super::limit::Level;
+use service::{Ledger, Sum};
 
 /// Counts since they were last taken (`Endpoint::take_counts`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,4 +35,20 @@ pub struct RoundCounts {
     pub limited: [u64; Level::ALL.len()],
     /// Unicast repairs left out because the address has not proved itself.
     pub unproven: u64,
+}
+
+impl RoundCounts {
+    /// What came, and what became of it; `ledger` has what was not kept.
+    pub fn sum(&self, ledger: &Ledger<Refusal>) -> Sum {
+        let copies = ledger.count(Refusal::Duplicate);
+        Sum::new(
+            [("received", self.received), ("brought", self.brought)],
+            [
+                ("kept", self.cached),
+                ("removed copies", copies),
+                ("refused", ledger.kept() - copies),
+                ("lost", ledger.lost()),
+            ],
+        )
+    }
 }

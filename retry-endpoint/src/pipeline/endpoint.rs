@@ -180,7 +180,12 @@ impl Endpoint {
         Some(self.announce_at?.max(self.store.next_announcement()?))
     }
 
-    /// Counts since the last call.
+    /// Counts since they were last taken.
+    pub fn counts(&self) -> &RoundCounts {
+        &self.counts
+    }
+
+    /// Takes them.
     pub fn take_counts(&mut self) -> RoundCounts {
         std::mem::take(&mut self.counts)
     }

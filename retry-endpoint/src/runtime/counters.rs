@@ -1,5 +1,6 @@
 //! What the role counts: one table of metrics (the names of the Go stack, `bre_`, and ours), cells a thread.
 
+use crate::pipeline::RoundCounts;
 use crate::pipeline::admit::Refusal;
 use crate::pipeline::answer::BadRequest;
 use crate::pipeline::limit::Level;
@@ -106,16 +107,9 @@ service::counters! {
 impl WorkerCells {
     /// What came to this worker, and what became of it.
     pub(crate) fn sum(&self) -> Sum {
-        let (copies, ledger) = (self.ledger.count(Refusal::Duplicate), &self.ledger);
-        Sum::new(
-            [("received", self.received.get()), ("brought", self.brought.get())],
-            [
-                ("kept", self.cached.get()),
-                ("removed copies", copies),
-                ("refused", ledger.kept() - copies),
-                ("lost", ledger.lost()),
-            ],
-        )
+        let (received, brought) = (self.received.get(), self.brought.get());
+        let counts = RoundCounts { received, brought, cached: self.cached.get(), ..RoundCounts::default() };
+        counts.sum(&self.ledger)
     }
 }
 

@@ -23,7 +23,6 @@ pub use counters::{Counters, metrics};
 
 use crate::config::Config;
 use anyhow::Context;
-use cache_backend::Backend;
 use counters::{ControlCells, NackServerCells, WorkerCells};
 use service::Deps;
 use service::config::Purpose;
@@ -67,20 +66,9 @@ impl Running {
 /// # Errors
 /// Names the option, the address or the interface.
 pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
-    let shared = cache_backend::open(config.shared_tier()?).await.context("--cache-backend")?;
-    start_with(config, deps, shared).await
-}
-
-/// `start` with an opened second tier.
-///
-/// # Errors
-/// As `start`.
-pub async fn start_with(
-    config: Config,
-    deps: Deps,
-    shared: Option<Arc<dyn Backend>>,
-) -> anyhow::Result<Running> {
     config.check()?;
+    let shared = service::store::open(config.shared_tier()?, deps.store).await.context("--cache-backend")?;
+    let shared = shared.map(|(shared, _)| shared);
     if let Some(shared) = &shared {
         service::store::watch(Purpose::Frames, shared, &deps.lifecycle, &deps.registry);
     }

@@ -38,7 +38,7 @@ pub use invalid::{Invalid, demand};
 pub use load::{Loaded, RoleLoaded, load};
 pub use parsers::{whole, within};
 pub use role::{Alias, Environment, Role};
-pub use store::{BackendArgs, BackendKind, BootMode, Purpose, TopologyArg, redis_addrs};
+pub use store::{BackendArgs, BackendKind, Purpose, TopologyArg, redis_addrs};
 pub use values::{
     ByteSize, GroupRanges, HexIds, HostPort, HostPorts, ListenAddr, LogLevel, Names, Percent, Unacceptable,
     duration, fabric_name, group_id,

@@ -25,7 +25,7 @@
 //!         // A field for each value of the last label.
 //!         pub hits: Counter = "hit", pub misses: Counter = "miss"
 //!             => counter("t_lookups_total", ["worker", "result"], "Numbers asked for.");
-//!         // A field for each reason of a closed list.
+//!         // A field for each reason of a closed list of which none loses: those that do are counted by a `Ledger`.
 //!         pub dropped: [Counter; DropReason::ALL]
 //!             => counter("t_dropped_total", ["worker", "reason"], "Datagrams dropped, and why.");
 //!         // A value that is made of fields.
@@ -46,7 +46,8 @@
 //!
 //! The values of labels that the row does not give come from whoever collects: [`Sink::with`] names them.
 //!
-//! Three more forms:
+//! Four more forms:
+//! * `[Counter; KINDS, name]`: a field for each value of a list that is none of reasons, labelled by its method `name`.
 //! * `struct Counts { … }` with fields of type `u64` is a plain copy of numbers, in the same rows.
 //! * `struct Tally { rows } and { fields }` has fields beside the rows that are no metrics. Where they have no default,
 //!   `Tally::zero(fields)` makes one.
@@ -135,6 +136,13 @@ macro_rules! counters {
         $($crate::counters! { @field $cells $series $field $cell $label })*
     }};
     (@field $cells:ident $series:ident $field:ident [$cell:ident; $all:expr] []) => {
+        const _: () = {
+            let (all, mut at) = ($all, 0);
+            while at < all.len() {
+                assert!(!all[at].loses(), "a reason that loses is counted by a service::Ledger");
+                at += 1;
+            }
+        };
         $crate::counters! { @field $cells $series $field [$cell; $all, name] [] }
     };
     (@field $cells:ident $series:ident $field:ident [$cell:ident; $all:expr, $name:ident] []) => {
@@ -208,7 +216,7 @@ macro_rules! counters {
             };
 
             /// All zero, with these fields beside the counters.
-            #[allow(dead_code, reason = "most have a default")]
+            #[allow(dead_code, clippy::too_many_arguments, reason = "most have a default; one for each field beside")]
             fn zero($($beside: $beside_type),*) -> $cells {
                 $cells { $($($field: Default::default(),)*)* $($beside,)* }
             }

@@ -38,6 +38,8 @@ where
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
             runtime.block_on(main());
+            // A look-up of a name that hangs in a helper thread must not hold the worker.
+            runtime.shutdown_background();
             Ok(())
         });
         match std::panic::catch_unwind(run) {

@@ -186,6 +186,10 @@ impl Endpoint {
                 self.waits = true;
             }
             Next::Done => {
+                let books = self.pipeline.as_ref().map(|pipeline| pipeline.counts().sum(pipeline.ledger()));
+                if let Some(sum) = books.filter(|sum| !sum.holds()) {
+                    context.violation(&format!("the sum of an endpoint does not hold: {sum}"));
+                }
                 if !self.inbox.is_empty() || !self.messages.is_empty() {
                     self.round_by(context, context.now);
                 }
@@ -221,7 +225,7 @@ impl Endpoint {
     ) -> Progress {
         let Environment { context, network, config, .. } = environment;
         let full = context.random.percent(config.endpoints.refusing);
-        let refusal = Refusal::BOTH[context.random.below(2)];
+        let refusal = Refusal::FULL[context.random.below(2)];
         self.kernel.room = full.then(|| (context.random.below(4), refusal));
         let progress = self.kernel.transmit(memory, trains, frames);
         for (destination, bytes) in std::mem::take(&mut self.kernel.taken) {

@@ -260,11 +260,14 @@ impl Listener {
         let number = self.number;
         let parked = self.stats.as_ref().map_or(0, |stats| stats.parked_bytes.value());
         let counts = self.pipeline.counts();
+        let sum = counts.sum();
         let (waiting, lost) = (counts.waiting_bytes, counts.lost.clone());
         // Rebuilt frames, and those that came late, are bounded by the claims and not by the table.
         let most = (config.listener.waiting_bytes + 2 * config.park_bytes + 4_096) as u64;
         if parked > config.park_bytes as u64 {
             context.violation(&format!("listener {number} parks {parked} bytes"));
+        } else if !sum.holds() {
+            context.violation(&format!("the sum of listener {number} does not hold: {sum}"));
         } else if waiting > most {
             context.violation(&format!("listener {number} holds {waiting} bytes for the store"));
         } else if lost.lost() > 0 {

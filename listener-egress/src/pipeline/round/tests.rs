@@ -1217,7 +1217,7 @@ fn classes_of_claims_follow_the_kind() {
 #[test]
 fn a_stream_queue_sends_again_what_was_not_acknowledged_whole() {
     let mut queue = StreamQueue::new(100);
-    let handed = |n| Handed { ticket: None, wire_len: n };
+    let handed = |n| Handed { ticket: None, wire_len: n, flow: None };
     queue.push(b"first", handed(1)).unwrap();
     queue.push(b"second", handed(2)).unwrap();
     assert_eq!(queue.unwritten().0, b"\0\0\0\x05first\0\0\0\x06second");
@@ -1239,7 +1239,7 @@ fn a_stream_queue_sends_again_what_was_not_acknowledged_whole() {
 fn a_datagram_queue_forms_runs_of_equal_length_with_one_shorter_end() {
     let mut queue = DatagramQueue::new(1 << 20);
     for len in [100, 300, 100, 300, 300, 50] {
-        queue.push(&vec![1; len], Handed { ticket: None, wire_len: 0 }).unwrap();
+        queue.push(&vec![1; len], Handed { ticket: None, wire_len: 0, flow: None }).unwrap();
     }
     let mut runs = Vec::new();
     queue.runs(64, &mut runs);
@@ -1251,7 +1251,7 @@ fn a_datagram_queue_forms_runs_of_equal_length_with_one_shorter_end() {
     let mut queue = DatagramQueue::new(1000);
     let mut accepted = 0;
     for round in 0..100_u8 {
-        while queue.push(&[round; 100], Handed { ticket: None, wire_len: 100 }).is_ok() {
+        while queue.push(&[round; 100], Handed { ticket: None, wire_len: 100, flow: None }).is_ok() {
             accepted += 1;
         }
         assert_eq!(queue.len(), 1000);

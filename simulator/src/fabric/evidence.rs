@@ -197,10 +197,10 @@ impl Evidence {
             return context
                 .violation(&format!("HashKey {:016x}: SeqNum {seq} leaves behind {before}", key.0));
         }
-        let attempt = self.sent.attempts.entry((by.who, id)).or_default();
         if part == 0 {
-            *attempt = Attempt::default();
+            self.begins(context, by, id);
         }
+        let attempt = self.sent.attempts.entry((by.who, id)).or_default();
         attempt.parts += 1;
         if !attempt.keys.contains(&key.0) {
             attempt.keys.push(key.0);
@@ -211,16 +211,22 @@ impl Evidence {
         }
     }
 
-    fn left_whole(&mut self, context: &mut Context<Event>, by: &HandOver<'_>, id: usize, keys: Vec<u64>) {
-        let now = context.now;
-        if let Some(late) = self.is_late(now, by, id)
-            && by.refused_at.is_none_or(|refused| refused < now - late)
+    /// The first datagram of a frame leaves. (What follows it of an object may come late: a sibling takes over, as of anything
+    /// that leaves for longer than a lease.)
+    fn begins(&mut self, context: &mut Context<Event>, by: &HandOver<'_>, id: usize) {
+        self.sent.attempts.insert((by.who, id), Attempt::default());
+        if let Some(late) = self.is_late(context.now, by, id)
+            && by.refused_at.is_none_or(|refused| refused < context.now - late)
         {
             let late = late / MS;
             context.violation(&format!(
                 "id {id}: sent {late} ms after its claim, although a sibling had taken over"
             ));
         }
+    }
+
+    fn left_whole(&mut self, context: &mut Context<Event>, by: &HandOver<'_>, id: usize, keys: Vec<u64>) {
+        let now = context.now;
         self.sent.whole[id].push(Whole { at: now, node: by.node, keys });
         self.gates[INGRESS].histories[id].pass(by.node, now);
     }

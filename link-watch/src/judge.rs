@@ -89,11 +89,14 @@ impl Need {
         }
     }
 
-    /// As [`Need::standing`], for a start: while the kernel still looks at an address the better one may be yet to come.
+    /// As [`Need::standing`], for a start: while the kernel still looks at an address that is not the link's own, the better one
+    /// may be yet to come.
     pub fn standing_at_start(&self, link: Option<&Link>) -> Standing {
         let standing = self.standing(link);
         let pending = link.into_iter().flat_map(|link| &link.addresses);
-        let mut pending = pending.filter(|a| self.family.has(a) && a.state == AddressState::Tentative);
+        let of_link = |ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let mut pending = pending
+            .filter(|a| self.family.has(a) && a.state == AddressState::Tentative && !of_link(a.ip));
         match pending.next() {
             Some(address) if standing == Standing::Usable && self.source.is_none() => {
                 Standing::Tentative(address.ip)
@@ -188,6 +191,8 @@ mod tests {
         let need = Need::address_of(Family::V6);
         assert_eq!(need.standing(Some(&both)), Standing::Usable);
         assert_eq!(need.standing_at_start(Some(&both)), Standing::Tentative(ip));
+        let other = with(&[("fe80::1", AddressState::Tentative), ("fd10::1", AddressState::Preferred)]);
+        assert_eq!(need.standing_at_start(Some(&other)), Standing::Usable, "the kernel sends from the other one");
     }
 
     #[test]

@@ -89,8 +89,12 @@ impl Demands {
     pub async fn follow(mut self, lifecycle: &Lifecycle) -> anyhow::Result<Feed> {
         let condition = lifecycle.condition("links");
         let mut feed = follow(lifecycle)?;
+        let mut said = String::new();
         while let Some(waits) = self.waits_for(&feed.seen()) {
-            tracing::warn!("the start waits: {}", waits.1);
+            if said != waits.1 {
+                tracing::warn!("the start waits: {}", waits.1);
+                said.clone_from(&waits.1);
+            }
             condition.fails(code(waits.0), &waits.1);
             feed.changed().await;
         }

@@ -95,8 +95,8 @@ impl Need {
         let standing = self.standing(link);
         let pending = link.into_iter().flat_map(|link| &link.addresses);
         let of_link = |ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let mut pending = pending
-            .filter(|a| self.family.has(a) && a.state == AddressState::Tentative && !of_link(a.ip));
+        let mut pending =
+            pending.filter(|a| self.family.has(a) && a.state == AddressState::Tentative && !of_link(a.ip));
         match pending.next() {
             Some(address) if standing == Standing::Usable && self.source.is_none() => {
                 Standing::Tentative(address.ip)
@@ -192,7 +192,11 @@ mod tests {
         assert_eq!(need.standing(Some(&both)), Standing::Usable);
         assert_eq!(need.standing_at_start(Some(&both)), Standing::Tentative(ip));
         let other = with(&[("fe80::1", AddressState::Tentative), ("fd10::1", AddressState::Preferred)]);
-        assert_eq!(need.standing_at_start(Some(&other)), Standing::Usable, "the kernel sends from the other one");
+        assert_eq!(
+            need.standing_at_start(Some(&other)),
+            Standing::Usable,
+            "the kernel sends from the other one"
+        );
     }
 
     #[test]

@@ -9,10 +9,10 @@ use multicast_io::{Burst, Progress, Span, Train};
 use proxy_ingress::pipeline::emit::OutletLimits;
 use proxy_ingress::pipeline::number::{Directory, FlowLimits, Identity, MIN_FLOWS};
 use proxy_ingress::pipeline::{
-    DropReason, Ingress, IngressConfig, Message, Next, Policy, RoundIo, Transmit, Via, admit,
+    DropReason, Ingress, IngressConfig, Lines, Message, Next, Policy, RoundIo, Transmit, Via, admit,
 };
 use proxy_ingress::tally::Tally;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -65,6 +65,8 @@ impl Transmit for Kernel {
 struct Outside {
     driver: Driver,
     kernels: Vec<Kernel>,
+    /// What the looks at the links will find, in order: interface, usable, cut. `None`: nothing new.
+    news: VecDeque<Option<(usize, bool, bool)>>,
 }
 
 impl RoundIo for Outside {
@@ -80,6 +82,12 @@ impl RoundIo for Outside {
 
     fn max_train(&self) -> usize {
         64
+    }
+
+    fn look(&mut self, lines: &mut Lines) {
+        if let Some(Some((at, usable, cut))) = self.news.pop_front() {
+            lines.set(at, usable, cut);
+        }
     }
 }
 
@@ -129,7 +137,7 @@ impl World {
             now,
             ingress,
             burst: Burst::new(0, 16 << 20),
-            outside: Outside { driver, kernels },
+            outside: Outside { driver, kernels, news: VecDeque::new() },
             tally,
             local,
         }
@@ -986,11 +994,134 @@ fn an_orderly_stop_in_the_middle_of_an_object_gives_it_up_counted_and_released()
     assert!(!world.stamps().is_empty() && world.ingress.is_busy());
     world.ingress.close();
     world.one_round();
-    assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (1, 1));
+    let left = (fragments(40_000) - world.stamps().len()) as u64;
+    assert_eq!((world.dropped(DropReason::SendRefused), world.tally.released.get()), (left, 1));
     let mut sibling = World::with_store(objects(), Some(memory));
     sibling.now = world.now;
     sibling.ingress.message(sibling.now, object(1, 40_000));
     sibling.round(&[]);
     sibling.round(&[]);
     assert_eq!(sibling.stamps().len(), fragments(40_000), "a sibling's copy leaves at once");
+}
+
+#[test]
+fn without_a_carrier_nothing_is_claimed_and_a_sibling_wins() {
+    let memory = Memory::new(16 << 20);
+    let mut world = World::with_store(config(1), Some(memory.clone()));
+    let mut sibling = World::with_store(config(1), Some(memory));
+    let frames: Vec<Vec<u8>> = (0..10).map(|seed| tx_frame(seed, 200)).collect();
+    world.outside.news.push_back(Some((0, false, true)));
+    world.round(&frames);
+    assert!(world.stamps().is_empty() && world.ingress.mute_since().is_some());
+    sibling.now = world.now;
+    sibling.round(&frames[..6]);
+    assert_eq!(sibling.stamps().len(), 6, "the sibling wins at once");
+    // The carrier is back within the deadline: what the sibling did not have leaves.
+    world.now += DEADLINE / 2;
+    world.outside.news.push_back(Some((0, true, false)));
+    world.round(&[]);
+    world.round(&[]);
+    assert_eq!(world.stamps().len(), 4);
+    assert_eq!(world.dropped(DropReason::NoCarrier), 0);
+    assert!(world.ingress.mute_since().is_none());
+}
+
+#[test]
+fn what_waits_for_a_carrier_for_too_long_is_counted_and_its_resend_leaves() {
+    let mut world = World::new(config(1));
+    let frames: Vec<Vec<u8>> = (0..10).map(|seed| tx_frame(seed, 200)).collect();
+    world.outside.news.push_back(Some((0, false, true)));
+    world.round(&frames);
+    world
+        .ingress
+        .message(world.now, Message { bytes: tx_frame(77, 200).into(), sender: SENDER.ip(), verdict: None });
+    world.pass(DEADLINE - Duration::from_millis(1));
+    assert_eq!(world.dropped(DropReason::NoCarrier), 0);
+    assert_eq!(world.ingress.next_timeout().map(|at| at <= world.now + Duration::from_millis(1)), Some(true));
+    world.pass(Duration::from_millis(1));
+    world.pass(DEADLINE);
+    assert_eq!((world.dropped(DropReason::NoCarrier), world.tally.released.get()), (11, 0));
+    world.outside.news.push_back(Some((0, true, false)));
+    world.round(&frames);
+    assert_eq!(world.stamps().len(), 10);
+}
+
+#[test]
+fn what_was_handed_over_and_not_looked_at_behind_is_released_when_the_carrier_goes() {
+    let memory = Memory::new(16 << 20);
+    let mut world = World::with_store(config(1), Some(memory.clone()));
+    let frames: Vec<Vec<u8>> = (0..8).map(|seed| tx_frame(seed, 200)).collect();
+    world.round(&frames[..4]);
+    // The first look finds the carrier, the one behind the hand-over does not.
+    world.outside.news.extend([None, Some((0, false, true))]);
+    world.round(&frames[4..]);
+    assert_eq!(world.stamps().len(), 8, "the kernel took them all");
+    assert_eq!((world.tally.released.get(), world.tally.handed_over.get()), (4, 4));
+    assert_eq!(world.dropped(DropReason::NoCarrier), 4);
+    assert_eq!(world.ingress.take_cut().map(|cut| (cut.frames, cut.claims)), Some((4, 4)));
+    assert_eq!(world.ingress.take_cut(), None);
+    let old: HashSet<HashKey> = world.stamps().iter().map(|stamp| stamp.0).collect();
+    let mut sibling = World::with_store(config(1), Some(memory));
+    sibling.now = world.now;
+    sibling.round(&frames);
+    assert_eq!(sibling.stamps().len(), 4, "what had not settled");
+    world.outside.news.push_back(Some((0, true, false)));
+    world.round(&[tx_frame(99, 200)]);
+    assert!(!old.contains(&world.stamps()[8].0), "numbers that may not have left are not gone on from");
+}
+
+#[test]
+fn a_carrier_that_came_back_before_anybody_looked_was_lost_all_the_same() {
+    let mut world = World::new(config(1));
+    world.outside.news.extend([None, Some((0, true, true))]);
+    world.round(&[tx_frame(1, 200)]);
+    assert_eq!((world.tally.released.get(), world.dropped(DropReason::NoCarrier)), (1, 1));
+    world.round(&[tx_frame(1, 200)]);
+    assert_eq!((world.stamps().len(), world.tally.handed_over.get()), (2, 1));
+}
+
+#[test]
+fn one_line_of_two_goes_on_alone() {
+    let mut world = World::new(config(2));
+    let frames: Vec<Vec<u8>> = (0..30).map(|seed| tx_frame(seed, 200)).collect();
+    // The second refuses; then it loses its carrier with a backlog.
+    world.outside.kernels[1].room = Some(0);
+    world.outside.kernels[1].error = Some(ENOBUFS);
+    world.round(&frames[..10]);
+    assert!(world.ingress.has_backlog() && !world.ingress.is_drained());
+    world.outside.news.push_back(Some((1, false, true)));
+    world.round(&frames[10..20]);
+    assert!(world.ingress.is_drained(), "nothing waits for the line without a carrier");
+    assert_eq!(stamps(&world.outside.kernels[0]).len(), 20);
+    assert_eq!(
+        (world.tally.left_out.get(), world.tally.released.get(), world.tally.ledger.lost()),
+        (20, 0, 0)
+    );
+    world.outside.kernels[1].room = None;
+    world.outside.news.push_back(Some((1, true, false)));
+    world.round(&frames[20..]);
+    assert_eq!(stamps(&world.outside.kernels[1]).len(), 10);
+    let sum = world.tally.sum();
+    assert!(sum.holds(), "{sum}");
+}
+
+#[test]
+fn an_object_in_the_middle_of_its_fragments_is_given_up_with_the_carrier() {
+    let mut world = World::new(objects());
+    world.ingress.message(world.now, object(1, 40_000));
+    for _ in 0..3 {
+        world.one_round();
+    }
+    assert!(!world.stamps().is_empty() && world.ingress.is_busy());
+    world.outside.news.push_back(Some((0, false, true)));
+    world.round(&[]);
+    world.round(&[]);
+    assert_eq!(world.tally.released.get(), 1);
+    assert!(world.ingress.is_drained());
+    world.outside.news.push_back(Some((0, true, false)));
+    let before = world.stamps().len();
+    world.ingress.message(world.now, object(1, 40_000));
+    world.round(&[]);
+    world.round(&[]);
+    assert_eq!(world.stamps().len() - before, fragments(40_000), "the resend leaves whole");
 }

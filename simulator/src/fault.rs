@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     RefusedSends,
     /// The node's link takes only so many frames a round.
     Shaped { frames: usize },
+    /// The node's interface loses its carrier: what it takes vanishes. Or (`gone`) it is deleted and made again: it refuses.
+    LinkLost { gone: bool },
     /// No request of the node reaches the store, or no reply the node.
     Partition { requests_land: bool },
     /// Replies of the store come after their deadline.
@@ -103,7 +105,7 @@ impl Fault {
 impl Kind {
     /// What happens to a proxy, or to the store.
     pub(crate) fn of_proxy(random: &mut Random) -> Kind {
-        match random.below(17) {
+        match random.below(18) {
             0..=2 => {
                 let restart = random.percent(60).then(|| random.between(20 * MS, 600 * MS));
                 Kind::Crash { restart }
@@ -119,6 +121,7 @@ impl Kind {
             13 => [Kind::Breaker, Kind::ClockStep][random.below(2)],
             14 => Kind::Evict,
             15 => Kind::Shaped { frames: 1 + random.below(5) },
+            16 => Kind::LinkLost { gone: random.percent(30) },
             _ => Kind::Failover,
         }
     }
@@ -153,7 +156,7 @@ impl Kind {
             | Kind::LateReplies { .. }
             | Kind::LateLanding { .. }
             | Kind::Breaker => random.between(5 * MS, 200 * MS),
-            Kind::Shaped { .. } => random.between(50 * MS, 800 * MS),
+            Kind::Shaped { .. } | Kind::LinkLost { .. } => random.between(50 * MS, 800 * MS),
             Kind::Deaf | Kind::Loss { .. } | Kind::ConsumerStalls => random.between(20 * MS, 500 * MS),
             Kind::Failover => random.between(0, 200 * MS),
             Kind::Crash { restart } => restart.unwrap_or(0),

@@ -84,9 +84,28 @@ impl Net {
         Ok(())
     }
 
+    /// Switches the bridge's port of a host: down, its `eth0` has no carrier.
+    pub fn carrier(&self, host: &Host, up: bool) {
+        let port = format!("port{}", host.number);
+        ip(&["-n", &self.bridge, "link", "set", &port, if up { "up" } else { "down" }])
+            .unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Deletes `eth0` of a host and makes it again, with the same name and addresses, as a tunnel or a container's network is.
+    pub fn make_again(&self, host: &Host) {
+        let made = ip(&["-n", &host.namespace, "link", "del", "eth0"])
+            .and_then(|()| self.cable_to_bridge(&host.namespace, host.number));
+        made.unwrap_or_else(|error| panic!("{}: {error:#}", host.namespace));
+    }
+
     fn plug(&self, namespace: &str, number: u8) -> anyhow::Result<()> {
-        let port = format!("port{number}");
         ip(&["netns", "add", namespace])?;
+        ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+        self.cable_to_bridge(namespace, number)
+    }
+
+    fn cable_to_bridge(&self, namespace: &str, number: u8) -> anyhow::Result<()> {
+        let port = format!("port{number}");
         ip(&[
             "-n",
             &self.bridge,
@@ -102,7 +121,6 @@ impl Net {
             namespace,
         ])?;
         ip(&["-n", &self.bridge, "link", "set", &port, "master", "br0", "up"])?;
-        ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "addr", "add", &format!("fd10::{number:x}/64"), "dev", "eth0", "nodad"])?;
         ip(&["-n", namespace, "addr", "add", &format!("10.10.0.{number}/24"), "dev", "eth0"])?;
         ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
@@ -130,6 +148,12 @@ impl Host {
     /// Address on the bridge, without brackets.
     pub fn v6(&self) -> String {
         format!("fd10::{:x}", self.number)
+    }
+
+    /// `ip` with these arguments, inside the namespace.
+    pub fn ip(&self, line: &str) {
+        let args = ["-n", &self.namespace].into_iter().chain(line.split_whitespace());
+        ip(&args.collect::<Vec<_>>()).unwrap_or_else(|error| panic!("{error:#}"));
     }
 
     /// A command that runs inside the namespace.

@@ -54,11 +54,10 @@ impl EmitSocket {
     /// socket sends from now on.
     pub fn follow(&mut self, links: &Links) -> bool {
         let Some(link) = links.by_name(&self.on.name) else { return false };
-        let stale = self.options.bind.is_ipv4()
-            && match self.on.v4.first() {
-                Some(source) => link.address((*source).into()).is_none(),
-                None => link.usable(true).next().is_some(),
-            };
+        // Without another one there is nothing to open again for: whoever sends waits for an address.
+        let next = link.usable(true).next().filter(|_| self.options.bind.is_ipv4());
+        let gone = self.on.v4.first().is_none_or(|source| link.address((*source).into()).is_none());
+        let stale = gone && next.is_some();
         if link.index == self.on.index && !stale {
             return false;
         }
@@ -68,8 +67,8 @@ impl EmitSocket {
             .and_then(|on| Ok((open(option, &on, &self.options)?, on)));
         match opened {
             Ok((sender, on)) => {
-                if on.index == self.on.index {
-                    tracing::warn!("{option} {name}: frames leave from {:?} now", on.v4.first());
+                if let Some(source) = on.v4.first().filter(|_| stale) {
+                    tracing::warn!("{option} {name}: frames leave from {source} now");
                 }
                 self.queued_errors += self.sender.queued_errors();
                 (self.sender, self.on) = (sender, on);

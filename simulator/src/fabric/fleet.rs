@@ -213,6 +213,17 @@ impl Fleet {
         }
     }
 
+    /// The kernel tells a node's workers of its links: when one is lost, mostly, and when it is back.
+    pub(super) fn tell_links(&self, context: &mut Context<Event>, node: usize, back: u64) {
+        for who in self.workers_of(node) {
+            let worker = self.worker(who);
+            let news = context.random.percent(70).then_some(context.now);
+            for at in news.into_iter().chain([back]) {
+                worker.schedule(context, &self.nodes[node], at, Event::Round);
+            }
+        }
+    }
+
     // The life of a process.
 
     /// kill -9; it comes back after a while, or never.

@@ -21,6 +21,8 @@ pub(super) struct Node {
     pub(super) refusing: (u64, Refusal),
     /// Of a proxy: until then its link takes so many frames a round.
     pub(super) shaped: (u64, usize),
+    /// Of a proxy: until then its interface has no carrier, or is gone.
+    pub(super) lost_link: (u64, bool),
 }
 
 impl Node {
@@ -36,7 +38,13 @@ impl Node {
             link: StoreLink::default(),
             refusing: (0, Refusal::NoBuffers),
             shaped: (0, 0),
+            lost_link: (0, false),
         }
+    }
+
+    /// Its interface has no carrier, or is gone.
+    pub(super) fn has_lost_link(&self, now: u64) -> bool {
+        self.lost_link.0 > now
     }
 
     /// This life of the process is over.

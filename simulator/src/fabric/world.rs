@@ -160,6 +160,10 @@ impl World {
             (Kind::Drain, _) => fleet.drain(environment, fault.node),
             (Kind::RefusedSends, _) => node.refusing = (fault.end, refusal),
             (Kind::Shaped { frames }, _) => node.shaped = (fault.end, frames),
+            (Kind::LinkLost { gone }, _) => {
+                node.lost_link = (fault.end, gone);
+                fleet.tell_links(context, fault.node, fault.end);
+            }
             (Kind::Partition { .. } | Kind::LateReplies { .. }, _) => node.link.inject(&fault),
             (Kind::LateLanding { .. } | Kind::Breaker, _) => node.link.inject(&fault),
             (Kind::Slip, _) => fleet.slip(fault.node),

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod causes;
 pub mod config;
 pub mod exposition;
+pub mod host;
 pub mod lifecycle;
 pub mod limit;
 pub mod logs;

@@ -18,6 +18,7 @@ use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
 use cache_backend::{Backend, Memory};
 use service::config::Purpose;
+use service::host::ports::Sign;
 use service::worker::Threads;
 use service::{Deps, Lifecycle};
 use std::collections::BTreeMap;
@@ -75,6 +76,7 @@ pub struct Running {
     drain_timeout: Duration,
     backend: Option<Arc<dyn Backend>>,
     saved: Option<(Arc<Directory>, state::StateFile)>,
+    _signs: Vec<Sign>,
 }
 
 impl Running {
@@ -202,7 +204,16 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     }));
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
-    Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, backend, saved })
+    Ok(Running {
+        udp,
+        tcp,
+        cells,
+        threads,
+        drain_timeout: config.common.drain_timeout,
+        backend,
+        saved,
+        _signs: opened.signs,
+    })
 }
 
 /// Says that tier 1 forgets ids before their time, once each time that it begins to.
@@ -239,15 +250,20 @@ async fn open_backend(config: &Config, memory: Option<Memory>) -> anyhow::Result
 
 /// Tier 1. Where it is the only tier it also gets the room of the memory store.
 fn local_set(config: &Config) -> Arc<LocalSet> {
+    let capacity = tier1_entries(config);
+    Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
+}
+
+/// Ids that tier 1 holds.
+pub(crate) fn tier1_entries(config: &Config) -> usize {
     let store = match config.backend_settings() {
         Ok(cache_backend::Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
         _ => 0,
     };
-    let capacity = match config.claims.dedup_memory {
+    match config.claims.dedup_memory {
         Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
         None => config.claims.txid_dedup_local_cap.max(store),
-    };
-    Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
+    }
 }
 
 fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, state::StateFile)>> {

@@ -27,6 +27,7 @@ use cache_backend::Backend;
 use counters::{ControlCells, NackServerCells, WorkerCells};
 use service::Deps;
 use service::config::Purpose;
+use service::host::ports::{Owner, Port, Sign};
 use service::worker::Threads;
 use sockets::Sockets;
 use start::Starter;
@@ -41,6 +42,7 @@ pub struct Running {
     nack_server: Arc<NackServerCells>,
     control: Arc<ControlCells>,
     threads: Threads,
+    _sign: Sign,
 }
 
 impl Running {
@@ -91,6 +93,8 @@ pub async fn start_with(
     let nack = request_socket.local_addr().context("request socket")?;
     request_socket.warnings().iter().for_each(|warning| tracing::warn!("--nack-port: {warning}"));
 
+    let port = Port { address: nack, ..config.request_port(nack.ip()) };
+    let sign = Sign::put(&port, &Owner::new("retry", &config.common.instance()));
     let starter = Starter::new(config, sockets, &deps.lifecycle);
     let threads = starter.start(request_socket, shared).await?;
     let Starter { workers, nack_server, control, .. } = starter;
@@ -104,7 +108,7 @@ pub async fn start_with(
     deps.lifecycle.condition("groups").met(&format!("{groups} groups on {count} workers"));
     deps.lifecycle.condition("requests").met(&format!("taken on {nack}"));
     tracing::info!(%nack, workers = count, groups, egress = ?egress, "retry endpoint serves");
-    Ok(Running { nack, workers, nack_server, control, threads })
+    Ok(Running { nack, workers, nack_server, control, threads, _sign: sign })
 }
 
 /// `/status`: what is held, by worker.

@@ -6,7 +6,7 @@ use crate::pipeline::advertise::AdvertContent;
 use crate::pipeline::emit::{EmitConfig, EmitInterface};
 use anyhow::{Context, ensure};
 use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
-use multicast_io::{Interface, Joined, Receiver, Sender, SocketOptions, wildcard};
+use multicast_io::{Interface, Joined, PortUse, Receiver, Sender, SocketOptions, wildcard};
 use service::worker::Layout;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -66,16 +66,24 @@ impl Sockets {
     }
 
     pub(super) fn open_request_socket(&self) -> anyhow::Result<Receiver> {
-        let bind = SocketAddr::new(self.nack_addr, self.config.requests.nack_port);
+        let port = self.config.request_port(self.nack_addr);
+        let bind = port.address;
+        let take_over = self.config.host.take_over;
         let options = SocketOptions {
             packet_info: true,
+            port_use: PortUse::of(0, take_over),
             dual_stack: self.nack_addr == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             receive_buffer: Some(REQUEST_BUFFER),
             send_buffer: Some(REQUEST_BUFFER),
             ..SocketOptions::new(bind)
         };
-        Receiver::open(&options)
-            .with_context(|| format!("--nack-addr {}, --nack-port {}", bind.ip(), bind.port()))
+        Receiver::open(&options).map_err(|error| {
+            port.refused_socket(error, take_over).context(format!(
+                "--nack-addr {}, --nack-port {}",
+                bind.ip(),
+                bind.port()
+            ))
+        })
     }
 
     /// The sockets of one worker, joined to its groups.

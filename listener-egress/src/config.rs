@@ -8,16 +8,17 @@
 use crate::pipeline::{
     FilterRules, Prefix, ReassemblyLimits, Settings as PipelineSettings, TrackLimits, VerifyRules,
 };
+use crate::resolve::{Unresolved, resolve};
 use clap::ArgAction::Set;
 use clap::{Args, ValueEnum};
 use frame::flow::Origin;
 use frame::{Fabric, ShardBits, SourceMode};
 use service::config::{
-    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, GroupRanges, HexIds, HostPort,
-    HostPorts, Invalid, Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, demand, duration,
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, GroupRanges, HexIds, HostArgs,
+    HostPort, HostPorts, Invalid, Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, demand, duration,
     fabric_name, redis_addrs, whole,
 };
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use txidset::{ClaimsConfig, FabricLabel, KeyStyle, Mode};
 
@@ -78,6 +79,9 @@ pub struct Config {
     /// Loss made on purpose.
     #[command(flatten)]
     pub inject: InjectArgs,
+    /// Options of this start.
+    #[command(flatten)]
+    pub host: HostArgs,
     /// Options of the service itself.
     #[command(flatten)]
     pub common: CommonArgs,
@@ -216,13 +220,13 @@ impl Config {
     /// Settings of the pipeline of one of `workers` workers.
     ///
     /// # Errors
-    /// As `check`.
+    /// As `check`, and a name that does not resolve.
     pub(crate) fn pipeline(
         &self,
         workers: usize,
         tier2: bool,
         header_origin: Option<Origin>,
-    ) -> Result<PipelineSettings, Invalid> {
+    ) -> anyhow::Result<PipelineSettings> {
         let share = Share(workers.max(1));
         let parked = share.of(self.gate.claim_park_bytes.as_usize());
         Ok(PipelineSettings {
@@ -457,7 +461,7 @@ impl RepairArgs {
     ///
     /// # Errors
     /// A name that does not resolve.
-    pub(crate) fn endpoints(&self) -> Result<Vec<SocketAddr>, Invalid> {
+    pub(crate) fn endpoints(&self) -> Result<Vec<SocketAddr>, Unresolved> {
         let hosts = self.retry_endpoints.as_ref().map_or(&[][..], |list| &list.0);
         hosts.iter().map(|host| resolve(host, 9300, "retry-endpoints")).collect()
     }
@@ -692,18 +696,4 @@ pub(crate) struct MarkPlan {
     pub(crate) fabric: Fabric,
     /// Whether to look at the word.
     pub(crate) check: bool,
-}
-
-/// The address of a host; names are resolved.
-///
-/// # Errors
-/// A name that does not resolve.
-pub(crate) fn resolve(host: &HostPort, port: u16, option: &'static str) -> Result<SocketAddr, Invalid> {
-    if let Some(address) = host.literal(port) {
-        return Ok(address);
-    }
-    let resolved = (host.host.as_str(), host.port_or(port)).to_socket_addrs();
-    let problem = |why: String| Invalid::new(option, format!("{host}: {why}; want address:port"));
-    let mut addresses = resolved.map_err(|error| problem(error.to_string()))?;
-    addresses.next().ok_or_else(|| problem("no address".to_owned()))
 }

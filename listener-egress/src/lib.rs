@@ -8,7 +8,9 @@ pub mod config;
 #[cfg(feature = "mutants")]
 #[doc(hidden)]
 pub mod mutation;
+mod needs;
 pub mod pipeline;
+mod resolve;
 mod runtime;
 
 pub use config::{Config, ROLE};

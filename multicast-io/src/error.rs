@@ -2,14 +2,14 @@
 
 /// An operation on a socket that failed: which, on what, and the knob that changes it.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} {subject}: {source}{hint}")]
+#[error("{operation} {subject}: {cause}{hint}")]
 pub struct SocketError {
     /// For example `bind`, `join`.
     pub operation: &'static str,
     /// Address, group or interface.
     pub subject: String,
-    /// What the kernel said.
-    pub source: std::io::Error,
+    /// What the kernel said. It is in the text already, so it is no source of the error: a chain would say it twice.
+    pub cause: std::io::Error,
     /// Empty, or ` (raise sysctl net.core.optmem_max, now 20480)` and the like.
     pub hint: String,
 }
@@ -20,6 +20,6 @@ impl SocketError {
         operation: &'static str,
         subject: impl ToString,
     ) -> impl FnOnce(std::io::Error) -> SocketError {
-        move |source| SocketError { operation, subject: subject.to_string(), source, hint: String::new() }
+        move |cause| SocketError { operation, subject: subject.to_string(), cause, hint: String::new() }
     }
 }

@@ -33,17 +33,17 @@ impl Interface {
         all.iter().find(|interface| interface.name == name).cloned().ok_or_else(|| SocketError {
             operation: "interface",
             subject: name.to_owned(),
-            source: io::Error::from_raw_os_error(libc::ENODEV),
+            cause: io::Error::from_raw_os_error(libc::ENODEV),
             hint,
         })
     }
 
     /// All interfaces of this network namespace, in the kernel's order.
     pub fn all() -> Result<Vec<Interface>, SocketError> {
-        read_all().map_err(|source| SocketError {
+        read_all().map_err(|cause| SocketError {
             operation: "list",
             subject: "network interfaces".to_owned(),
-            source,
+            cause,
             hint: String::new(),
         })
     }

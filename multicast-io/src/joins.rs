@@ -131,7 +131,7 @@ fn join_error(
     SocketError {
         operation,
         subject: format!("group {group}{from} on interface {} (index {})", on.name, on.index),
-        source: error,
+        cause: error,
         hint,
     }
 }

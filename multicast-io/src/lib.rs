@@ -85,7 +85,7 @@ pub use interface::Interface;
 pub use loss::Loss;
 pub use membership::{Joined, Membership, Memberships};
 pub use netns::enter_private_network;
-pub use options::SocketOptions;
+pub use options::{PortUse, SocketOptions};
 pub use outq::unacknowledged;
 pub use probe::multicast_probe;
 pub use ready::{Ready, writable};

@@ -2,7 +2,7 @@
 
 use crate::address::raw_v4;
 use crate::buffers::{self, Direction};
-use crate::{Interface, SocketError, SocketOptions, joins, recverr, sockopt};
+use crate::{Interface, PortUse, SocketError, SocketOptions, joins, recverr, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,10 @@ pub(crate) fn open(options: &SocketOptions) -> Result<Opened, SocketError> {
     allow_fragments(socket.as_fd()).map_err(about("allow fragments of"))?;
     warnings.extend(stay_on_interface(&socket, options));
     let bind = scoped(options.bind, options.interface.as_ref());
-    socket.bind(&bind.into()).map_err(|source| bind_error(bind, options, source))?;
+    socket.bind(&bind.into()).map_err(|cause| bind_error(bind, options, cause))?;
+    if options.port_use == PortUse::First {
+        socket.set_reuse_port(true).map_err(about("share port of"))?;
+    }
     Ok(Opened { socket, warnings })
 }
 
@@ -52,7 +55,7 @@ fn set_buffers(fd: BorrowedFd<'_>, options: &SocketOptions, warnings: &mut Vec<S
 
 fn set_sharing(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     socket.set_reuse_address(options.reuse_address)?;
-    socket.set_reuse_port(options.reuse_port)?;
+    socket.set_reuse_port(options.port_use == PortUse::Shared)?;
     if options.bind.is_ipv6() {
         socket.set_only_v6(!options.dual_stack)?;
     }
@@ -123,9 +126,9 @@ fn needs_scope(ip: &std::net::Ipv6Addr) -> bool {
     ip.is_unicast_link_local() || (ip.is_multicast() && matches!(ip.octets()[1] & 0x0f, 1 | 2))
 }
 
-fn bind_error(bind: SocketAddr, options: &SocketOptions, source: io::Error) -> SocketError {
-    let hint = match source.raw_os_error() {
-        Some(libc::EADDRINUSE) if options.reuse_port || options.reuse_address => {
+fn bind_error(bind: SocketAddr, options: &SocketOptions, cause: io::Error) -> SocketError {
+    let hint = match cause.raw_os_error() {
+        Some(libc::EADDRINUSE) if options.port_use == PortUse::Shared || options.reuse_address => {
             " (another socket has this port without sharing it; see `ss -ulpn`)".to_owned()
         }
         Some(libc::EADDRINUSE) => " (another socket has this port; see `ss -ulpn`)".to_owned(),
@@ -137,5 +140,5 @@ fn bind_error(bind: SocketAddr, options: &SocketOptions, source: io::Error) -> S
         Some(libc::EAFNOSUPPORT) => " (IPv6 is turned off on this host)".to_owned(),
         _ => String::new(),
     };
-    SocketError { operation: "bind", subject: bind.to_string(), source, hint }
+    SocketError { operation: "bind", subject: bind.to_string(), cause, hint }
 }

@@ -3,6 +3,26 @@
 use crate::Interface;
 use std::net::SocketAddr;
 
+/// Who else may have a unicast port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortUse {
+    /// Nobody.
+    #[default]
+    Alone,
+    /// Nobody had it before; later sockets of the same user that say `Shared` may. The kernel binds alone and is told only
+    /// afterwards to share (SO_REUSEPORT), so of two processes that begin at once one is refused.
+    First,
+    /// Whoever has it as `First` or `Shared`. Unicast is spread over all of them, multicast is not.
+    Shared,
+}
+
+impl PortUse {
+    /// For the socket `index` of several on one port. `joins`: the first of them may join those of another process.
+    pub fn of(index: usize, joins: bool) -> PortUse {
+        if index == 0 && !joins { PortUse::First } else { PortUse::Shared }
+    }
+}
+
 /// Options of a socket; defaults are those of a plain unicast receiver.
 ///
 /// Always set, whatever the options say: non-blocking; `IP(V6)_MULTICAST_ALL` off (a socket takes only the groups that
@@ -20,8 +40,8 @@ pub struct SocketOptions {
     /// the group from interfaces where another socket of the host joined it. Kernels before 5.7 want CAP_NET_RAW: where
     /// it is refused the socket says so in its warnings and is otherwise as without.
     pub only_interface: bool,
-    /// SO_REUSEPORT: spreads unicast over the sockets of a port. It does not spread multicast.
-    pub reuse_port: bool,
+    /// Who else may have the port, as far as unicast goes.
+    pub port_use: PortUse,
     /// SO_REUSEADDR: several sockets may bind a group's port.
     pub reuse_address: bool,
     /// SO_RCVBUF wish in bytes; SO_RCVBUFFORCE is tried first. What was got is readable afterwards.
@@ -49,7 +69,7 @@ impl SocketOptions {
             bind,
             interface: None,
             only_interface: false,
-            reuse_port: false,
+            port_use: PortUse::Alone,
             reuse_address: false,
             receive_buffer: None,
             send_buffer: None,

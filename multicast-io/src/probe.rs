@@ -62,7 +62,7 @@ fn exchange(group: IpAddr, interface: &Interface) -> io::Result<bool> {
 
 /// The kernel's own error, so that its number can be judged.
 fn plain(error: SocketError) -> io::Error {
-    match error.source.raw_os_error() {
+    match error.cause.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::other(error),
     }

@@ -14,7 +14,7 @@ use crate::cmsg::{Control, space};
 use crate::rxq_ovfl::KernelDrops;
 use crate::{Burst, Interface, SocketError, SocketOptions, gro, joins, open, pktinfo, recverr};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -127,6 +127,25 @@ impl Receiver {
     /// Address that the socket is bound to, with the port that the kernel chose where 0 was asked.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         local_addr(&self.socket)
+    }
+
+    /// Leaves a port that is shared, without closing: from now on the kernel gives the port's unicast to the other sockets on
+    /// it. What is queued here stays to be received, so a receiver that withdraws and empties its queue loses nothing, where
+    /// one that is just closed loses what came since it last looked.
+    ///
+    /// How: it is connected to itself, so it hears nobody else (Linux since 5.3 picks only among sockets that are not
+    /// connected).
+    ///
+    /// # Errors
+    /// What the kernel says; the socket then works as before.
+    pub fn withdraw(&self) -> io::Result<()> {
+        let mut own = self.local_addr()?;
+        match own.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => own.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => own.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        self.socket.connect(&own.into())
     }
 
     /// Any-source join. Joining twice is not an error.

@@ -47,4 +47,6 @@ over_ipv4! {
     a_join_that_cannot_be_names_what_is_wrong
     a_buffer_that_was_clamped_names_the_knob
     multicast_works_here
+    own_sockets_share_a_port_that_others_do_not_get
+    a_socket_that_withdraws_keeps_what_it_has_and_gets_no_more
 }

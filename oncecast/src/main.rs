@@ -33,8 +33,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[command(name = "oncecast", version = faults::version(), subcommand_required = true, arg_required_else_help = false)]
 #[command(
     after_help = "Options of the roles (proxy, listener, retry) are flags, UPPER_CASE environment variables and \
-keys of a TOML file (--config FILE), in this order of precedence. --check validates, --print-config shows the result.\n\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 70 internal error, 130/143 stopped by a second SIGINT/SIGTERM."
+keys of a TOML file (--config FILE), in this order of precedence. --check looks whether a start would work, --print-config shows the result.\n\
+Exit codes: 0 done, 1 failed (with --check: this host is not as configured), 2 wrong usage, 70 internal error, 130/143 stopped by a second SIGINT/SIGTERM."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     match run(command, loaded.role) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("oncecast {name}: {error:#}"));
+            complain(&format!("oncecast {name}: {}", service::causes::one_line(&error)));
             ExitCode::FAILURE
         }
     }

@@ -166,7 +166,7 @@ fn what_is_printed_is_a_file_that_loads() {
         let printed = oncecast(&[role, "--print-config", "--shard-bits=6"], &[]);
         assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
         let file = file(&text(&printed.stdout));
-        let check = oncecast(&[role, "--check", "--config", file.path().to_str().unwrap()], &[]);
+        let check = oncecast(&[role, "--check=config", "--config", file.path().to_str().unwrap()], &[]);
         assert_eq!(
             (check.status.code(), text(&check.stdout).as_str()),
             (Some(0), "configuration ok\n"),
@@ -271,7 +271,7 @@ fn secrets_are_never_shown() {
 #[test]
 fn units_of_the_go_stack_are_accepted_and_what_has_no_effect_is_said() {
     let proxy = oncecast(
-        &["proxy", "-udp-listen-port=8725", "-debug", "-drain-timeout", "2s", "--check"],
+        &["proxy", "-udp-listen-port=8725", "-debug", "-drain-timeout", "2s", "--check=config"],
         &[
             ("MULTICAST_IF", "eth1,eth2"),
             ("SHARD_BITS", "4"),
@@ -290,15 +290,93 @@ fn units_of_the_go_stack_are_accepted_and_what_has_no_effect_is_said() {
         "{warnings}"
     );
     let listener = oncecast(
-        &["listener", "-shard-bits=4", "-strip-header", "--check"],
+        &["listener", "-shard-bits=4", "-strip-header", "--check=config"],
         &[("MULTICAST_IF", "eth1"), ("NACK_TAIL_PROBE", "true"), ("EGRESS_DEDUP_REDIS_ADDR", "cache:6379")],
     );
     assert_eq!((listener.status.code(), text(&listener.stderr).as_str()), (Some(0), ""));
     let retry = oncecast(
-        &["retry", "-mc-iface=eth1", "-shard-bits=4", "-nack-port", "9300", "--check"],
+        &["retry", "-mc-iface=eth1", "-shard-bits=4", "-nack-port", "9300", "--check=config"],
         &[("CACHE_BACKEND", "redis"), ("REDIS_ADDR", "cache:6379"), ("PILOT_QUORUM", "2")],
     );
     assert_eq!((retry.status.code(), text(&retry.stderr).as_str()), (Some(0), ""));
+}
+
+/// What `--check` says of a proxy on the loopback with these options: exit code, and its lines on stderr.
+fn check(options: &str) -> (Option<i32>, String) {
+    let line = format!("proxy --fabric=ipv4 --udp-listen-port=0 --metrics-addr=off {options}");
+    let output = oncecast(&line.split_whitespace().collect::<Vec<_>>(), &[]);
+    assert_eq!(output.status.success(), text(&output.stdout).starts_with("configuration ok"), "{output:?}");
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn check_tells_a_wrong_configuration_from_a_host_that_is_not_as_configured() {
+    let lacking = [
+        ("--iface=nosuch0", "--iface nosuch0: no such interface", "(link.missing)"),
+        ("--iface=lo --bind-source=192.0.2.1", "--bind-source 192.0.2.1", "(addr.none)"),
+        ("--iface=lo --listen=192.0.2.1", "--listen 192.0.2.1", "(addr.none)"),
+        (
+            "--iface=lo --redis-addr=127.0.0.1:1 --redis-password-file=/no/such",
+            "--redis-password-file /no/such: No such file",
+            "(file.unreadable)",
+        ),
+        ("--iface=lo --state-dir=/no/such", "--state-dir /no/such", "(file.unreadable)"),
+        ("--iface=lo --dedup-memory=500TiB", "--dedup-memory 500TiB", "(mem.fit)"),
+    ];
+    for (options, what, code) in lacking {
+        let (exit, said) = check(&format!("--check {options}"));
+        assert_eq!(exit, Some(1), "{options}: {said}");
+        assert!(said.contains(what) && said.contains(code), "{options}: {said}");
+        let (exit, said) = check(&format!("--check=config {options}"));
+        assert_eq!((exit, said.as_str()), (Some(0), ""), "{options}: the configuration is right");
+    }
+    let (exit, said) = check("--check --iface=nosuch0 --dedup-memory=500TiB");
+    assert_eq!((exit, said.lines().count()), (Some(1), 2), "all at once: {said}");
+    let (exit, said) = check("--check --iface=lo --redis-addr=cache.invalid:6379");
+    assert_eq!(exit, Some(0), "{said}");
+    assert!(
+        said.contains("warning: --redis-addr cache.invalid: ") && said.contains("(name.unresolved)"),
+        "{said}"
+    );
+    assert_eq!(check("--check --iface=nosuch0 --recv-batch=0").0, Some(2), "wrong on any host");
+    let (exit, said) = check("--check=sometimes --iface=lo");
+    assert_eq!(exit, Some(2));
+    assert!(said.contains("--check: \"sometimes\" is not accepted; want config, host or online"), "{said}");
+}
+
+#[test]
+fn check_online_asks_the_store() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options =
+        format!("--iface=lo --cache-dial-timeout=100ms --backend-boot=degraded --redis-addr={nobody}");
+    assert_eq!(check(&format!("--check {options}")), (Some(0), String::new()));
+    let (exit, said) = check(&format!("--check=online {options}"));
+    assert_eq!(exit, Some(1), "{said}");
+    assert!(said.contains(&nobody.to_string()) && said.contains("(store.unreachable)"), "{said}");
+    let options = options.replace(&format!("--redis-addr={nobody}"), "");
+    assert_eq!(check(&format!("--check=online {options}")).0, Some(0), "there is no store to ask");
+}
+
+#[test]
+fn sizes_beyond_the_machine_are_refused_before_they_are_touched() {
+    for (role, size) in [
+        ("proxy", "--dedup-memory=500GiB"),
+        ("listener", "--reassembly-bytes=500TiB"),
+        ("retry", "--cache-bytes=500TiB"),
+    ] {
+        let began = std::time::Instant::now();
+        let output = oncecast(
+            &[role, size, "--fabric=ipv4", "--iface=lo", "--metrics-addr=off", "--log-level=off"],
+            &[],
+        );
+        let line = text(&output.stderr);
+        assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(
+            line.contains("the sizes of this role add up to ") && line.contains(&size.replace('=', " ")),
+            "{line}"
+        );
+        assert!(began.elapsed() < std::time::Duration::from_secs(30));
+    }
 }
 
 #[test]

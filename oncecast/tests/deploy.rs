@@ -26,7 +26,7 @@ fn every_variable_of_the_examples_is_an_option_of_its_role() {
         let output = Command::new(env!("CARGO_BIN_EXE_oncecast"))
             .env_clear()
             .envs(fabric.iter().chain(&own).map(|(name, value)| (name, value)))
-            .args([role, "--check", "--print-config"])
+            .args([role, "--check=config", "--print-config"])
             .output()
             .unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 fn check(role: &str, args: &[String], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oncecast"));
-    command.env_clear().envs(env.iter().copied()).arg(role).args(args).arg("--check").output().unwrap()
+    command.env_clear().envs(env.iter().copied()).arg(role).args(args).arg("--check=config").output().unwrap()
 }
 
 /// (flag, variable, default), one per line; `""` is the empty text.

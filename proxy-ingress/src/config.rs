@@ -7,8 +7,8 @@ use crate::pipeline::train::Order;
 use clap::{Args, ValueEnum};
 use frame::{Fabric, GroupIndex, ShardBits, SourceMode};
 use service::config::{
-    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, Invalid, Purpose, Role,
-    duration, fabric_name, whole,
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, HostArgs, Invalid, Purpose,
+    Role, duration, fabric_name, whole,
 };
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -40,6 +40,9 @@ pub struct Config {
     /// Options of the service itself.
     #[command(flatten)]
     pub common: CommonArgs,
+    /// Options of this start.
+    #[command(flatten)]
+    pub host: HostArgs,
     /// Where the fabric is.
     #[command(flatten)]
     pub fabric: FabricArgs,

@@ -25,6 +25,7 @@ pub mod metrics;
 #[cfg(feature = "mutants")]
 #[doc(hidden)]
 pub mod mutation;
+mod needs;
 pub mod pipeline;
 pub mod runtime;
 pub mod stream_tally;

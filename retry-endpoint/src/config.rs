@@ -16,8 +16,8 @@ use clap::{Args, ValueEnum};
 use frame::{Fabric, ShardBits, SourceMode};
 use multicast_io::Loss;
 use service::config::{
-    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, HostPort, HostPorts, Invalid,
-    Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, demand, duration, whole,
+    Alias, BackendArgs, BackendKind, ByteSize, CommonArgs, FabricArgs, Family, HostArgs, HostPort, HostPorts,
+    Invalid, Names, Percent, Purpose, Role, ScopeArg, SourceModeArg, demand, duration, whole,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -69,6 +69,9 @@ pub struct Config {
     /// Loss made on purpose.
     #[command(flatten)]
     pub inject: InjectArgs,
+    /// Options of this start.
+    #[command(flatten)]
+    pub host: HostArgs,
     /// Options of the service itself. The CRC-32C of the instance's name is the InstanceID of ADVERTs.
     #[command(flatten)]
     pub common: CommonArgs,

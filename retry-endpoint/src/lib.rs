@@ -10,6 +10,7 @@
 pub mod config;
 #[doc(hidden)]
 pub mod mutation;
+mod needs;
 pub mod pipeline;
 pub mod runtime;
 

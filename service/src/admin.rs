@@ -8,21 +8,27 @@ mod connections;
 pub use connections::{CONNECTIONS, IDLE};
 
 use crate::errors;
+use crate::host::ports::{self, Owner, Port, Protocol, Sign};
 use crate::ledger;
 use crate::lifecycle::Lifecycle;
 use crate::logs::Logs;
 use crate::metrics::Registry;
+use anyhow::Context as _;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use connections::Bounded;
+use multicast_io::PortUse;
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+
+/// Connections that wait to be accepted.
+const QUEUE: i32 = 1024;
 
 /// What the pages show.
 #[derive(Clone, Debug)]
@@ -46,32 +52,29 @@ pub struct Pages {
 pub struct Admin {
     addr: SocketAddr,
     task: tokio::task::JoinHandle<()>,
-}
-
-/// The address could not be used.
-#[derive(Debug, thiserror::Error)]
-#[error("--metrics-addr: cannot listen on {addr}: {source}; want a free address of this host, or off")]
-pub struct BindError {
-    addr: SocketAddr,
-    source: io::Error,
+    _sign: Sign,
 }
 
 impl Admin {
-    /// Listens on `addr` (port 0: any free one) and serves on the current runtime.
+    /// Listens on `addr` (port 0: any free one) and serves on the current runtime. `take_over`: also beside another process
+    /// of this user that has the port.
     ///
     /// # Errors
-    /// The address cannot be bound.
-    pub async fn serve(addr: SocketAddr, pages: Pages) -> Result<Admin, BindError> {
-        let failed = |source| BindError { addr, source };
-        let listener = bind(addr).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
+    /// The address cannot be bound: another process has it, or it is not of this host.
+    pub fn serve(addr: SocketAddr, take_over: bool, pages: Pages) -> anyhow::Result<Admin> {
+        let mut port = admin_port(addr);
+        let opened = bind(&port, PortUse::of(0, take_over));
+        let listener = opened.map_err(|error| port.refused(error, take_over))?;
+        let listener = TcpListener::from_std(listener).context("--metrics-addr")?;
+        port.address = listener.local_addr().context("--metrics-addr")?;
+        let sign = Sign::put(&port, &Owner::new(pages.lifecycle.role(), &pages.instance));
         let listener = Bounded::new(listener);
         let service = router(pages).into_make_service_with_connect_info::<Peer>();
         let task = tokio::spawn(async move {
             // axum's server goes on after accept errors; it never returns one.
             let _ = axum::serve(listener, service).await;
         });
-        Ok(Admin { addr, task })
+        Ok(Admin { addr: port.address, task, _sign: sign })
     }
 
     /// The address in use.
@@ -86,13 +89,21 @@ impl Drop for Admin {
     }
 }
 
+/// The port of `--metrics-addr`.
+pub(crate) fn admin_port(address: SocketAddr) -> Port {
+    Port { option: "--metrics-addr", protocol: Protocol::Tcp, address }
+}
+
 /// `[::]` falls back to `0.0.0.0` on a host without IPv6.
-async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(addr).await {
+fn bind(port: &Port, port_use: PortUse) -> io::Result<std::net::TcpListener> {
+    match ports::listen(port, port_use, QUEUE) {
         Err(error)
-            if addr.is_ipv6() && addr.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse =>
+            if port.address.is_ipv6()
+                && port.address.ip().is_unspecified()
+                && error.kind() != io::ErrorKind::AddrInUse =>
         {
-            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, addr.port())).await.map_err(|_| error)
+            let address = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port.address.port()));
+            ports::listen(&Port { address, ..*port }, port_use, QUEUE).map_err(|_| error)
         }
         outcome => outcome,
     }
@@ -255,7 +266,7 @@ mod tests {
     async fn health_is_always_ok_and_readiness_gives_its_reasons() {
         let lifecycle = Lifecycle::new("retry");
         let joins = lifecycle.condition("joins");
-        let admin = Admin::serve("127.0.0.1:0".parse().unwrap(), pages(&lifecycle)).await.unwrap();
+        let admin = Admin::serve("127.0.0.1:0".parse().unwrap(), false, pages(&lifecycle)).unwrap();
         assert_ne!(admin.addr().port(), 0);
         assert_eq!(ask(admin.addr(), "GET", "/healthz").await.0, 200);
         let (code, body) = ask(admin.addr(), "GET", "/readyz").await;
@@ -286,7 +297,7 @@ mod tests {
     async fn an_address_in_use_is_an_error_that_names_it() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = taken.local_addr().unwrap();
-        let error = Admin::serve(addr, pages(&Lifecycle::new("retry"))).await.unwrap_err().to_string();
+        let error = Admin::serve(addr, false, pages(&Lifecycle::new("retry"))).unwrap_err().to_string();
         assert!(error.contains(&addr.to_string()) && error.contains("--metrics-addr"), "{error}");
     }
 
@@ -306,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_asks_is_answered_however_many_hold_a_place_in_silence() {
         let admin =
-            Admin::serve("127.0.0.1:0".parse().unwrap(), pages(&Lifecycle::new("retry"))).await.unwrap();
+            Admin::serve("127.0.0.1:0".parse().unwrap(), false, pages(&Lifecycle::new("retry"))).unwrap();
         let mut silent = Vec::new();
         for _ in 0..CONNECTIONS {
             silent.push(TcpStream::connect(admin.addr()).await.unwrap());

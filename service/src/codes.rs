@@ -70,6 +70,8 @@ codes! {
     pub enum Code {
         Starting = "node.starting", NotReady, "The role is still opening its sockets and its store.";
         Draining = "node.draining", NotReady, "The role was told to stop and finishes what it has.";
+        Epoch = "node.epoch", Degraded, "Claims do not settle, so siblings send what this node has sent.";
+        MemFit = "mem.fit", Degraded, "The sizes of this role exceed the memory that is free now.";
         Losing = "node.losing", Degraded, "Frames are being lost at this node.";
         ConsumerRefused = "consumer.refused", NotReady, "The consumer is not connected.";
         ConsumerStalled = "consumer.stalled", NotReady, "The consumer takes nothing although frames wait for it.";

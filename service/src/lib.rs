@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod causes;
 pub mod codes;
 pub mod config;
 pub mod errors;
 pub mod exposition;
+pub mod host;
 pub mod ledger;
 pub mod lifecycle;
 pub mod limit;

@@ -3,14 +3,17 @@
 //! | Exit code | Meaning |
 //! |---|---|
 //! | 0 | a drain that ended in time |
-//! | 1 | a failure at start or at run time |
-//! | 2 | a wrong configuration |
+//! | 1 | a failure at start or at run time; a host that is not (yet) as configured |
+//! | 2 | a configuration that is wrong on any host |
 //! | 70 | a panic, or a socket that does not work any more |
 //! | 130, 143 | a second SIGINT or SIGTERM ended a drain |
 
 use crate::admin::{Admin, Pages};
+use crate::causes::one_line;
 use crate::codes::Code;
-use crate::config::{EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
+use crate::config::{CheckDepth, EXIT_USAGE, Invalid, LogFormat, RoleLoaded, print};
+use crate::host::ports::Owner;
+use crate::host::{self, Findings, Needs, memory};
 use crate::ledger::{self, LossWatch};
 use crate::lifecycle::{LeftBehind, Lifecycle};
 use crate::logs::{self, Logs};
@@ -40,13 +43,13 @@ pub struct Deps {
     pub store: Option<Arc<dyn Backend>>,
 }
 
-/// Runs a role until it ends. `check` judges combinations of options and does not touch the network; its error is a usage
-/// error, exit code 2. `start` brings the role up and answers with a future that ends when the role has drained.
+/// Runs a role until it ends. `needs` judges combinations of options and says what they need of the host; it does not look at
+/// the host, and its error is a usage error, exit code 2. `start` brings the role up and answers with a future that ends when the role has drained.
 pub fn run<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,
     config: C,
-    check: impl FnOnce(&C) -> anyhow::Result<()>,
+    needs: impl FnOnce(&C) -> anyhow::Result<Needs>,
     start: impl FnOnce(C, Deps) -> Started,
 ) -> ExitCode
 where
@@ -57,20 +60,18 @@ where
     if loaded.common.print_config {
         say(&print::toml_text(role, &loaded.effective));
     }
-    if let Err(invalid) = check(&config) {
-        return refuse(role, &one_line(&invalid));
+    let needs = match needs(&config) {
+        Ok(needs) => needs.and_of_the_service(&loaded),
+        Err(invalid) => return refuse(role, &one_line(&invalid)),
+    };
+    if let Some(depth) = loaded.check {
+        return check(&loaded, &needs, depth);
     }
-    if loaded.common.check {
-        for warning in &loaded.warnings {
-            complain(&format!("oncecast {role}: warning: {warning}"));
-        }
-        say("configuration ok\n");
-    }
-    if loaded.common.check || loaded.common.print_config {
+    if loaded.common.print_config {
         return ExitCode::SUCCESS;
     }
     let json = loaded.common.log_format == LogFormat::Json;
-    let outcome = serve(version, loaded, config, start);
+    let outcome = serve(version, loaded, config, &needs, start);
     let Err(error) = &outcome else { return ExitCode::SUCCESS };
     if let Some(invalid) = error.downcast_ref::<Invalid>() {
         return refuse(role, &invalid.to_string());
@@ -84,10 +85,45 @@ where
     ExitCode::FAILURE
 }
 
+/// `--check`: says what is wrong, on this host too if it is asked for; starts nothing.
+fn check(loaded: &RoleLoaded, needs: &Needs, depth: CheckDepth) -> ExitCode {
+    let role = loaded.name;
+    for warning in &loaded.warnings {
+        complain(&format!("oncecast {role}: warning: {warning}"));
+    }
+    let mut findings = Findings::default();
+    let mut seen = "configuration ok";
+    if depth >= CheckDepth::Host {
+        let owner = Owner::new(role, &loaded.common.instance());
+        findings = host::look(needs, &owner, loaded.host.take_over);
+        seen = "configuration ok, host ok";
+    }
+    if depth >= CheckDepth::Online {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => findings.failures.extend(runtime.block_on(host::ask_stores(needs))),
+            Err(error) => complain(&format!("oncecast {role}: {error}")),
+        }
+        seen = "configuration ok, host ok, store ok";
+    }
+    for warning in &findings.warnings {
+        complain(&format!("oncecast {role}: warning: {warning}"));
+    }
+    for failure in &findings.failures {
+        complain(&format!("oncecast {role}: {failure}"));
+    }
+    if findings.failures.is_empty() {
+        say(&format!("{seen}\n"));
+        return ExitCode::SUCCESS;
+    }
+    ExitCode::FAILURE
+}
+
 fn serve<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,
     config: C,
+    needs: &Needs,
     start: impl FnOnce(C, Deps) -> Started,
 ) -> anyhow::Result<()>
 where
@@ -100,7 +136,7 @@ where
     panics_end_the_process();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
-    let outcome = runtime.block_on(control(version, loaded, config, start, logs));
+    let outcome = runtime.block_on(control(version, loaded, config, needs, start, logs));
     // A lookup that hangs in a helper thread must not hold the process.
     runtime.shutdown_background();
     logs::flush();
@@ -112,6 +148,7 @@ async fn control<C, Started, Wait>(
     version: &'static str,
     loaded: RoleLoaded,
     config: C,
+    needs: &Needs,
     start: impl FnOnce(C, Deps) -> Started,
     logs: Logs,
 ) -> anyhow::Result<()>
@@ -128,7 +165,7 @@ where
         instance: instance.clone(),
         version,
     }));
-    let admin = admin(version, &loaded, &instance, &deps, &logs).await?;
+    let admin = admin(version, &loaded, &instance, &deps, &logs)?;
     let _signals = watch_signals(&lifecycle, &logs)?;
     let _housekeeping = Aborting(tokio::spawn(housekeeping(deps.clone())));
     let role = loaded.name;
@@ -139,6 +176,7 @@ where
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    memory::admit(&needs.sizes, &lifecycle)?;
     let waiting = tokio::select! {
         outcome = start(config, deps) => outcome?,
         () = lifecycle.drain_began() => {
@@ -205,7 +243,7 @@ async fn drain(
     Ok(())
 }
 
-async fn admin(
+fn admin(
     version: &'static str,
     loaded: &RoleLoaded,
     instance: &str,
@@ -224,7 +262,7 @@ async fn admin(
         version,
         config: print::json(&loaded.effective),
     };
-    Ok(Some(Admin::serve(addr, pages).await?))
+    Ok(Some(Admin::serve(addr, loaded.host.take_over, pages)?))
 }
 
 /// Ends its task when dropped.
@@ -300,11 +338,6 @@ fn refuse(role: &str, why: &str) -> ExitCode {
     logs::flush();
     complain(&format!("oncecast {role}: {why}"));
     EXIT_USAGE.into()
-}
-
-/// An error with its causes on one line.
-fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
 }
 
 fn say(text: &str) {

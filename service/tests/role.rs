@@ -4,6 +4,7 @@
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::config::{self, Environment, Role};
+use service::host::Needs;
 use service::{Deps, run};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -42,7 +43,7 @@ fn child() -> Result<(), String> {
     let loaded =
         config::load(Cli::command(), ROLES, argv, &Environment::default()).map_err(|exit| exit.text)?;
     let Cmd::Echo(echo) = Cli::from_arg_matches(&loaded.matches).map_err(|error| error.to_string())?.command;
-    let code = run::run("1.0", loaded.role.unwrap(), echo, |_| Ok(()), start);
+    let code = run::run("1.0", loaded.role.unwrap(), echo, |_| Ok(Needs::default()), start);
     if code == std::process::ExitCode::SUCCESS { Ok(()) } else { Err(format!("{code:?}")) }
 }
 

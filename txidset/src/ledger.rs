@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const MAX_OWNERS: usize = 8;
 
 /// An epoch that is not settled after so long is late: siblings have long taken over what it covers, and what comes after it.
-pub(crate) const LATE: Duration = Duration::from_secs(2);
+pub const UNSETTLED_LATE: Duration = Duration::from_secs(2);
 
 /// The oldest epoch of a worker that is not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Unsettled {
 impl Unsettled {
     /// It should have been settled long ago.
     pub fn is_late(&self) -> bool {
-        self.age >= LATE
+        self.age >= UNSETTLED_LATE
     }
 }
 

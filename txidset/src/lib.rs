@@ -95,7 +95,7 @@ pub use decision::{Claimant, Decision, Ticket, Token, Verdict, Why};
 pub use driver::Driver;
 pub use fabric::FabricLabel;
 pub use key::{ClaimKey, Class};
-pub use ledger::Unsettled;
+pub use ledger::{UNSETTLED_LATE, Unsettled};
 pub use local::LocalSet;
 pub use name::{Holder, KeyStyle, Names};
 pub use node::Predecessors;

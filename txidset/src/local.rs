@@ -113,6 +113,11 @@ impl LocalSet {
         bytes / BYTES_PER_ENTRY
     }
 
+    /// Most bytes that a set of so many entries takes.
+    pub const fn bytes_of(entries: usize) -> usize {
+        entries.saturating_mul(BYTES_PER_ENTRY)
+    }
+
     /// What a person should read while ids leave before their time, at the rate that drives them out; `None` while the whole
     /// horizon fits. Cold path.
     pub fn shortfall(&self, now: Instant) -> Option<String> {

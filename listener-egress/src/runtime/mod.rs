@@ -17,9 +17,10 @@ mod worker;
 
 pub use cells::Counters;
 
-use crate::config::{Config, Proto, resolve};
+use crate::config::{Config, Proto};
 use crate::pipeline::Pipeline;
 use crate::pipeline::position::MAX_WORKERS;
+use crate::resolve::resolve;
 use anyhow::Context;
 use cache_backend::Backend;
 use cells::Cells;

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "tests; the lint sees only functions marked as such")]
 
 use multicast_io::probe::wait_readable;
-use multicast_io::{Burst, Interface, Joined, Membership, Receiver, Sender, SocketOptions, Span, Train};
+use multicast_io::{
+    Burst, Interface, Joined, Membership, PortUse, Receiver, Sender, SocketOptions, Span, Train,
+};
 use std::hash::{BuildHasher, Hasher};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -41,6 +43,11 @@ pub(crate) const ALL: &[Scenario] = &[
     ("a_join_that_cannot_be_names_what_is_wrong", a_join_that_cannot_be_names_what_is_wrong),
     ("a_buffer_that_was_clamped_names_the_knob", a_buffer_that_was_clamped_names_the_knob),
     ("multicast_works_here", multicast_works_here),
+    ("own_sockets_share_a_port_that_others_do_not_get", own_sockets_share_a_port_that_others_do_not_get),
+    (
+        "a_socket_that_withdraws_keeps_what_it_has_and_gets_no_more",
+        a_socket_that_withdraws_keeps_what_it_has_and_gets_no_more,
+    ),
 ];
 
 /// Longest wait for something that must happen; reached only in a test that fails.
@@ -621,4 +628,57 @@ fn multicast_works_here(family: Family) {
     assert!(multicast_io::multicast_probe(family.group(), &lo()).unwrap());
     let gone = Interface { index: 9_999, ..lo() };
     assert!(!multicast_io::multicast_probe(family.group(), &gone).unwrap_or(false));
+}
+
+/// The kernel spreads the senders over both sockets, and a third socket gets the port only if it asks to share it.
+fn own_sockets_share_a_port_that_others_do_not_get(family: Family) {
+    let first = SocketOptions { port_use: PortUse::First, ..options(family.host()) };
+    let mut receivers = vec![Receiver::open(&first).unwrap()];
+    let bind = receivers[0].local_addr().unwrap();
+    let beside = |port_use| Receiver::open(&SocketOptions { bind, port_use, ..first.clone() });
+    receivers.push(beside(PortUse::Shared).unwrap());
+    for port_use in [PortUse::First, PortUse::Alone] {
+        assert_eq!(
+            beside(port_use).map(drop).unwrap_err().cause.kind(),
+            ErrorKind::AddrInUse,
+            "{port_use:?}"
+        );
+    }
+    let mut bursts = [Burst::new(64, 0), Burst::new(64, 0)];
+    for _ in 0..64 {
+        let sender = std::net::UdpSocket::bind((family.host(), 0)).unwrap();
+        sender.send_to(b"x", bind).unwrap();
+    }
+    for (receiver, burst) in receivers.iter_mut().zip(&mut bursts) {
+        assert!(wait_readable(&*receiver, BOUND).unwrap(), "one of them gets nothing");
+        while receiver.receive(burst, 64).is_ok_and(|taken| taken > 0) {}
+    }
+    assert_eq!(bursts.iter().map(|burst| burst.arrivals().len()).sum::<usize>(), 64);
+}
+
+fn a_socket_that_withdraws_keeps_what_it_has_and_gets_no_more(family: Family) {
+    for bind in [family.host(), family.anywhere()] {
+        let first = SocketOptions { port_use: PortUse::First, ..options(bind) };
+        let mut leaving = Receiver::open(&first).unwrap();
+        let bind = leaving.local_addr().unwrap();
+        let mut staying =
+            Receiver::open(&SocketOptions { bind, port_use: PortUse::Shared, ..first }).unwrap();
+        let to = SocketAddr::new(family.host(), bind.port());
+        let send = || {
+            for _ in 0..64 {
+                std::net::UdpSocket::bind((family.host(), 0)).unwrap().send_to(b"x", to).unwrap();
+            }
+        };
+        let count = |receiver: &mut Receiver| {
+            let mut burst = Burst::new(256, 0);
+            while receiver.receive(&mut burst, 64).is_ok_and(|taken| taken > 0) {}
+            burst.arrivals().len()
+        };
+        send();
+        leaving.withdraw().unwrap();
+        send();
+        let (kept, of_the_other) = (count(&mut leaving), count(&mut staying));
+        assert!((1..64).contains(&kept), "the queue stays, and grows no more: {kept}");
+        assert_eq!(kept + of_the_other, 128);
+    }
 }

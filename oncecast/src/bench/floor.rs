@@ -7,7 +7,9 @@ use super::shared::{End, Ending, Groups};
 use anyhow::Context;
 use frame::data::HEADER;
 use frame::{GroupIndex, ShardBits};
-use multicast_io::{Burst, Interface, Ready, Receiver, Sender, SocketOptions, Span, Train, thread_time};
+use multicast_io::{
+    Burst, Interface, PortUse, Ready, Receiver, Sender, SocketOptions, Span, Train, thread_time,
+};
 use proxy_ingress::pipeline::admit::MAX_DATAGRAM;
 use proxy_ingress::pipeline::train::{Order, TrainFrame, TrainLimits, TrainPlan};
 use std::io;
@@ -117,7 +119,7 @@ fn fill(receiver: &mut Receiver, burst: &mut Burst, batch: usize) -> anyhow::Res
 
 fn open_receiver(args: &Args) -> anyhow::Result<Receiver> {
     let mut options = SocketOptions::new(args.listen);
-    options.reuse_port = true;
+    options.port_use = PortUse::Shared;
     options.dual_stack = args.listen.is_ipv6();
     options.gro = !args.no_gro;
     options.receive_buffer = Some(4 << 20);

@@ -19,7 +19,9 @@ use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
 use cache_backend::{Backend, Settings};
 use link_watch::{Family, Need};
+use service::codes::Code;
 use service::config::Purpose;
+use service::host::ports::Sign;
 use service::links::{Demand, Demands};
 use service::worker::Threads;
 use service::{Deps, Lifecycle};
@@ -36,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Between two looks at how far back tier 1 remembers.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often the age of unsettled claims is looked at.
+const LOOK_AT_EPOCHS: Duration = Duration::from_secs(1);
 
 /// What a claim takes in the memory store: key, value, its index.
 const MEMORY_RECORD: usize = 128;
@@ -79,6 +83,7 @@ pub struct Running {
     /// The store, where the proxy opened it itself.
     closes: Option<Arc<dyn Backend>>,
     saved: Option<(Arc<Directory>, state::StateFile)>,
+    _signs: Vec<Sign>,
 }
 
 impl Running {
@@ -204,6 +209,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let local = config.claims.enabled().then_some(local);
     if let Some(local) = &local {
         tokio::spawn(watch_tier1(Arc::clone(local), deps.lifecycle.clone()));
+        tokio::spawn(watch_epochs(cells.clone(), deps.lifecycle.clone()));
     }
     deps.registry.add(Arc::new(Proxy {
         workers: cells.clone(),
@@ -215,7 +221,16 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let store = backend.as_ref().map_or("none", |backend| backend.name());
     let closes = backend.clone().filter(|_| ours == Some(true));
     tracing::info!(%udp, ?tcp, workers = count, store, "proxy takes frames");
-    Ok(Running { udp, tcp, cells, threads, drain_timeout: config.common.drain_timeout, closes, saved })
+    Ok(Running {
+        udp,
+        tcp,
+        cells,
+        threads,
+        drain_timeout: config.common.drain_timeout,
+        closes,
+        saved,
+        _signs: opened.signs,
+    })
 }
 
 /// Says that tier 1 forgets ids before their time, once each time that it begins to.
@@ -232,6 +247,27 @@ async fn watch_tier1(local: Arc<LocalSet>, lifecycle: Lifecycle) {
             tracing::warn!("{warning}");
         }
         short = warning.is_some();
+    }
+}
+
+/// A reason while claims do not settle: siblings take over what they cover.
+async fn watch_epochs(cells: Vec<WorkerCells>, lifecycle: Lifecycle) {
+    let condition = lifecycle.condition("claims");
+    condition.met("claims settle");
+    let mut look = tokio::time::interval(LOOK_AT_EPOCHS);
+    loop {
+        tokio::select! {
+            () = lifecycle.drain_began() => return,
+            _ = look.tick() => {}
+        }
+        let oldest = cells.iter().map(|worker| worker.claims.unsettled_age.value()).max();
+        let oldest = Duration::from_micros(oldest.unwrap_or_default());
+        match oldest < txidset::UNSETTLED_LATE {
+            true => condition.met("claims settle"),
+            false => {
+                condition.fails(Code::Epoch, &format!("the oldest claims wait for {} s", oldest.as_secs()))
+            }
+        }
     }
 }
 
@@ -252,15 +288,20 @@ async fn open_backend(
 
 /// Tier 1. Where it is the only tier it also gets the room of the memory store.
 fn local_set(config: &Config) -> Arc<LocalSet> {
+    let capacity = tier1_entries(config);
+    Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
+}
+
+/// Ids that tier 1 holds.
+pub(crate) fn tier1_entries(config: &Config) -> usize {
     let store = match config.backend_settings() {
         Ok(Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
         _ => 0,
     };
-    let capacity = match config.claims.dedup_memory {
+    match config.claims.dedup_memory {
         Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
         None => config.claims.txid_dedup_local_cap.max(store),
-    };
-    Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
+    }
 }
 
 fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, state::StateFile)>> {

@@ -1,14 +1,13 @@
 //! Every socket of the proxy, opened before a worker starts, so that what is wrong with one is an error at start.
 
-use crate::config::{Config, TcpPort};
+use crate::config::Config;
 use crate::pipeline::admit::{IP_UDP, MAX_DATAGRAM};
 use anyhow::{Context, bail};
-use multicast_io::{Interface, Receiver, SocketOptions, wildcard};
+use multicast_io::{Interface, PortUse, Receiver, SocketOptions, wildcard};
+use service::host::ports::{self, Owner, Port, Sign};
 use service::links::EmitSocket;
-use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{SocketAddr, TcpListener};
 
-const RECEIVE_BUFFER: usize = 4 << 20;
 const TCP_QUEUE: i32 = 1024;
 
 /// Sockets of one worker.
@@ -26,21 +25,24 @@ pub(super) struct Opened {
     pub(super) workers: Vec<Sockets>,
     pub(super) udp: SocketAddr,
     pub(super) tcp: Option<SocketAddr>,
+    /// Who has the ports.
+    pub(super) signs: Vec<Sign>,
     /// Longest frame that no interface must cut.
     pub(super) max_segment: u16,
 }
 
 pub(super) fn open(config: &Config, workers: usize) -> anyhow::Result<Opened> {
     let interfaces = interfaces(config)?;
-    let mut udp = SocketAddr::new(config.receiving.listen, config.receiving.udp_listen_port);
-    let mut tcp = tcp_port(config).map(|port| SocketAddr::new(config.receiving.listen, port));
+    let mut udp = config.receiving.udp_port();
+    let mut tcp = config.receiving.tcp_port();
     let mut opened = Vec::new();
-    for _ in 0..workers {
-        let receiver = receiver(config, udp)?;
-        udp = receiver.local_addr().context("reading the UDP port")?;
-        let listener = tcp.map(listener).transpose()?;
-        if let Some(listener) = &listener {
-            tcp = Some(listener.local_addr().context("reading the TCP port")?);
+    for index in 0..workers {
+        let port_use = PortUse::of(index, config.host.take_over);
+        let receiver = receiver(config, udp, port_use)?;
+        udp.address = receiver.local_addr().context("reading the UDP port")?;
+        let listener = tcp.map(|port| listener(config, port, port_use)).transpose()?;
+        if let (Some(listener), Some(tcp)) = (&listener, &mut tcp) {
+            tcp.address = listener.local_addr().context("reading the TCP port")?;
         }
         let senders = interfaces.iter().map(|on| sender(config, on)).collect::<Result<_, _>>()?;
         opened.push(Sockets { receiver, listener, senders });
@@ -50,16 +52,15 @@ pub(super) fn open(config: &Config, workers: usize) -> anyhow::Result<Opened> {
     let link = u16::try_from(mtu).unwrap_or(u16::MAX);
     let mtu = if config.sending.frag_mtu == 0 { link } else { link.min(config.sending.frag_mtu) };
     let most = u16::try_from(MAX_DATAGRAM).unwrap_or(u16::MAX);
-    Ok(Opened { workers: opened, udp, tcp, max_segment: mtu.saturating_sub(IP_UDP).min(most) })
-}
-
-/// What TCP port to bind.
-fn tcp_port(config: &Config) -> Option<u16> {
-    match config.receiving.tcp_listen_port {
-        TcpPort::Off => None,
-        TcpPort::Auto => Some(0),
-        TcpPort::Fixed(port) => Some(port),
-    }
+    let owner = Owner::new("proxy", &config.common.instance());
+    let signs = [Some(udp), tcp].into_iter().flatten().map(|port| Sign::put(&port, &owner)).collect();
+    Ok(Opened {
+        workers: opened,
+        udp: udp.address,
+        tcp: tcp.map(|port| port.address),
+        signs,
+        max_segment: mtu.saturating_sub(IP_UDP).min(most),
+    })
 }
 
 fn interfaces(config: &Config) -> anyhow::Result<Vec<Interface>> {
@@ -79,16 +80,13 @@ fn interfaces(config: &Config) -> anyhow::Result<Vec<Interface>> {
     Ok(found)
 }
 
-fn receiver(config: &Config, bind: SocketAddr) -> anyhow::Result<Receiver> {
-    let mut options = SocketOptions::new(bind);
-    options.reuse_port = true;
+fn receiver(config: &Config, port: Port, port_use: PortUse) -> anyhow::Result<Receiver> {
+    let mut options = SocketOptions::new(port.address);
+    options.port_use = port_use;
     options.gro = config.receiving.gro;
-    options.dual_stack = bind.is_ipv6();
-    options.receive_buffer = Some(match config.receiving.recv_buf_bytes.as_usize() {
-        0 => RECEIVE_BUFFER,
-        bytes => bytes,
-    });
-    Receiver::open(&options).context("--udp-listen-port")
+    options.dual_stack = port.address.is_ipv6();
+    options.receive_buffer = Some(config.receiving.receive_buffer());
+    Receiver::open(&options).map_err(|error| port.refused_socket(error, config.host.take_over))
 }
 
 fn sender(config: &Config, on: &Interface) -> anyhow::Result<EmitSocket> {
@@ -96,25 +94,14 @@ fn sender(config: &Config, on: &Interface) -> anyhow::Result<EmitSocket> {
     let mut options = SocketOptions::new(SocketAddr::new(config.fabric.bind_source.unwrap_or(any), 0));
     options.send_buffer = Some(config.sending.send_buf_bytes.as_usize());
     options.hop_limit = config.fabric.egress_hoplimit;
-    options.loopback = config.fabric.egress_loop || config.common.debug;
+    options.loopback = config.fabric.egress_loop;
     options.gso = config.sending.gso;
     EmitSocket::open("--iface", on, options)
 }
 
-fn listener(bind: SocketAddr) -> anyhow::Result<TcpListener> {
-    let open = || -> std::io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(bind), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_port(true)?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        if bind.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        socket.bind(&bind.into())?;
-        socket.listen(TCP_QUEUE)?;
-        Ok(socket.into())
-    };
-    open().with_context(|| format!("--tcp-listen-port: listening on {bind}"))
+fn listener(config: &Config, port: Port, port_use: PortUse) -> anyhow::Result<TcpListener> {
+    let opened = ports::listen(&port, port_use, TCP_QUEUE);
+    opened.map_err(|error| port.refused(error, config.host.take_over))
 }
 
 /// Says once what holds for the sockets of every worker.

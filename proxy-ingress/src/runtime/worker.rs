@@ -45,6 +45,8 @@ const HEAP: usize = SLOTS * (80 << 10) + (8 << 20);
 const DRAIN_QUIET: Duration = Duration::from_millis(50);
 /// or when it is empty after this long, as senders that do not hear of the stop never fall silent.
 const DRAIN_ACCEPT: Duration = Duration::from_millis(250);
+/// So long after it left its ports it looks for what was on the way to them.
+const DRAIN_LEFT: Duration = Duration::from_millis(20);
 
 /// What a worker is born with.
 pub(super) struct Start {
@@ -201,7 +203,10 @@ impl Worker {
             self.round(None).await;
             let now = Instant::now();
             match drain.step(now, &self.in_hand()) {
-                DrainStep::StopReading => self.stop_reading(),
+                DrainStep::StopReading => {
+                    self.leave_ports(timeout).await;
+                    self.stop_reading();
+                }
                 DrainStep::Decide => self.ingress.decide_all(now),
                 DrainStep::Wait(most) => {
                     if let Ok(Some(batch)) = tokio::time::timeout(most, self.wait()).await {
@@ -214,6 +219,22 @@ impl Worker {
         self.send_undecided().await;
         self.ingress.close();
         self.commit().await;
+    }
+
+    /// Gives the ports to the process that takes over, if there is one, and takes what came before that: also what the kernel
+    /// was about to queue.
+    async fn leave_ports(&mut self, timeout: Duration) {
+        self.intake.withdraw();
+        let began = Instant::now();
+        while began.elapsed() < timeout {
+            let left = DRAIN_LEFT.saturating_sub(began.elapsed());
+            let batch = match self.intake.queue() {
+                Queue::Empty if left.is_zero() => return,
+                Queue::Empty => tokio::time::timeout(left, self.wait()).await.unwrap_or_default(),
+                _ => None,
+            };
+            self.round(batch).await;
+        }
     }
 
     fn in_hand(&mut self) -> InHand {

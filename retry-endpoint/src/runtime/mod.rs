@@ -26,6 +26,7 @@ use anyhow::Context;
 use counters::{ControlCells, NackServerCells, WorkerCells};
 use service::Deps;
 use service::config::Purpose;
+use service::host::ports::{Owner, Port, Sign};
 use service::worker::Threads;
 use sockets::Sockets;
 use start::Starter;
@@ -40,6 +41,7 @@ pub struct Running {
     nack_server: Arc<NackServerCells>,
     control: Arc<ControlCells>,
     threads: Threads,
+    _sign: Sign,
 }
 
 impl Running {
@@ -80,6 +82,8 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let nack = request_socket.local_addr().context("request socket")?;
     request_socket.warnings().iter().for_each(|warning| tracing::warn!("--nack-port: {warning}"));
 
+    let port = Port { address: nack, ..config.request_port(nack.ip()) };
+    let sign = Sign::put(&port, &Owner::new("retry", &config.common.instance()));
     let starter = Starter::new(config, sockets, links, &deps.lifecycle);
     let threads = starter.start(request_socket, shared).await?;
     let Starter { workers, nack_server, control, .. } = starter;
@@ -96,7 +100,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     deps.lifecycle.condition("groups").met(&format!("{groups} groups on {count} workers"));
     deps.lifecycle.condition("requests").met(&format!("taken on {nack}"));
     tracing::info!(%nack, workers = count, groups, egress = ?egress, "retry endpoint serves");
-    Ok(Running { nack, workers, nack_server, control, threads })
+    Ok(Running { nack, workers, nack_server, control, threads, _sign: sign })
 }
 
 /// `/status`: what is held, by worker.

@@ -7,7 +7,8 @@ use crate::pipeline::emit::{EmitConfig, EmitInterface};
 use anyhow::{Context, ensure};
 use frame::{Advert, Fabric, GroupIndex, ShardBits, SourceMode};
 use link_watch::{Family, Links, Need};
-use multicast_io::{Interface, Joined, Receiver, SocketOptions, wildcard};
+use multicast_io::{Interface, Joined, PortUse, Receiver, SocketOptions, wildcard};
+use service::host::ports::Port;
 use service::links::{Demand, Demands, EmitSocket};
 use service::worker::Layout;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -87,8 +88,8 @@ impl Sockets {
 
     /// The socket that requests come in by.
     pub(super) fn open_request_socket(&self) -> anyhow::Result<Receiver> {
-        let port = self.config.requests.nack_port;
-        open_request_socket(SocketAddr::new(self.nack_addr, port), &self.egress_names())
+        let port = self.config.request_port(self.nack_addr);
+        open_request_socket(port, self.config.host.take_over, &self.egress_names())
     }
 
     /// Opens it again when its address changes.
@@ -97,6 +98,8 @@ impl Sockets {
             auto: self.config.requests.nack_addr == AUTO,
             v4: self.layout.fabric.is_v4(),
             egress: self.egress_names(),
+            port: self.config.request_port(bound.ip()),
+            take_over: self.config.host.take_over,
             bound,
             index: self.egress.iter().find(|on| has(on, bound.ip())).map(|on| on.index),
         }
@@ -220,20 +223,24 @@ fn has(interface: &Interface, ip: IpAddr) -> bool {
     }
 }
 
-fn open_request_socket(bind: SocketAddr, egress: &[String]) -> anyhow::Result<Receiver> {
+fn open_request_socket(port: Port, take_over: bool, egress: &[String]) -> anyhow::Result<Receiver> {
+    let bind = port.address;
     // A link-local address means nothing without its interface.
     let of_link = matches!(bind.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
     let on = egress.iter().filter(|_| of_link).filter_map(|name| Interface::by_name(name).ok());
     let options = SocketOptions {
         interface: on.into_iter().find(|on| has(on, bind.ip())),
         packet_info: true,
+        port_use: PortUse::of(0, take_over),
         dual_stack: bind.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         receive_buffer: Some(REQUEST_BUFFER),
         send_buffer: Some(REQUEST_BUFFER),
         ..SocketOptions::new(bind)
     };
-    Receiver::open(&options)
-        .with_context(|| format!("--nack-addr {}, --nack-port {}", bind.ip(), bind.port()))
+    Receiver::open(&options).map_err(|error| {
+        let what = format!("--nack-addr {}, --nack-port {}", bind.ip(), bind.port());
+        port.refused_socket(error, take_over).context(what)
+    })
 }
 
 /// `--nack-addr`, or the first usable address of the first egress interface in the fabric's family.
@@ -259,6 +266,8 @@ pub(super) struct RequestAddress {
     auto: bool,
     v4: bool,
     egress: Vec<String>,
+    port: Port,
+    take_over: bool,
     /// What the socket is bound to.
     bound: SocketAddr,
     /// The interface that had the address when it was bound.
@@ -290,7 +299,8 @@ impl RequestAddress {
             return Ok(Rebind::Stay);
         }
         let bind = SocketAddr::new(wanted, self.bound.port());
-        let socket = open_request_socket(bind, &self.egress)?;
+        let port = Port { address: bind, ..self.port };
+        let socket = open_request_socket(port, self.take_over, &self.egress)?;
         (self.bound, self.index) = (bind, Some(index));
         Ok(Rebind::Opened(Box::new(socket), bind))
     }

@@ -2,13 +2,16 @@
 
 use super::args::CommonArgs;
 use super::go;
+use super::host::{CheckDepth, HostArgs};
 use super::parsers::YesOrNo;
 use super::role::Role;
-use clap::{Arg, ArgAction, Args, Command};
+use super::values::Unacceptable;
+use clap::builder::{StringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, Args, Command, ValueEnum};
 use std::collections::{BTreeMap, HashSet};
 
 /// Options that stand on the command line only.
-const NOT_LAYERED: [&str; 4] = ["check", "print-config", "help", "version"];
+const NOT_LAYERED: [&str; 5] = ["check", "print-config", "take-over", "help", "version"];
 
 /// Whether the environment and the file may give this option.
 pub(super) fn is_layered(long: &str) -> bool {
@@ -32,8 +35,9 @@ pub fn decorate(mut command: Command, roles: &'static [Role]) -> Command {
 fn decorate_role(mut sub: Command, role: &'static Role) -> Command {
     // A role may declare options of the service itself; those it left out are added.
     let known = known(&sub);
-    let common = CommonArgs::augment_args(Command::new("common"));
+    let common = HostArgs::augment_args(CommonArgs::augment_args(Command::new("common")));
     sub = sub.args(common.get_arguments().filter(|arg| !names(arg).iter().any(|name| known.contains(name))));
+    sub = sub.mut_arg("check", check_depth);
     let aliases = other_flags(&sub, role);
     sub = sub.args_override_self(true).mut_args(|arg| {
         let Some(long) = arg.get_long().map(str::to_owned) else { return arg };
@@ -75,6 +79,37 @@ fn ignored_flags(sub: &Command, role: &Role) -> Vec<Arg> {
             if go.is_switch() { switch(arg.value_parser(clap::value_parser!(bool))) } else { arg }
         })
         .collect()
+}
+
+/// `--check`, alone or with how far to look. Its value is whether to check; [`depth`] reads how far.
+fn check_depth(arg: Arg) -> Arg {
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("host")
+        .default_value(NO_CHECK)
+        .hide_default_value(true)
+        .hide_possible_values(true)
+        .value_parser(StringValueParser::new().try_map(|text| match depth(&text) {
+            Ok(depth) => Ok(depth.is_some()),
+            Err(()) => Err(Unacceptable("config, host or online".to_owned())),
+        }))
+        .value_name("config|host|online")
+        .help(
+            "Start nothing; say whether the configuration is right (else exit code 2) and this host as it says (else 1). \
+             config: the configuration alone; host: both [default]; online: the shared store too",
+        )
+}
+
+/// What `--check` has where it is not given.
+const NO_CHECK: &str = "no";
+
+/// How far `--check` with this value looks.
+pub(super) fn depth(text: &str) -> Result<Option<CheckDepth>, ()> {
+    if text == NO_CHECK {
+        return Ok(None);
+    }
+    CheckDepth::from_str(text, false).map(Some).map_err(drop)
 }
 
 /// Lets a yes-or-no option stand alone or take `=true` and `=false`; other options are left as they are.

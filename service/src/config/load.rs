@@ -5,10 +5,11 @@
 //! keys are checked against the options of the role, and every error becomes one line.
 
 use super::args::CommonArgs;
-use super::command::{decorate, is_layered};
+use super::command::{decorate, depth, is_layered};
 use super::effective::{Effective, Origin};
 use super::exit::Exit;
 use super::go;
+use super::host::{CheckDepth, HostArgs};
 use super::layers::Layers;
 use super::refusal;
 use super::role::{Environment, Role};
@@ -33,6 +34,10 @@ pub struct RoleLoaded {
     pub name: &'static str,
     /// The options of the service itself.
     pub common: CommonArgs,
+    /// The options of this start.
+    pub host: HostArgs,
+    /// How far to look, where the role is to be checked and not started.
+    pub check: Option<CheckDepth>,
     /// Lines to log at start.
     pub warnings: Vec<String>,
     /// Every option with its value and origin.
@@ -70,9 +75,12 @@ pub fn load(
         return Ok(Loaded { matches, role: None });
     };
     let common = CommonArgs::from_arg_matches(found).map_err(|error| refusal::exit(&error, &layers, &[]))?;
+    let host = HostArgs::from_arg_matches(found).map_err(|error| refusal::exit(&error, &layers, &[]))?;
+    let asked = found.get_raw("check").and_then(|mut values| values.next()?.to_str());
+    let check = asked.and_then(|text| depth(text).ok().flatten());
     let effective = effective(&sub, found, &layers);
     let warnings = go::warnings(role.name, &effective).map_err(|refused| Exit::usage(role.name, refused))?;
-    let role = RoleLoaded { name: role.name, common, warnings, effective };
+    let role = RoleLoaded { name: role.name, common, host, check, warnings, effective };
     Ok(Loaded { matches, role: Some(role) })
 }
 

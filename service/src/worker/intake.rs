@@ -377,6 +377,16 @@ impl<T: Copy> Intake<T> {
         closed.queued_errors += socket.queued_errors();
     }
 
+    /// What comes from now on goes to the other sockets on the port, those of a process that takes over; what is queued here
+    /// is still taken.
+    pub fn withdraw(&mut self) {
+        for inlet in &self.inlets {
+            // Where the kernel does not let it, closing is all there is.
+            let _ = inlet.socket.get_ref().withdraw();
+        }
+        self.queue = Queue::MayHoldMore;
+    }
+
     /// Closes the sockets. Their last counts stay.
     pub fn close(&mut self) {
         self.closed = self.counts();

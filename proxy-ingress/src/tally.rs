@@ -1,9 +1,11 @@
 //! What one worker counts, and how it is shown. Plain cells with one writer; folded when somebody asks.
 
 use crate::drops::DropReason;
-use frame::{GroupIndex, Kind, ShardBits};
+use crate::variants::Limited;
+use frame::{GroupIndex, Id, Kind, ShardBits};
 use service::metrics::{Counter, Gauge, Histogram};
 use std::sync::Arc;
+use std::time::Instant;
 use txidset::Why;
 
 /// Kinds that ingress accepts, in the order of their counters.
@@ -36,6 +38,7 @@ service::counters! {
         accepted: [Counter; KINDS] => counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
         dropped: [Counter; DropReason::ALL] => counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.");
         deduped: [Counter; KINDS] => counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
+        limited: [Counter; Limited::ALL] => counter("bsp_variants_limited_total", ["worker", "reason"], "Frames beyond --variants of their id: cut (a transaction, left in standard form) or refused (claimed by its id alone), for their source or their id.");
         pub seen_locally: Counter = "seen", pub new_locally: Counter = "new" => counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
         pub released: Counter => counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
         wait_time: [Histogram; Why::ALL, label] => histogram("bsp_txid_claim_wait_seconds", ["why"], "Time from claim to decision of frames that waited, parking included, by what was decided.");
@@ -90,7 +93,7 @@ service::counters! {
 impl Tally {
     /// All zero.
     pub fn new(bits: ShardBits) -> Tally {
-        Tally::noting(bits, Arc::new(service::Recent::new("sent")))
+        Tally::noting(bits, Arc::new(service::Recent::new("sent").and(&Limited::DID)))
     }
 
     /// All zero; frames are noted in `recent`.
@@ -113,6 +116,18 @@ impl Tally {
     fn lost_while_sending(&self) -> u64 {
         let lost = [DropReason::SendRefused, DropReason::BacklogFull, DropReason::WriteError];
         lost.iter().map(|reason| self.dropped(*reason).get()).sum()
+    }
+
+    /// Counts a frame beyond the bound of its id's variants, and notes it for `/where`.
+    pub(crate) fn limit(&self, now: Instant, limited: Limited, id: &Id) {
+        self.limited[limited.index()].add(1);
+        let id = id.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        self.recent.note_other(self.recent.moment(now), limited.index(), id);
+    }
+
+    /// Cell of frames beyond the bound of their id's variants.
+    pub fn limited(&self, limited: Limited) -> &Counter {
+        &self.limited[limited.index()]
     }
 
     /// Cell of accepted frames of a kind.

@@ -39,7 +39,7 @@ mod slab;
 
 pub use crate::drops::DropReason;
 pub use admission::Message;
-pub use admit::{Admitted, Policy, Via, admit};
+pub use admit::{Admitted, Judged, Policy, Via, admit, judge};
 pub use emit::Transmit;
 pub use round::{Ingress, Next, RoundIo};
 pub use settings::IngressConfig;

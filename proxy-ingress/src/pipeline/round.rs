@@ -149,7 +149,8 @@ impl Ingress {
             looked_at: now,
             closing: false,
             admission: Admission::new(config.policy),
-            gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes),
+            gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes)
+                .bound_variants(config.variants.clone()),
             loader: Loader::new(&config),
             planner: Planner::new(&config),
             outlets: Outlets::new(&config),

@@ -4,13 +4,16 @@
 //! of one deployment share the gate, those of another do not. A frame that must wait for tier 2 is copied into a bounded
 //! table. When that is full, the frame passes unclaimed: a duplicate is better than a loss.
 //!
+//! A frame with bytes that its id does not prove claims its variant too ([`frame::outside`]), and passes if it wins either. The
+//! SubtreeID makes no variant here: it has been filtered by.
+//!
 //! What the gate lets through carries a ticket that says how its delivery went. It was handed over; or it failed, and the
 //! claim is released in both tiers, so that a sibling, or a resend, gets through.
 
 use super::counts::{Counts, DropReason};
 use super::mark::{Markable, Sighted};
 use super::reassemble::{Parts, Rebuilt};
-use frame::{DataFrame, HashKey, Id, Kind, SeqNum};
+use frame::{DataFrame, HashKey, Id, Kind, Label, SeqNum, Variant};
 use gap_track::slots::{Slot, Slots};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +30,12 @@ pub fn claim_key(frame: &DataFrame<'_>) -> Option<ClaimKey> {
         _ => return None,
     };
     Some(ClaimKey { class, id: *frame.id })
+}
+
+/// The claim on the bytes that a frame's id does not prove, beside that on its id, `key`; `None` where the id proves all.
+pub(super) fn variant_key(frame: &DataFrame<'_>, key: &ClaimKey) -> Option<ClaimKey> {
+    let variant = Variant::of(frame, Label::LeftOut)?;
+    Some(ClaimKey { class: key.class.variant(), id: variant.id })
 }
 
 /// Where the bytes of a frame are.
@@ -58,6 +67,8 @@ pub(super) struct Delivery {
 /// A frame that asks to pass.
 pub(super) struct Candidate {
     pub(super) key: ClaimKey,
+    /// Of a frame whose id does not prove all its bytes.
+    pub(super) variant: Option<ClaimKey>,
     pub(super) place: FramePlace,
     pub(super) wire_len: u32,
     pub(super) header_len: u16,
@@ -76,6 +87,9 @@ impl Candidate {
 impl Claimant for Candidate {
     fn key(&self) -> &ClaimKey {
         &self.key
+    }
+    fn variant(&self) -> Option<&ClaimKey> {
+        self.variant.as_ref()
     }
     fn bytes(&self) -> u32 {
         self.wire_len
@@ -287,8 +301,8 @@ impl Gate {
             match decision {
                 Decision::Send { token, ticket, why } => {
                     let slot = Slot::of_token(token);
-                    counts.claims_won += u64::from(matches!(why, Why::Won | Why::TakenOver));
-                    counts.claims_open += u64::from(!matches!(why, Why::Won | Why::TakenOver));
+                    counts.claims_won += u64::from(why.grants());
+                    counts.claims_open += u64::from(!why.grants());
                     match self.kept.get(slot) {
                         Some(w) if !w.frame.is_empty() => out.push(Delivery {
                             place: FramePlace::Kept(Kept(slot)),

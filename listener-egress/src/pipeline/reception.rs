@@ -7,7 +7,7 @@
 use super::batch::{Batch, Door};
 use super::counts::{Counts, DropReason, Loss};
 use super::filter::Filter;
-use super::gate::{Candidate, FramePlace, Gate, Novel, claim_key};
+use super::gate::{Candidate, FramePlace, Gate, Novel, claim_key, variant_key};
 use super::mark::{Arrived, Markable, Withheld};
 use super::reassemble::{Parts, Reassembler, Rebuilt};
 use super::registry::Registry;
@@ -23,6 +23,7 @@ use frame::{
 use gap_track::{Asked, FlowClass, FlowDigest, Seen, Sighting};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+use txidset::ClaimKey;
 
 /// How a datagram came.
 #[derive(Clone, Copy)]
@@ -41,6 +42,8 @@ struct Rules {
     subtree_data: bool,
     verify: VerifyRules,
     gap_ttl: Option<Duration>,
+    /// Bytes that an id does not prove are claimed too.
+    variants: bool,
     /// Where the groups are, if courtesy marks are wanted.
     marks: Option<Fabric>,
 }
@@ -66,6 +69,7 @@ impl Reception {
                 subtree_data: settings.subtree_data,
                 verify: settings.verify,
                 gap_ttl: settings.track.gap_ttl,
+                variants: settings.variants,
                 marks: settings.marks,
             },
             filter: Filter::new(settings.filter.clone(), settings.shard_bits),
@@ -207,6 +211,7 @@ impl Reception {
         let claim = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
         gate.ask(Candidate {
             key: claim,
+            variant: self.variant(&frame, &claim),
             place: FramePlace::Batch(u32::try_from(index).unwrap_or(u32::MAX)),
             wire_len: u32::try_from(frame.wire_len()).unwrap_or(u32::MAX),
             header_len: u16::try_from(frame.header_len()).unwrap_or(u16::MAX),
@@ -214,6 +219,10 @@ impl Reception {
             mark: self.markable(&frame, came, &seen),
         });
         Ok(())
+    }
+
+    fn variant(&self, frame: &DataFrame<'_>, key: &ClaimKey) -> Option<ClaimKey> {
+        if self.rules.variants { variant_key(frame, key) } else { None }
     }
 
     /// Whether a frame that passed everything before the gate is to be marked.
@@ -278,13 +287,14 @@ impl Reception {
             return Err(reason);
         }
         let key = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
+        let variant = self.variant(&frame, &key);
         let wire_len = u32::try_from(frame.wire_len()).unwrap_or(u32::MAX);
         let header_len = u16::try_from(frame.header_len()).unwrap_or(u16::MAX);
         self.reassembler.verified(&rebuilt.parts, counts);
         let marks = self.rules.marks.is_some() && frame.kind == Kind::Tx;
         let mark = if marks { Markable::Withheld(Withheld::Fragments) } else { Markable::No };
         let place = gate.keep(rebuilt, wire_len, header_len);
-        gate.ask(Candidate { key, place, wire_len, header_len, behind: None, mark });
+        gate.ask(Candidate { key, variant, place, wire_len, header_len, behind: None, mark });
         Ok(())
     }
 

@@ -62,6 +62,7 @@ fn settings() -> Settings {
         track: TrackLimits::default(),
         reassembly: ReassemblyLimits::default(),
         claims: ClaimsConfig { mode: Mode::Simple, ..ClaimsConfig::default() },
+        variants: true,
         waiting_bytes: 1 << 20,
         endpoints: Vec::new(),
         single_rate: 90.0,
@@ -1453,4 +1454,96 @@ fn a_worker_that_stood_still_does_not_mark_what_it_finds() {
     assert_eq!(world.withheld(Withheld::Late), 1);
     world.run(Duration::ZERO);
     assert_eq!(world.come_by_multicast(&tx(3)).len(), 1);
+}
+
+/// A transaction in Extended Format of about `len` bytes; its id does not prove `amount`.
+fn extended(amount: u64, len: usize) -> Vec<u8> {
+    let script = vec![0x6A; len];
+    let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0xEF, 1];
+    bytes.extend_from_slice(&[7; 36]);
+    bytes.push(0xFD);
+    bytes.extend_from_slice(&u16::try_from(len).unwrap().to_le_bytes());
+    bytes.extend_from_slice(&script);
+    bytes.extend_from_slice(&[0xFF; 4]);
+    bytes.extend_from_slice(&amount.to_le_bytes());
+    bytes.extend_from_slice(&[1, 0x51, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+/// The same in standard form.
+fn standard(len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::tx::split_extended(&extended(0, len), |piece, part| {
+        if part == frame::tx::Part::Standard {
+            bytes.extend_from_slice(piece);
+        }
+    })
+    .unwrap();
+    bytes
+}
+
+/// A frame of it under the id that its standard form has.
+fn extended_frame(seq: u64, subtree: &Id, payload: &[u8]) -> Vec<u8> {
+    let mut frame = frame_of(Kind::Tx, FLOW, seq, subtree, payload);
+    frame[8..40].copy_from_slice(&frame::tx::canonical_txid(payload).unwrap().0);
+    frame
+}
+
+#[test]
+fn other_bytes_of_an_id_are_delivered_and_copies_are_not() {
+    for mode in [Mode::Simple, Mode::Settled] {
+        let claims = ClaimsConfig { mode, ..ClaimsConfig::default() };
+        let mut world = World::with(Settings { claims, ..settings() });
+        let (raw, forged, genuine) = (standard(300), extended(1, 300), extended(2, 300));
+        for (seq, payload) in [&forged, &raw, &genuine, &forged, &genuine, &raw].into_iter().enumerate() {
+            world.send(&extended_frame(seq as u64 + 1, &NO_TREE, payload));
+        }
+        world.delivered_exactly([forged, genuine].into_iter());
+        assert_eq!(world.dropped(DropReason::Deduplicated), 4);
+    }
+}
+
+#[test]
+fn a_consumer_without_a_label_filter_gets_one_copy_whatever_the_label() {
+    let mut world = World::new();
+    for (n, payload) in [standard(300), extended(1, 300)].into_iter().enumerate() {
+        for label in 0..3 {
+            world.send(&extended_frame(n as u64 * 3 + u64::from(label) + 1, &[label; 32], &payload));
+        }
+    }
+    world.delivered_exactly([standard(300), extended(1, 300)].into_iter());
+}
+
+#[test]
+fn with_variants_off_an_id_is_delivered_once() {
+    let mut world = World::with(Settings { variants: false, ..settings() });
+    world.send(&extended_frame(1, &NO_TREE, &extended(1, 300)));
+    world.send(&extended_frame(2, &NO_TREE, &extended(2, 300)));
+    world.delivered_exactly([extended(1, 300)].into_iter());
+}
+
+#[test]
+fn the_genuine_object_behind_a_forged_one_of_its_id_is_rebuilt() {
+    let mut world = World::settled();
+    let (forged, genuine) = (extended(1, 3_000), extended(2, 3_000));
+    let id = frame::tx::canonical_txid(&genuine).unwrap().0;
+    let with_id = |mut parts: Vec<Vec<u8>>| {
+        parts.iter_mut().for_each(|part| part[8..40].copy_from_slice(&id));
+        parts
+    };
+    let first = with_id(fragments(&forged, 1));
+    let second = with_id(fragments(&genuine, 1 + first.len() as u64));
+    // A fragment of each is lost, and repaired when the other is there.
+    for (index, part) in first.iter().chain(&second).enumerate() {
+        if index == 2 || index == first.len() + 3 { world.lose(part) } else { world.send(part) }
+    }
+    world.run(Duration::from_secs(1));
+    let mut delivered: Vec<_> = world.delivered().iter().map(|frame| frame[HEADER..].to_vec()).collect();
+    delivered.sort_unstable();
+    let mut expected = vec![forged, genuine];
+    expected.sort_unstable();
+    assert!(delivered == expected, "{} frames", delivered.len());
+    world.arrive(Door::Groups, PROXY, &second[1]);
+    world.arrive(Door::Groups, PROXY, &first[1]);
+    assert_eq!(world.dropped(DropReason::LateFragment), 2);
 }

@@ -17,8 +17,8 @@ use super::verify::{Hashes, VerifyRules, verify};
 use frame::digest::Entry;
 use frame::id::NO_ID;
 use frame::{
-    Advert, DataFrame, Fabric, Fragment, GroupIndex, Id, Kind, Response, SeqNum, ShardBits,
-    SubtreeGroupAnnounce,
+    Advert, DataFrame, Fabric, Fragment, GroupIndex, Id, Kind, Label, Response, SeqNum, ShardBits,
+    SubtreeGroupAnnounce, Variant,
 };
 use gap_track::{Asked, FlowClass, FlowDigest, Seen, Sighting};
 use std::net::{IpAddr, SocketAddr};
@@ -209,20 +209,28 @@ impl Reception {
         let seen = self.observe(now, &s);
         wanted?;
         let claim = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
+        let mark = self.markable(&frame, came, &seen);
+        let mark_variant = match mark {
+            Markable::Yes => Variant::of(&frame, Label::Counts).map(|variant| variant.id),
+            _ => None,
+        };
         gate.ask(Candidate {
             key: claim,
-            variant: self.variant(&frame, &claim),
+            variant: self.variant(&frame, &claim, gate),
             place: FramePlace::Batch(u32::try_from(index).unwrap_or(u32::MAX)),
             wire_len: u32::try_from(frame.wire_len()).unwrap_or(u32::MAX),
             header_len: u16::try_from(frame.header_len()).unwrap_or(u16::MAX),
             behind: matches!(seen, Seen::Known).then_some(Novel { key, seq, source }),
-            mark: self.markable(&frame, came, &seen),
+            mark,
+            mark_variant,
         });
         Ok(())
     }
 
-    fn variant(&self, frame: &DataFrame<'_>, key: &ClaimKey) -> Option<ClaimKey> {
-        if self.rules.variants { variant_key(frame, key) } else { None }
+    /// What is claimed beside its id: the bytes that the id does not prove.
+    fn variant(&self, frame: &DataFrame<'_>, key: &ClaimKey, gate: &Gate) -> Option<ClaimKey> {
+        let wanted = self.rules.variants;
+        if wanted { variant_key(frame, key).or_else(|| gate.standard_key(key)) } else { None }
     }
 
     /// Whether a frame that passed everything before the gate is to be marked.
@@ -287,14 +295,23 @@ impl Reception {
             return Err(reason);
         }
         let key = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
-        let variant = self.variant(&frame, &key);
+        let variant = self.variant(&frame, &key, gate);
         let wire_len = u32::try_from(frame.wire_len()).unwrap_or(u32::MAX);
         let header_len = u16::try_from(frame.header_len()).unwrap_or(u16::MAX);
         self.reassembler.verified(&rebuilt.parts, counts);
         let marks = self.rules.marks.is_some() && frame.kind == Kind::Tx;
         let mark = if marks { Markable::Withheld(Withheld::Fragments) } else { Markable::No };
         let place = gate.keep(rebuilt, wire_len, header_len);
-        gate.ask(Candidate { key, variant, place, wire_len, header_len, behind: None, mark });
+        gate.ask(Candidate {
+            key,
+            variant,
+            place,
+            wire_len,
+            header_len,
+            behind: None,
+            mark,
+            mark_variant: None,
+        });
         Ok(())
     }
 

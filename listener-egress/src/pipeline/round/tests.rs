@@ -1375,7 +1375,7 @@ fn a_new_verified_transaction_that_came_by_multicast_is_marked_once() {
     let mut world = marking();
     let seen = world.come_by_multicast(&tx(1));
     let id = *frame::tx::sha256d(&transaction(1)).first_chunk().unwrap();
-    assert_eq!(seen, [Sighted { id, flow: FLOW.0, number: 1 }]);
+    assert_eq!(seen, [Sighted { key: ClaimKey { class: Class::Tx, id }, flow: FLOW.0, number: 1 }]);
     assert_eq!(world.come_by_multicast(&tx(1)), [], "a copy under its number");
     assert_eq!(
         world.come_by_multicast(&frame_of(Kind::Tx, HashKey(7), 1, &NO_TREE, &transaction(1))),
@@ -1495,7 +1495,7 @@ fn other_bytes_of_an_id_are_delivered_and_copies_are_not() {
         let claims = ClaimsConfig { mode, ..ClaimsConfig::default() };
         let mut world = World::with(Settings { claims, ..settings() });
         let (raw, forged, genuine) = (standard(300), extended(1, 300), extended(2, 300));
-        for (seq, payload) in [&forged, &raw, &genuine, &forged, &genuine, &raw].into_iter().enumerate() {
+        for (seq, payload) in [&forged, &raw, &forged, &genuine, &forged, &genuine].into_iter().enumerate() {
             world.send(&extended_frame(seq as u64 + 1, &NO_TREE, payload));
         }
         world.delivered_exactly([forged, genuine].into_iter());
@@ -1546,4 +1546,31 @@ fn the_genuine_object_behind_a_forged_one_of_its_id_is_rebuilt() {
     world.arrive(Door::Groups, PROXY, &second[1]);
     world.arrive(Door::Groups, PROXY, &first[1]);
     assert_eq!(world.dropped(DropReason::LateFragment), 2);
+}
+
+#[test]
+fn of_a_contested_id_the_raw_form_is_delivered_too_and_once() {
+    let mut world = World::new();
+    let forms: Vec<_> = (1..=3).map(|amount| extended(amount, 300)).collect();
+    for (seq, payload) in (1..).zip([&forms[0], &standard(300), &forms[1], &forms[2]]) {
+        world.send(&extended_frame(seq, &NO_TREE, payload));
+    }
+    world.delivered_exactly(forms.clone().into_iter());
+    for seq in 5..8 {
+        world.send(&extended_frame(seq, &NO_TREE, &standard(300)));
+    }
+    world.delivered_exactly(forms.into_iter().chain([standard(300)]));
+}
+
+#[test]
+fn a_frame_with_a_variant_is_marked_under_both_keys() {
+    let mut world = marking();
+    let payload = extended(1, 300);
+    let frame = extended_frame(1, &NO_TREE, &payload);
+    let id = *DataFrame::decode(&frame).unwrap().id;
+    let seen = world.come_by_multicast(&frame);
+    let variant = frame::Variant::of(&DataFrame::decode(&frame).unwrap(), frame::Label::Counts).unwrap().id;
+    let keys: Vec<_> = seen.iter().map(|seen| seen.key).collect();
+    let class = Class::Tx;
+    assert_eq!(keys, [ClaimKey { class, id }, ClaimKey { class: class.variant(), id: variant }]);
 }

@@ -264,7 +264,7 @@ pub struct SendArgs {
     /// How long a train that the kernel refuses is tried again
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration, help_heading = "Sending")]
     pub send_deadline: Duration,
-    /// Frames that the kernel refused, bytes for each interface and worker; when full the newest are dropped
+    /// Frames that the kernel refused, bytes for each interface and worker; before it is full reading stops
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Sending")]
     pub send_backlog_bytes: ByteSize,
 }

@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Drain,
     /// The kernel refuses the node's sends.
     RefusedSends,
+    /// The node's link takes only so many frames a round.
+    Shaped { frames: usize },
     /// No request of the node reaches the store, or no reply the node.
     Partition { requests_land: bool },
     /// Replies of the store come after their deadline.
@@ -101,7 +103,7 @@ impl Fault {
 impl Kind {
     /// What happens to a proxy, or to the store.
     pub(crate) fn of_proxy(random: &mut Random) -> Kind {
-        match random.below(16) {
+        match random.below(17) {
             0..=2 => {
                 let restart = random.percent(60).then(|| random.between(20 * MS, 600 * MS));
                 Kind::Crash { restart }
@@ -116,6 +118,7 @@ impl Kind {
             12 => Kind::Slip,
             13 => [Kind::Breaker, Kind::ClockStep][random.below(2)],
             14 => Kind::Evict,
+            15 => Kind::Shaped { frames: 1 + random.below(5) },
             _ => Kind::Failover,
         }
     }
@@ -150,6 +153,7 @@ impl Kind {
             | Kind::LateReplies { .. }
             | Kind::LateLanding { .. }
             | Kind::Breaker => random.between(5 * MS, 200 * MS),
+            Kind::Shaped { .. } => random.between(50 * MS, 800 * MS),
             Kind::Deaf | Kind::Loss { .. } | Kind::ConsumerStalls => random.between(20 * MS, 500 * MS),
             Kind::Failover => random.between(0, 200 * MS),
             Kind::Crash { restart } => restart.unwrap_or(0),

@@ -149,6 +149,45 @@ impl Host {
         run(command.arg(rules)).unwrap_or_else(|error| panic!("loss on {}: {error:#}", self.namespace));
     }
 
+    /// What leaves for the bridge waits in a queue of so many packets, which this rate empties (`tc`'s words: `200mbit`). Beyond
+    /// it the kernel refuses. `false`, said loudly, where the kernel has no such queue.
+    pub fn shape(&self, rate: &str, packets: u32) -> bool {
+        let limit = packets.to_string();
+        let shaped = self
+            .tc(&["qdisc", "add", "dev", "eth0", "root", "handle", "1:", "htb", "default", "10"])
+            .and_then(|()| {
+                self.tc(&[
+                    "class", "add", "dev", "eth0", "parent", "1:", "classid", "1:10", "htb", "rate", rate,
+                ])
+            })
+            .and_then(|()| {
+                self.tc(&["qdisc", "add", "dev", "eth0", "parent", "1:10", "pfifo", "limit", &limit])
+            });
+        shaped.inspect_err(|error| crate::skipped(&format!("tc with htb: {error:#}"))).is_ok()
+    }
+
+    /// The kernel refuses everything that would leave for the bridge. `false`, said loudly, where it cannot be told to.
+    pub fn refuse(&self) -> bool {
+        let refused = self.tc(&["qdisc", "add", "dev", "eth0", "root", "pfifo", "limit", "0"]);
+        refused.inspect_err(|error| crate::skipped(&format!("tc with pfifo: {error:#}"))).is_ok()
+    }
+
+    /// After [`Host::refuse`]: the kernel takes everything again, from now on and without a moment between. (While a queue is
+    /// exchanged for another, the kernel drops what is sent and says that it took it.)
+    pub fn relent(&self) {
+        let limit = self.tc(&["qdisc", "change", "dev", "eth0", "root", "pfifo", "limit", "100000"]);
+        limit.unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// After [`Host::shape`]: the way to the bridge is as it was. Not while something is sent that must arrive.
+    pub fn refuse_nothing(&self) {
+        self.tc(&["qdisc", "del", "dev", "eth0", "root"]).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    fn tc(&self, args: &[&str]) -> anyhow::Result<()> {
+        run(self.command("tc").args(args))
+    }
+
     /// Lets everything through again.
     pub fn lose_nothing(&self) {
         run(self.command("nft").args(["flush", "ruleset"])).unwrap_or_else(|error| panic!("{error:#}"));

@@ -461,6 +461,8 @@ impl World {
             }
             Kind::ClockStep => {}
             // Faults of nodes that this world does not have.
+            // There is no frame here, only whether it left.
+            Kind::Shaped { .. } => node.refusing_until = fault.end.min(fault.start + 100 * MS),
             Kind::Deaf | Kind::Loss { .. } | Kind::ConsumerBreaks | Kind::ConsumerStalls => {}
             Kind::Slip => {
                 let slipping = |worker: &&mut Worker| worker.node == fault.node;

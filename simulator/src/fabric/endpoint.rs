@@ -221,7 +221,7 @@ impl Endpoint {
     ) -> Progress {
         let Environment { context, network, config, .. } = environment;
         let full = context.random.percent(config.endpoints.refusing);
-        let refusal = Refusal::BOTH[context.random.below(2)];
+        let refusal = Refusal::FULL[context.random.below(2)];
         self.kernel.room = full.then(|| (context.random.below(4), refusal));
         let progress = self.kernel.transmit(memory, trains, frames);
         for (destination, bytes) in std::mem::take(&mut self.kernel.taken) {

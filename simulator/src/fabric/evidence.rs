@@ -49,8 +49,8 @@ pub(super) struct Evidence {
 struct Sent {
     /// Id and fragment under each HashKey and SeqNum.
     numbers: HashMap<(u64, u64), (usize, u16)>,
-    /// Fragments of an id that left under a HashKey.
-    parts: HashMap<(usize, u64), u16>,
+    /// By worker and id: the fragments of the last attempt.
+    attempts: HashMap<(usize, usize), Attempt>,
     /// Highest number that left of each flow.
     highest: HashMap<u64, u64>,
     /// By id: frames that left whole.
@@ -58,12 +58,19 @@ struct Sent {
 }
 
 /// A frame that left whole.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Whole {
     pub(super) at: u64,
     pub(super) node: usize,
-    /// Its flow.
-    pub(super) key: u64,
+    /// Its flow; several, if that was retired between its fragments.
+    pub(super) keys: Vec<u64>,
+}
+
+/// Fragments leave in the order of their index: the first begins an attempt.
+#[derive(Default)]
+struct Attempt {
+    parts: u16,
+    keys: Vec<u64>,
 }
 
 /// Who hands something over, as far as a check asks.
@@ -185,25 +192,42 @@ impl Evidence {
             return context.violation(&what);
         }
         let highest = self.sent.highest.entry(key.0).or_default();
-        *highest = seq.max(*highest);
-        let parts = self.sent.parts.entry((id, key.0)).or_default();
-        *parts += 1;
-        if parts.is_multiple_of(total) {
-            self.left_whole(context, by, id, key);
+        let before = std::mem::replace(highest, seq.max(*highest));
+        if seq != before + 1 {
+            return context
+                .violation(&format!("HashKey {:016x}: SeqNum {seq} leaves behind {before}", key.0));
+        }
+        if part == 0 {
+            self.begins(context, by, id);
+        }
+        let attempt = self.sent.attempts.entry((by.who, id)).or_default();
+        attempt.parts += 1;
+        if !attempt.keys.contains(&key.0) {
+            attempt.keys.push(key.0);
+        }
+        if attempt.parts == total {
+            let keys = std::mem::take(&mut attempt.keys);
+            self.left_whole(context, by, id, keys);
         }
     }
 
-    fn left_whole(&mut self, context: &mut Context<Event>, by: &HandOver<'_>, id: usize, key: HashKey) {
-        let now = context.now;
-        if let Some(late) = self.is_late(now, by, id)
-            && by.refused_at.is_none_or(|refused| refused < now - late)
+    /// The first datagram of a frame leaves. (What follows it of an object may come late: a sibling takes over, as of anything
+    /// that leaves for longer than a lease.)
+    fn begins(&mut self, context: &mut Context<Event>, by: &HandOver<'_>, id: usize) {
+        self.sent.attempts.insert((by.who, id), Attempt::default());
+        if let Some(late) = self.is_late(context.now, by, id)
+            && by.refused_at.is_none_or(|refused| refused < context.now - late)
         {
             let late = late / MS;
             context.violation(&format!(
                 "id {id}: sent {late} ms after its claim, although a sibling had taken over"
             ));
         }
-        self.sent.whole[id].push(Whole { at: now, node: by.node, key: key.0 });
+    }
+
+    fn left_whole(&mut self, context: &mut Context<Event>, by: &HandOver<'_>, id: usize, keys: Vec<u64>) {
+        let now = context.now;
+        self.sent.whole[id].push(Whole { at: now, node: by.node, keys });
         self.gates[INGRESS].histories[id].pass(by.node, now);
     }
 

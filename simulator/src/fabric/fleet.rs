@@ -10,6 +10,7 @@ use super::plan::WorldPlan;
 use super::proxy::{Proxy, local_set};
 use super::worker::Worker;
 use crate::MS;
+use crate::context::Context;
 use crate::timeline::{ANY, Scheduled};
 use txidset::Claims;
 
@@ -78,6 +79,13 @@ impl Fleet {
     /// Numbers of a node's workers.
     pub(super) fn workers_of(&self, node: usize) -> Vec<usize> {
         (0..self.workers()).filter(|&who| self.worker(who).node == node).collect()
+    }
+
+    /// No claim of a proxy stays open.
+    pub(super) fn check_open_claims(&mut self, context: &mut Context<Event>) {
+        for proxy in self.proxies.iter_mut().filter(|proxy| self.nodes[proxy.worker.node].alive) {
+            proxy.check_open_claims(context);
+        }
     }
 
     /// The listener that a node is, if it is one.

@@ -11,6 +11,8 @@ pub(super) const FRAMES: usize = 1024;
 pub(super) const MTU: u16 = 500;
 /// One frame in so many is that long.
 const LONG: usize = 14;
+/// And one in so many is an object of several rounds.
+const OBJECT: usize = 2 * LONG;
 
 /// See the module text.
 pub(super) struct Frames {
@@ -46,7 +48,11 @@ pub(super) fn id_of(frame: &[u8]) -> [u8; 8] {
 }
 
 fn frame(number: usize) -> Vec<u8> {
-    let len = if number % LONG == LONG - 1 { 700 } else { 70 + number * 37 % 150 };
+    let len = match number {
+        _ if number % OBJECT == OBJECT - 1 => 1_800,
+        _ if number % LONG == LONG - 1 => 700,
+        _ => 70 + number * 37 % 150,
+    };
     let payload = transaction(number, len);
     let id = tx::canonical_txid(&payload).map_or([0; 32], |id| id.0);
     let fields = HeaderFields {

@@ -1,6 +1,8 @@
 //! A kernel's sending side: takes trains and cuts them into datagrams, padded as the segmentation offload pads them, or
-//! refuses in the middle of one.
+//! refuses in the middle of one, or all of one group.
 
+use super::node_config::FABRIC;
+use frame::GroupIndex;
 use multicast_io::{Progress, Span, Train};
 use proxy_ingress::pipeline::Transmit;
 use std::io;
@@ -8,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 const ENOBUFS: i32 = 105;
+const EINVAL: i32 = 22;
 
 /// How it refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +19,20 @@ pub(super) enum Refusal {
     NoBuffers,
     /// The socket's own queue is full.
     WouldBlock,
+    /// It has no way to this group, and to all others.
+    Group(GroupIndex),
 }
 
 impl Refusal {
-    pub(super) const BOTH: [Refusal; 2] = [Refusal::NoBuffers, Refusal::WouldBlock];
+    /// Those of a queue.
+    pub(super) const FULL: [Refusal; 2] = [Refusal::NoBuffers, Refusal::WouldBlock];
+    /// Those that strike a proxy.
+    pub(super) const ALL: [Refusal; 4] = [
+        Refusal::NoBuffers,
+        Refusal::WouldBlock,
+        Refusal::Group(GroupIndex(0)),
+        Refusal::Group(GroupIndex(1)),
+    ];
 }
 
 #[derive(Default)]
@@ -32,6 +45,16 @@ pub(super) struct Kernel {
     pub(super) room: Option<(usize, Refusal)>,
 }
 
+impl Refusal {
+    fn error(self) -> io::Error {
+        match self {
+            Refusal::NoBuffers => io::Error::from_raw_os_error(ENOBUFS),
+            Refusal::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            Refusal::Group(_) => io::Error::from_raw_os_error(EINVAL),
+        }
+    }
+}
+
 impl Transmit for Kernel {
     fn transmit(&mut self, memory: &[u8], trains: &[Train], frames: &[Span]) -> Progress {
         let mut count = 0;
@@ -40,13 +63,11 @@ impl Transmit for Kernel {
             for (at, span) in members.iter().enumerate() {
                 let bytes = &memory[span.range()];
                 match &mut self.room {
-                    Some((0, refusal)) => {
-                        let error = match refusal {
-                            Refusal::NoBuffers => io::Error::from_raw_os_error(ENOBUFS),
-                            Refusal::WouldBlock => io::ErrorKind::WouldBlock.into(),
-                        };
+                    Some((_, Refusal::Group(group)))
+                        if FABRIC.index_of(train.destination.ip()) != Some(*group) => {}
+                    Some((0, refusal) | (_, refusal @ Refusal::Group(_))) => {
                         self.refused = true;
-                        return Progress { frames: count, error: Some(error) };
+                        return Progress { frames: count, error: Some(refusal.error()) };
                     }
                     Some((room, _)) => *room -= 1,
                     None => {}

@@ -19,6 +19,8 @@ pub(super) struct Node {
     pub(super) link: StoreLink,
     /// Of a proxy: its kernel refuses sends.
     pub(super) refusing: (u64, Refusal),
+    /// Of a proxy: until then its link takes so many frames a round.
+    pub(super) shaped: (u64, usize),
 }
 
 impl Node {
@@ -33,6 +35,7 @@ impl Node {
             paused_until: 0,
             link: StoreLink::default(),
             refusing: (0, Refusal::NoBuffers),
+            shaped: (0, 0),
         }
     }
 

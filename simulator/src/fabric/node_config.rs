@@ -38,6 +38,10 @@ pub(super) struct ProxyConfig {
     /// Bytes that wait for the kernel.
     pub(super) backlog_bytes: usize,
     pub(super) send_deadline: u64,
+    /// Longest train of a socket, in frames.
+    pub(super) train: usize,
+    /// Bytes of a large frame that are cut in one round: all of it, or one fragment.
+    pub(super) chunk: usize,
     /// A full socket is waited for so long.
     pub(super) full_timeout: u64,
     /// How long tier 1 remembers.
@@ -78,6 +82,8 @@ impl NodeConfig {
                 slab_entries: tight(random, 20, 4, 256),
                 backlog_bytes: tight(random, 30, 1_000, 1 << 16),
                 send_deadline: tight(random, 50, 60 * MS, 300 * MS),
+                train: tight(random, 40, 2, 16),
+                chunk: tight(random, 50, 400, 1 << 16),
                 full_timeout: tight(random, 30, 0, 5 * MS),
                 horizon: tight(random, 20, Duration::from_millis(300), Duration::from_secs(120)),
             },

@@ -7,7 +7,7 @@
 use super::environment::Environment;
 use super::event::Event;
 use super::evidence::HandOver;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Refusal};
 use super::mutation::Mutation;
 use super::node::Node;
 use super::node_config::{FABRIC, NodeConfig, SHARD_BITS, TTL};
@@ -32,9 +32,9 @@ use txidset::{ClaimStats, Claims, ClaimsConfig, KeyStyle, LocalSet};
 const WALLET: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xf);
 /// Percent of frames that come over TCP.
 const STREAMED: u64 = 10;
-/// Longest train of a socket.
-const TRAIN: usize = 16;
 const PREFIX: &[u8] = b"t:";
+/// Longest time that a claim may be open: no world has so many faults, one behind the other.
+const OPEN: Duration = Duration::from_secs(10);
 /// Heap of a burst: what a large frame may reserve, and a little more.
 const HEAP: usize = 192 << 10;
 
@@ -220,8 +220,8 @@ impl Proxy {
 
     /// When the worker wants to be called again.
     fn rest(&mut self, context: &mut Context<Event>, node: &Node) {
-        let more = self.ingress.is_busy() || !self.inbox.is_empty();
-        if more && !self.ingress.is_blocked() && !self.round_due {
+        let more = self.ingress.is_busy() || !self.inbox.is_empty() && !self.ingress.is_blocked();
+        if more && !self.round_due {
             self.round_due = true;
             self.worker.schedule(context, node, context.now, Event::Round);
         }
@@ -233,8 +233,9 @@ impl Proxy {
 
     /// The kernel as it is now: it takes all, or a few more frames.
     fn open_kernel(&mut self, context: &mut Context<Event>, node: &Node) {
-        let (until, refusal) = node.refusing;
-        self.kernel[0].room = (until > context.now).then(|| (context.random.below(4), refusal));
+        let ((until, refusal), (shaped_until, frames)) = (node.refusing, node.shaped);
+        let shaped = (shaped_until > context.now).then_some((frames, Refusal::NoBuffers));
+        self.kernel[0].room = (until > context.now).then(|| (context.random.below(4), refusal)).or(shaped);
     }
 
     /// What it took goes to the network.
@@ -310,7 +311,7 @@ impl Proxy {
             let who = self.worker.who;
             context.violation(&format!("{waiting} frames still wait when worker {who} stops"));
         }
-        self.check_books(context);
+        self.check_books(context, false);
     }
 
     /// Nothing waits for ever.
@@ -320,7 +321,7 @@ impl Proxy {
             let who = self.worker.who;
             context.violation(&format!("{waiting} frames wait for ever at worker {who}, or its claims do"));
         } else {
-            self.check_books(context);
+            self.check_books(context, true);
         }
     }
 
@@ -329,20 +330,33 @@ impl Proxy {
         self.inbox.is_empty() && self.messages.is_empty() && self.ingress.is_drained()
     }
 
-    /// Frames accepted are frames sent, suppressed, or dropped and counted.
-    fn check_books(&self, context: &mut Context<Event>) {
+    /// No claim stays open longer than all faults of a world together explain.
+    pub(super) fn check_open_claims(&mut self, context: &mut Context<Event>) {
+        let (who, now) = (self.worker.who, context.instant());
+        if let Some(open) = self.ingress.claims().unsettled(now).filter(|open| open.age > OPEN) {
+            let (epoch, claims, age) = (open.epoch, open.claims, open.age);
+            context
+                .violation(&format!("worker {who}: {claims} claims of epoch {epoch} are open for {age:?}"));
+        }
+    }
+
+    /// Frames accepted are frames sent, suppressed, or dropped and counted. At rest none was dropped before it was planned.
+    fn check_books(&self, context: &mut Context<Event>, at_rest: bool) {
         let (who, tally) = (self.worker.who, &self.tally);
         let (accepted, deduped) = (tally.accepted(Kind::Tx).get(), tally.deduped(Kind::Tx).get());
-        let planned = tally.emitted.get();
-        let frames = planned + tally.fragmented.get() - tally.fragments.get();
+        let (fragmented, fragments) = (tally.fragmented.get(), tally.fragments.get());
+        let frames = tally.emitted.get() + fragmented - fragments;
+        // Fragments count one by one, and what was not cut of a frame counts as one.
+        let parts = accepted + fragments + tally.cut_short.get() - fragmented;
         let (handed_over, dropped) = (tally.handed_over.get(), self.dropped());
-        if accepted != deduped + frames {
+        if at_rest && accepted != deduped + frames {
             context.violation(&format!(
                 "worker {who} accepted {accepted} frames, suppressed {deduped} and sent {frames}"
             ));
-        } else if planned != handed_over + dropped {
+        } else if parts != deduped + handed_over + dropped {
             context.violation(&format!(
-                "worker {who} planned {planned} datagrams, handed over {handed_over} and counted {dropped} as dropped"
+                "worker {who} accepted {parts} frames and fragments, suppressed {deduped}, handed over {handed_over} and \
+                 counted {dropped} as dropped"
             ));
         }
     }
@@ -381,7 +395,7 @@ impl RoundIo for Io<'_> {
     }
 
     fn max_train(&self) -> usize {
-        TRAIN
+        self.environment.config.proxy.train
     }
 }
 
@@ -418,6 +432,7 @@ fn ingress_config(config: &NodeConfig, origin: [u8; 16]) -> IngressConfig {
             bytes: config.proxy.backlog_bytes,
             deadline: Duration::from_micros(config.proxy.send_deadline),
         },
+        chunk: config.proxy.chunk,
         full_timeout: Duration::from_micros(config.proxy.full_timeout),
         claims: true,
         variants: None,

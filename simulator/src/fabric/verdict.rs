@@ -160,7 +160,7 @@ fn owed(fleet: &mut Fleet, environment: &Environment, consumer: usize, id: usize
             (true, true) => u64::MAX,
         };
         for whole in evidence.whole(id).iter().filter(|whole| whole.at >= since) {
-            let unheard = !listener.heard.contains_key(&whole.key);
+            let unheard = whole.keys.iter().any(|key| !listener.heard.contains_key(key));
             if config.endpoints.announces || !unheard || !has_ended(nodes[whole.node], whole.at) {
                 return Some(Owed::By(number));
             }

@@ -77,8 +77,8 @@ impl Worker {
     /// Whether a round that asked the store goes on at once, as it mostly does; else that is scheduled.
     pub(super) fn goes_on(&mut self, context: &mut Context<Event>, node: &Node) -> bool {
         let step = match context.random.below(100) {
-            0..=2 => context.random.between(0, 15 * MS),
-            3..=20 => context.random.between(10, MS),
+            0..=5 => context.random.between(0, 15 * MS),
+            6..=20 => context.random.between(10, MS),
             _ => return true,
         };
         let at = context.now + step;

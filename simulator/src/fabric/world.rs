@@ -137,6 +137,7 @@ impl World {
     fn look(&mut self) {
         let World { environment, fleet, planned_until, .. } = self;
         let now = environment.context.now;
+        fleet.check_open_claims(&mut environment.context);
         let late = now > *planned_until + PROBES;
         if verdict::is_done(fleet, environment, late) || now > *planned_until + NEVER {
             self.over = true;
@@ -150,7 +151,7 @@ impl World {
         let World { environment, fleet, .. } = self;
         let context = &mut environment.context;
         context.trace(|| format!("fault: {fault:?}"));
-        let refusal = Refusal::BOTH[context.random.below(2)];
+        let refusal = Refusal::ALL[context.random.below(Refusal::ALL.len())];
         let listener = fleet.listener_at(fault.node);
         let node = &mut fleet.nodes[fault.node];
         match (fault.kind, listener) {
@@ -158,6 +159,7 @@ impl World {
             (Kind::Pause, _) => node.paused_until = node.paused_until.max(fault.end),
             (Kind::Drain, _) => fleet.drain(environment, fault.node),
             (Kind::RefusedSends, _) => node.refusing = (fault.end, refusal),
+            (Kind::Shaped { frames }, _) => node.shaped = (fault.end, frames),
             (Kind::Partition { .. } | Kind::LateReplies { .. }, _) => node.link.inject(&fault),
             (Kind::LateLanding { .. } | Kind::Breaker, _) => node.link.inject(&fault),
             (Kind::Slip, _) => fleet.slip(fault.node),

@@ -37,6 +37,7 @@ pub mod id;
 mod kind;
 pub mod manifest;
 pub mod object;
+pub mod outside;
 pub mod stream;
 pub mod subtree;
 pub mod tee;
@@ -50,6 +51,7 @@ pub use fragment::Fragment;
 pub use group::{Fabric, GroupIndex, Scope, ShardBits, SourceMode};
 pub use id::{HashKey, Id, NO_ID, SeqNum, SubtreeId, TxId, cache_key};
 pub use kind::Kind;
+pub use outside::{Label, Variant};
 
 /// First four bytes of every datagram (wire 1.0).
 pub const MAGIC: [u8; 4] = [0xE3, 0xE1, 0xF3, 0xE8];

@@ -58,16 +58,38 @@ pub fn canonical_txid(payload: &[u8]) -> Result<TxId, DecodeError> {
     if !is_extended(payload) {
         return Ok(TxId(sha256d(payload)));
     }
-    let mut standard = hash::Sha256d::default();
-    let mut hash = |from: usize, to: usize| standard.update(payload.get(from..to).unwrap_or_default());
-    hash(0, 4);
+    let mut standard = hash::Pieces::default();
+    split_extended(payload, |piece, part| {
+        if part == Part::Standard {
+            standard.update(piece);
+        }
+    })?;
+    Ok(TxId(standard.sha256d()))
+}
+
+/// To which of the two a piece of an EF transaction belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The standard serialization.
+    Standard,
+    /// Amount and script of a spent output.
+    Extension,
+}
+
+/// Gives the pieces of exactly one EF transaction, in order, without the marker. The standard pieces in a row are its standard
+/// serialization. `TxTrailing` if more bytes follow.
+pub fn split_extended(payload: &[u8], mut piece: impl FnMut(&[u8], Part)) -> Result<(), DecodeError> {
+    let mut give = |from: usize, to: usize, part| piece(payload.get(from..to).unwrap_or_default(), part);
+    give(0, 4, Part::Standard);
     let mut walk = Walk { bytes: payload, at: EF_HEAD };
     let mut kept = walk.at;
     let inputs = walk.input_count(true)?;
     for _ in 0..inputs {
         walk.input()?;
-        hash(kept, walk.at);
+        give(kept, walk.at, Part::Standard);
+        kept = walk.at;
         walk.extension()?;
+        give(kept, walk.at, Part::Extension);
         kept = walk.at;
     }
     let outputs = walk.output_count()?;
@@ -75,11 +97,11 @@ pub fn canonical_txid(payload: &[u8]) -> Result<TxId, DecodeError> {
         walk.output()?;
     }
     walk.skip(LOCK_TIME)?;
-    hash(kept, walk.at);
+    give(kept, walk.at, Part::Standard);
     if walk.at != payload.len() {
         return Err(DecodeError::TxTrailing);
     }
-    Ok(TxId(standard.finish()))
+    Ok(())
 }
 
 /// Finds the end of a transaction whose bytes arrive in pieces. It remembers where it stopped, so that bytes are not

@@ -237,6 +237,7 @@ impl Config {
             track: self.repair.track(share, tier2),
             reassembly: self.verification.reassembly(share),
             claims: ClaimsConfig { park_bytes: parked, ..self.claims(tier2) },
+            variants: self.gate.egress_variants,
             waiting_bytes: parked,
             endpoints: self.repair.endpoints()?,
             single_rate: self.repair.single_rate(share),
@@ -489,6 +490,11 @@ pub struct GateArgs {
     /// deployment
     #[arg(long, value_name = "STYLE", default_value = "go", help_heading = "Gate")]
     pub claim_keys: KeyStyle,
+    /// Deliver what has other bytes outside its id than the copy before: another Extended Format of a transaction, another
+    /// body of a block announcement. false: an id is delivered once, with the bytes that came first. The same on the
+    /// whole deployment
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, help_heading = "Gate")]
+    pub egress_variants: bool,
     /// How often claims are closed into an epoch
     #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration, help_heading = "Gate")]
     pub claim_epoch: Duration,

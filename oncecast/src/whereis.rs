@@ -237,14 +237,12 @@ fn print(claims: &[Value], nodes: &[Value]) {
         let mut any = false;
         for (worker, frame) in frames_of(node) {
             any = true;
-            println!(
-                "{name}: {} by worker {} at {} ms (Unix), flow {} number {}",
-                text(&frame["did"]),
-                text(&worker["worker"]),
-                frame["unix_ms"],
-                text(&frame["flow"]),
-                frame["seq"],
-            );
+            let number = match frame["flow"].as_str() {
+                Some(flow) => format!(", flow {flow} number {}", frame["seq"]),
+                None => String::new(),
+            };
+            let (did, worker) = (text(&frame["did"]), text(&worker["worker"]));
+            println!("{name}: {did} by worker {worker} at {} ms (Unix){number}", frame["unix_ms"]);
         }
         if !any {
             println!("{name}: nothing remembered");

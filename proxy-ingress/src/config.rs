@@ -4,6 +4,7 @@ use crate::pipeline::Policy;
 use crate::pipeline::emit::OutletLimits;
 use crate::pipeline::number::{FlowLimits, MIN_FLOWS};
 use crate::pipeline::train::Order;
+use crate::variants::{PER_ID, Variants};
 use clap::{Args, ValueEnum};
 use frame::{Fabric, GroupIndex, ShardBits, SourceMode};
 use service::config::{
@@ -13,7 +14,8 @@ use service::config::{
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use txidset::{ClaimsConfig, KeyStyle, Mode};
 
 /// Largest frame taken from a stream: payload and header.
@@ -314,7 +316,7 @@ pub struct VerifyArgs {
 
 impl VerifyArgs {
     /// The rules of admission; larger frames than `frag_mtu` are cut.
-    pub(crate) fn policy(&self, frag_mtu: u16) -> Policy {
+    pub(crate) fn policy(&self, frag_mtu: u16, variants: bool) -> Policy {
         Policy {
             verify_payload_hash: self.verify_payload_hash,
             verify_subtree_root: self.verify_subtree_root,
@@ -323,6 +325,7 @@ impl VerifyArgs {
             require_ef: self.require_ef,
             allow_stamped_ingress: self.allow_stamped_ingress,
             frag_mtu,
+            variants,
         }
     }
 }
@@ -366,6 +369,12 @@ pub struct ClaimArgs {
     /// How long the copy of a frame waits for another proxy to settle its claim
     #[arg(long, value_name = "DURATION", default_value = "250ms", value_parser = duration, help_heading = "Claims")]
     pub claim_lease: Duration,
+    /// Variants of one id that are let in from one source prefix (/64, or /24 of IPv4), at most 16; of one id from all sources
+    /// always 16. A variant has bytes that the id does not prove: an Extended Format, a SubtreeID, the body of a block
+    /// announcement. Beyond it a transaction leaves once in its standard form. 0: the first copy of an id wins, whatever
+    /// those bytes are
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = whole::<usize>, help_heading = "Claims")]
+    pub variants: usize,
     /// Copies that wait for other proxies, bytes a worker; when full the oldest is sent
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Claims")]
     pub claim_park_bytes: ByteSize,
@@ -383,12 +392,23 @@ impl ClaimArgs {
         if self.txid_dedup_ttl.is_zero() {
             return Err(Invalid::new("txid-dedup-ttl", "0; want a duration such as 10m"));
         }
+        if self.variants > PER_ID {
+            let problem =
+                format!("{}; want 0 (off) to {PER_ID}, as many as one id has in all", self.variants);
+            return Err(Invalid::new("variants", problem));
+        }
         Ok(())
     }
 
     /// Whether ids are claimed at all.
     pub fn enabled(&self) -> bool {
         self.ingress_dedup && (self.txid_dedup_local_cap > 0 || self.dedup_memory.is_some())
+    }
+
+    /// The bound on variants of an id; `None` where they are not told apart.
+    pub(crate) fn variants(&self) -> Option<Arc<Variants>> {
+        let table = || Variants::new(self.variants, self.txid_dedup_ttl, rand::random(), Instant::now());
+        (self.variants > 0 && self.enabled()).then(|| Arc::new(table()))
     }
 
     fn protocol(&self, tier2: bool, answer_timeout: Duration) -> ClaimsConfig {

@@ -30,6 +30,7 @@ pub mod pipeline;
 pub mod runtime;
 pub mod stream_tally;
 pub mod tally;
+pub mod variants;
 
 pub use config::{Config, ROLE};
 pub use runtime::{Counters, Running, start};

@@ -21,7 +21,7 @@ service::counters! {
     /// The claim protocol of a worker. The first four count as the Go stack does, over all workers.
     static CLAIMS: Table of ClaimStats {
         => counter("bsp_txid_claim_local_hit_total", ["prefix"], "Frames suppressed because this process had seen their id.") = |stats| stats.seen.value();
-        => counter("bsp_txid_claim_won_total", ["prefix"], "Frames let through because their id was free, or taken over.") = |stats| granted(stats);
+        => counter("bsp_txid_claim_won_total", ["prefix"], "Frames let through because their id, or their variant of it, was free, or taken over.") = |stats| granted(stats);
         => counter("bsp_txid_claim_lost_total", ["prefix"], "Frames suppressed because another node had claimed their id.") = |stats| stats.suppressed();
         => counter("bsp_txid_claim_errors_total", ["prefix"], "Frames let through undecided: no answer in time, breaker open, or too many waiting.") = |stats| undecided(stats);
         => counter("bsp_txid_claim_decisions_total", ["worker", "why"], "Decisions about frames whose id this process had not seen.")
@@ -49,18 +49,15 @@ service::counters! {
     }
 }
 
-/// Reasons of frames whose claim the store granted.
-const GRANTED: [Why; 2] = [Why::Won, Why::TakenOver];
-
 /// Frames whose claim the store granted.
 fn granted(stats: &ClaimStats) -> u64 {
-    GRANTED.iter().map(|&why| stats.by(why).value()).sum()
+    Why::ALL.into_iter().filter(|why| why.grants()).map(|why| stats.by(why).value()).sum()
 }
 
 /// Frames let through without its word. A sum of its own: the worker goes on counting between two reads, so a difference
 /// of two sums could fall below zero.
 fn undecided(stats: &ClaimStats) -> u64 {
-    let sent = Why::ALL.into_iter().filter(|why| why.sends() && !GRANTED.contains(why));
+    let sent = Why::ALL.into_iter().filter(|why| why.sends() && !why.grants());
     sent.map(|why| stats.by(why).value()).sum()
 }
 

@@ -1,11 +1,13 @@
 //! What one worker counts, and how it is shown. Plain cells with one writer; folded when somebody asks.
 
 use crate::drops::DropReason;
-use frame::{GroupIndex, Kind, ShardBits};
+use crate::variants::Limited;
+use frame::{GroupIndex, Id, Kind, ShardBits};
 use service::ledger::{LossRow, LossSource};
 use service::metrics::{Counter, Gauge, Histogram};
 use service::{Ledger, Sum};
 use std::sync::Arc;
+use std::time::Instant;
 use txidset::Why;
 
 /// Kinds that ingress accepts, in the order of their counters.
@@ -38,6 +40,7 @@ service::counters! {
         accepted: [Counter; KINDS, name] => counter("bsp_frames_accepted_total", ["worker", "frame_type"], "Frames that passed every check.");
         => counter("bsp_packets_dropped_total", ["worker", "reason"], "Frames dropped, and why. Losses while sending count once for each interface.") = |tally, series| tally.ledger.put(series);
         deduped: [Counter; KINDS, name] => counter("bsp_ingress_deduped_total", ["worker", "frame_type"], "Frames suppressed: their id was forwarded before.");
+        limited: [Counter; Limited::ALL, name] => counter("bsp_variants_limited_total", ["worker", "reason"], "Frames beyond --variants of their id: cut (a transaction, left in standard form) or refused (claimed by its id alone), for their source or their id.");
         pub seen_locally: Counter = "seen", pub new_locally: Counter = "new" => counter("bsp_txid_claim_local_total", ["worker", "result"], "What this process alone knew about an id: seen or new.");
         pub released: Counter => counter("bsp_txid_claim_released_total", ["worker"], "Claims released because their frame could not be sent.");
         wait_time: [Histogram; Why::ALL, label] => histogram("bsp_txid_claim_wait_seconds", ["why"], "Time from claim to decision of frames that waited, parking included, by what was decided.");
@@ -107,7 +110,7 @@ impl LossSource for Tally {
 impl Tally {
     /// All zero.
     pub fn new(bits: ShardBits) -> Tally {
-        Tally::noting(bits, Arc::new(service::Recent::new("sent")))
+        Tally::noting(bits, Arc::new(service::Recent::new("sent").and(&Limited::DID)))
     }
 
     /// All zero; frames are noted in `recent`.
@@ -152,6 +155,18 @@ impl Tally {
                 ("lost", self.ledger.lost()),
             ],
         )
+    }
+
+    /// Counts a frame beyond the bound of its id's variants, and notes it for `/where`.
+    pub(crate) fn limit(&self, now: Instant, limited: Limited, id: &Id) {
+        self.limited[limited.index()].add(1);
+        let id = id.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        self.recent.note_other(self.recent.moment(now), limited.index(), id);
+    }
+
+    /// Cell of frames beyond the bound of their id's variants.
+    pub fn limited(&self, limited: Limited) -> &Counter {
+        &self.limited[limited.index()]
     }
 
     /// Cell of accepted frames of a kind.

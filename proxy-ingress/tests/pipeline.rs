@@ -12,6 +12,7 @@ use proxy_ingress::pipeline::{
     DropReason, Ingress, IngressConfig, Lines, Message, Next, Policy, RoundIo, Transmit, Via, admit,
 };
 use proxy_ingress::tally::Tally;
+use proxy_ingress::variants::{Limited, Variants};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -159,6 +160,22 @@ impl World {
         for bytes in datagrams {
             assert!(self.burst.arrive(bytes, SENDER, None));
         }
+    }
+
+    /// One round with a datagram of another sender.
+    fn round_from(&mut self, sender: IpAddr, datagram: &[u8]) {
+        assert!(self.burst.arrive(datagram, SocketAddr::new(sender, 4_000), None));
+        self.round(&[]);
+    }
+
+    /// Label and payload of each whole data frame that the first kernel took.
+    fn carried(&self) -> Vec<(Id, Vec<u8>)> {
+        let frames = self.outside.kernels[0].taken.iter().map(|(_, bytes)| Datagram::decode(bytes).unwrap());
+        let data = frames.filter_map(|datagram| match datagram {
+            Datagram::Data(frame) => Some((*frame.second_id, frame.payload.to_vec())),
+            _ => None,
+        });
+        data.collect()
     }
 
     fn commit(&mut self) -> Next {
@@ -1124,4 +1141,163 @@ fn an_object_in_the_middle_of_its_fragments_is_given_up_with_the_carrier() {
     world.round(&[]);
     world.round(&[]);
     assert_eq!(world.stamps().len() - before, fragments(40_000), "the resend leaves whole");
+}
+
+/// `transaction(seed, len)` in Extended Format: what it says of the output that it spends is not proved by its id.
+fn extended(seed: u32, len: usize, amount: u64) -> Vec<u8> {
+    let raw = transaction(seed, len);
+    let mut bytes = raw[..4].to_vec();
+    bytes.extend_from_slice(&[0, 0, 0, 0, 0, 0xEF]);
+    // The one output is empty: what stands behind the inputs has a fixed length.
+    let inputs_end = raw.len() - 14;
+    bytes.extend_from_slice(&raw[4..inputs_end]);
+    bytes.extend_from_slice(&amount.to_le_bytes());
+    bytes.extend_from_slice(&[2, 0x51, 0x52]);
+    bytes.extend_from_slice(&raw[inputs_end..]);
+    assert_eq!(tx::canonical_txid(&bytes), tx::canonical_txid(&raw));
+    bytes
+}
+
+fn extended_frame(seed: u32, len: usize, amount: u64, label: Id) -> Vec<u8> {
+    let payload = extended(seed, len, amount);
+    let mut frame = frame_of(Kind::Tx, 0, tx::canonical_txid(&payload).unwrap().0, &payload);
+    frame[56..88].copy_from_slice(&label);
+    frame
+}
+
+/// A proxy that lets in four variants of an id from one source, with a store behind it or none.
+fn bounded(store: bool) -> World {
+    let variants = Variants::new(4, Duration::from_secs(600), 9, Instant::now());
+    let config = IngressConfig { variants: Some(Arc::new(variants)), ..config(1) };
+    World::with_store(config, store.then(|| Memory::new(16 << 20)))
+}
+
+fn other_sender(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 51, n, 1))
+}
+
+#[test]
+fn forged_copies_of_one_source_do_not_keep_the_genuine_one_from_another() {
+    for store in [false, true] {
+        let mut world = bounded(store);
+        for amount in 1..=16 {
+            world.round(&[extended_frame(1, 200, amount, [0; 32])]);
+        }
+        let genuine = extended_frame(1, 200, 5_000, [0; 32]);
+        world.round_from(other_sender(0), &genuine);
+        world.round_from(other_sender(0), &genuine);
+        let carried: Vec<_> = world.carried().into_iter().map(|(_, payload)| payload).collect();
+        let forged: Vec<_> = (1..=4).map(|amount| extended(1, 200, amount)).collect();
+        assert_eq!(carried[..4], forged);
+        assert_eq!(carried[4..], [transaction(1, 200), extended(1, 200, 5_000)]);
+        assert_eq!(world.tally.limited(Limited::CutSource).get(), 12);
+        let where_is =
+            world.tally.recent.find("0", u64::from_be_bytes(*id_of(&genuine).first_chunk().unwrap()));
+        assert!(where_is.to_string().contains("cut to its standard form (its source"), "{where_is}");
+    }
+}
+
+#[test]
+fn forged_copies_of_a_hundred_sources_leave_the_transaction_in_standard_form() {
+    for store in [false, true] {
+        let mut world = bounded(store);
+        for n in 0..100 {
+            world.round_from(other_sender(n), &extended_frame(1, 200, u64::from(n), [n; 32]));
+        }
+        world.round_from(other_sender(200), &extended_frame(1, 200, 5_000, [0; 32]));
+        world.round_from(other_sender(200), &extended(1, 200, 6_000));
+        let carried = world.carried();
+        assert_eq!(carried.len(), 17, "16 variants, and once the bytes that the id proves");
+        assert_eq!(carried[16], ([0; 32], transaction(1, 200)), "without the label");
+        assert_eq!(world.tally.limited(Limited::CutId).get(), 86);
+    }
+}
+
+#[test]
+fn a_large_transaction_is_cut_to_its_standard_form_too() {
+    for (store, bare) in [(false, false), (true, false), (true, true)] {
+        let mut world = bounded(store);
+        for amount in 1..=5 {
+            let bytes =
+                if bare { extended(1, 9_000, amount) } else { extended_frame(1, 9_000, amount, [0; 32]) };
+            let message = Message { bytes: bytes.into(), sender: SENDER.ip(), verdict: None };
+            world.ingress.message(world.now, message);
+            world.round(&[]);
+        }
+        let raw = transaction(1, 9_000);
+        let mut rebuilt = Vec::new();
+        for (_, bytes) in &world.kernel().taken {
+            if let Ok(Datagram::Fragment(fragment)) = Datagram::decode(bytes)
+                && fragment.original_len as usize == raw.len()
+            {
+                rebuilt.extend_from_slice(fragment.data);
+            }
+        }
+        assert!(rebuilt == raw, "{} of {} bytes", rebuilt.len(), raw.len());
+    }
+}
+
+#[test]
+fn a_raw_copy_behind_an_extended_one_stays_and_an_extended_one_behind_a_raw_one_leaves() {
+    for store in [false, true] {
+        let mut world = bounded(store);
+        let (first, second) = (extended_frame(1, 200, 7, [0; 32]), tx_frame(1, 200));
+        world.round(&[first.clone(), second, first]);
+        let (first, second) = (tx_frame(2, 200), extended_frame(2, 200, 7, [0; 32]));
+        world.round(&[first.clone(), second.clone(), first, second]);
+        let mut lengths: Vec<_> = world.carried().iter().map(|(_, payload)| payload.len()).collect();
+        lengths.sort_unstable();
+        let (raw, extended) = (transaction(1, 200).len(), extended(1, 200, 7).len());
+        assert_eq!(lengths, [raw, extended, extended]);
+    }
+}
+
+#[test]
+fn another_label_another_body_and_other_fees_are_carried() {
+    let mut world = bounded(true);
+    let mut labelled = tx_frame(1, 200);
+    labelled[56..88].copy_from_slice(&[1; 32]);
+    let mut relabelled = labelled.clone();
+    relabelled[56..88].copy_from_slice(&[2; 32]);
+    let leaves = [[1; 32], [2; 32], [3; 32]];
+    let fees = |fees: u8| {
+        let mut frame = subtree_frame(&leaves);
+        frame[HEADER + 7] = fees;
+        frame
+    };
+    world.round(&[labelled.clone(), relabelled, labelled, fees(1), fees(2), fees(1)]);
+    assert_eq!(world.carried().len(), 4);
+    let mut refused = bounded(true);
+    for n in 0..9 {
+        refused.round(&[fees(n)]);
+    }
+    assert_eq!(refused.carried().len(), 4, "beyond the bound such a frame is known by its id alone");
+    assert_eq!(refused.tally.limited(Limited::RefusedSource).get(), 5);
+}
+
+#[test]
+fn with_variants_off_the_first_copy_of_an_id_wins() {
+    let policy = Policy { variants: false, ..Policy::default() };
+    let mut world = World::new(IngressConfig { policy, ..config(1) });
+    world.round(&[extended_frame(1, 200, 1, [0; 32]), extended_frame(1, 200, 2, [0; 32])]);
+    assert_eq!(world.carried().len(), 1);
+}
+
+#[test]
+fn a_variant_that_cannot_be_sent_gives_back_its_id_too() {
+    for store in [false, true] {
+        let mut world = bounded(store);
+        *world.kernel() = Kernel { room: Some(0), error: Some(EMSGSIZE), ..Kernel::default() };
+        world.round(&[extended_frame(1, 200, 1, [0; 32])]);
+        assert_eq!(world.dropped(DropReason::WriteError), 1);
+        world.kernel().room = None;
+        world.round(&[extended_frame(1, 200, 1, [0; 32])]);
+        world.round(&[tx_frame(1, 200)]);
+        assert_eq!(world.carried().len(), 1, "the resend leaves; a raw copy behind it does not");
+        *world.kernel() = Kernel { room: Some(0), error: Some(EMSGSIZE), ..Kernel::default() };
+        world.round(&[extended_frame(2, 200, 1, [0; 32])]);
+        world.kernel().room = None;
+        world.round(&[tx_frame(2, 200)]);
+        assert_eq!(world.carried().len(), 1, "a raw copy behind a refused one leaves");
+    }
 }

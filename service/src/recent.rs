@@ -13,12 +13,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Frames that a worker remembers.
 pub const ENTRIES: usize = 1 << 17;
+/// Where a moment says what was done, and which of its bits are microseconds: 2,000 years of them.
+const WHICH: u32 = 56;
+const MICROS: u64 = (1 << WHICH) - 1;
 
 /// See the module text. One writer, any number of readers.
 #[derive(Debug)]
 pub struct Recent {
     /// What the worker did with the frames: sent, delivered.
     verb: &'static str,
+    /// What else may become of them.
+    others: &'static [&'static str],
     entries: Box<[Entry]>,
     written: AtomicU64,
     owner: AtomicU64,
@@ -58,12 +63,20 @@ impl Recent {
     pub fn new(verb: &'static str) -> Recent {
         Recent {
             verb,
+            others: &[],
             entries: (0..ENTRIES).map(|_| Entry::default()).collect(),
             written: AtomicU64::new(0),
             owner: AtomicU64::new(0),
             began: Instant::now(),
             began_wall: SystemTime::now(),
         }
+    }
+
+    /// What else becomes of frames, for [`Recent::note_other`]: at most 255.
+    #[must_use]
+    pub fn and(mut self, others: &'static [&'static str]) -> Recent {
+        self.others = others;
+        self
     }
 
     /// When the next frames are noted: once a burst.
@@ -85,6 +98,12 @@ impl Recent {
         entry.id.store(id, Ordering::Release);
     }
 
+    /// Notes that something else became of a frame: the `other`th of [`Recent::and`]. It has no flow and number here.
+    pub fn note_other(&self, Moment(micros): Moment, other: usize, id: u64) {
+        let which = u64::try_from(other).unwrap_or(0) + 1;
+        self.note(Moment(micros & MICROS | which << WHICH), id, 0, 0);
+    }
+
     /// The owner id under which the worker claims now.
     pub fn set_owner(&self, owner: u64) {
         self.owner.store(owner, Ordering::Relaxed);
@@ -94,14 +113,19 @@ impl Recent {
     pub fn find(&self, worker: &str, id: u64) -> Value {
         let mut found: Vec<(u64, u64, u64)> =
             self.entries.iter().filter_map(|entry| entry.read(id)).collect();
-        found.sort_unstable();
-        let frames = found.into_iter().map(|(micros, flow, seq)| {
-            json!({
-                "did": self.verb,
-                "flow": format!("{flow:016x}"),
-                "seq": seq,
-                "unix_ms": self.unix_ms(micros),
-            })
+        found.sort_unstable_by_key(|&(moment, flow, seq)| (moment & MICROS, flow, seq));
+        let frames = found.into_iter().map(|(moment, flow, seq)| {
+            let unix_ms = self.unix_ms(moment & MICROS);
+            #[allow(clippy::cast_possible_truncation, reason = "eight bits")]
+            match ((moment >> WHICH) as usize).checked_sub(1).and_then(|other| self.others.get(other)) {
+                Some(other) => json!({ "did": other, "unix_ms": unix_ms }),
+                None => json!({
+                    "did": self.verb,
+                    "flow": format!("{flow:016x}"),
+                    "seq": seq,
+                    "unix_ms": unix_ms,
+                }),
+            }
         });
         json!({
             "worker": worker,
@@ -162,7 +186,10 @@ mod tests {
         assert_eq!(seqs(&recent), [1, 2]);
         assert_eq!(recent.find("0", 7)["frames"][0]["flow"], "00000000000000ab");
         assert!(recent.find("0", 8)["frames"].as_array().unwrap().is_empty());
-        for seq in 0..ENTRIES as u64 - 1 {
+        let recent = recent.and(&["cut"]);
+        recent.note_other(recent.moment(now), 0, 5);
+        assert_eq!(recent.find("0", 5)["frames"][0]["did"], "cut");
+        for seq in 0..ENTRIES as u64 - 2 {
             recent.note(recent.moment(now), 9, 1, seq);
         }
         assert_eq!(seqs(&recent), [2]);

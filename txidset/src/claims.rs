@@ -57,12 +57,12 @@ use crate::value::{ClaimValue, CourtesyMark, Found};
 use bypass::Bypass;
 use bytes::Bytes;
 use cache_backend::{Claimed, KeyValues, OpError, OpErrorKind};
-use entries::{EntryHandle, EntryId, State};
+use entries::{EntryHandle, EntryId, State, first_bytes};
 use failed_sends::FailedSends;
 use frames::Frames;
 use local_tickets::{LocalTickets, is_local};
 use parking::{Parking, Slipped};
-use requests::{Requests, Subject};
+use requests::{Asked, Requests, Subject};
 use std::sync::Arc;
 use std::time::Instant;
 use waiting_load::WaitingLoad;
@@ -166,26 +166,34 @@ impl Claims {
             (true, false) => None,
         };
         frames.tell(now);
-        let (mut seen, mut at_once) = (0, 0);
-        local.insert_each(batch, T::key, now, |at, is_new| {
+        let (mut seen, mut at_once, mut of_several) = (0, 0, 0);
+        local.insert_each(batch, T::key, now, |at, id_is_new| {
             let frame = &batch[at];
+            // Bytes that were seen are let go, whatever became of their id; other bytes ask, beside their id if that is new.
+            let (key, is_new, beside) = match frame.variant() {
+                None => (frame.key(), id_is_new, None),
+                Some(variant) => (variant, local.insert(variant, now), id_is_new.then_some(*frame.key())),
+            };
             let verdict = if !is_new {
                 seen += 1;
                 Verdict::Seen
             } else if tier1_alone.is_some() && !bypass.takes_probe() {
                 at_once += 1;
-                Verdict::Won(tickets.win(frame.key(), frames.enter_cohort()))
-            } else if frames.enqueue(now, frame, || token(at)) {
+                of_several += u64::from(frame.variant().is_some() && !id_is_new);
+                Verdict::Won(tickets.win(key, beside, frames.enter_cohort()))
+            } else if frames.enqueue(now, (key, beside), frame.bytes(), || token(at)) {
                 Verdict::Wait
             } else {
                 // No room to wait: let through undecided.
                 stats.by(Why::Bypassed).add(1);
-                Verdict::Won(tickets.win(frame.key(), frames.enter_cohort()))
+                Verdict::Won(tickets.win(key, beside, frames.enter_cohort()))
             };
             told(at, verdict);
         });
         if let Some(why) = tier1_alone {
-            stats.by(why).add(at_once);
+            let why_of_several = if why == Why::Won { Why::Variant } else { why };
+            stats.by(why).add(at_once - of_several);
+            stats.by(why_of_several).add(of_several);
         }
         stats.seen.add(seen);
         stats.novel.add(batch.len() as u64 - seen);
@@ -200,7 +208,7 @@ impl Claims {
             return true;
         }
         let Some(id) = self.frames.ticketed(ticket) else { return true };
-        let claimed = !self.frames.entry(id).history.held.is_empty();
+        let claimed = self.frames.entry(id).history.latest().is_some();
         if !claimed || !self.config.tier2 || self.bypass.stands() {
             return true;
         }
@@ -237,13 +245,14 @@ impl Claims {
     /// The frame of `ticket` cannot be sent: releases the claim in both tiers.
     pub fn failed(&mut self, _now: Instant, ticket: Ticket) {
         if is_local(ticket) {
-            if let Some(key) = self.end_local(ticket) {
-                self.note_failed(key);
+            if let Some((key, beside)) = self.end_local(ticket) {
+                self.note_failed(key, beside);
             }
             return;
         }
         let Some(id) = self.frames.ticketed(ticket) else { return };
-        self.note_failed(self.frames.entry(id).key);
+        let entry = self.frames.entry(id);
+        self.note_failed(entry.key, entry.beside);
         let history = &self.frames.entry(id).history;
         let certain = history.is_certain()
             || self.config.mode == Mode::Simple
@@ -258,20 +267,22 @@ impl Claims {
         }
     }
 
-    fn note_failed(&mut self, key: ClaimKey) {
+    fn note_failed(&mut self, key: ClaimKey, beside: Option<ClaimKey>) {
         self.stats.failed.add(1);
-        if self.config.marks && self.config.tier2 {
-            self.failed_sends.note(key);
-        }
-        if !planted!(self.frames, Tier1KeptAfterRelease) {
-            self.local.remove(&key);
+        for key in [Some(key), beside].into_iter().flatten() {
+            if self.config.marks && self.config.tier2 {
+                self.failed_sends.note(key);
+            }
+            if !planted!(self.frames, Tier1KeptAfterRelease) {
+                self.local.remove(&key);
+            }
         }
     }
 
-    fn end_local(&mut self, ticket: Ticket) -> Option<ClaimKey> {
-        let (key, cohort) = self.tickets.end(ticket)?;
+    fn end_local(&mut self, ticket: Ticket) -> Option<(ClaimKey, Option<ClaimKey>)> {
+        let (key, beside, cohort) = self.tickets.end(ticket)?;
         self.frames.leave_cohort(cohort);
-        Some(key)
+        Some((key, beside))
     }
 
     /// A frame was dropped after `claim` said that it is new, for a reason of the caller's own and without a ticket: the
@@ -364,8 +375,8 @@ impl Claims {
     /// Every answer that had come by `now` was given to `on_answer`: what waits for one too long is in doubt.
     pub fn give_up(&mut self, now: Instant) {
         self.frames.expire_queue(now);
-        while let Some(handles) = self.requests.next_overdue(now) {
-            self.claims_in_doubt(now, &handles, OpErrorKind::Timeout);
+        while let Some(asked) = self.requests.next_overdue(now) {
+            self.claims_in_doubt(now, &asked, OpErrorKind::Timeout);
         }
         self.frames.gave_up(now);
         self.frames.show_load();
@@ -394,7 +405,7 @@ impl Claims {
     pub fn on_answer(&mut self, now: Instant, id: RequestId, answer: Answer) -> Trust {
         self.frames.tell(now);
         let trust = match (self.requests.take_in_flight(id), answer) {
-            (Some(Subject::Claim(handles)), Answer::Claimed(answers)) => self.claimed(now, &handles, answers),
+            (Some(Subject::Claim(asked)), Answer::Claimed(answers)) => self.claimed(now, &asked, answers),
             (Some(Subject::Read(read)), Answer::Read(answers)) => {
                 match self.parking.end_read(&mut self.frames, &self.config, now, &read, answers) {
                     Ok(()) => Trust::Kept,
@@ -438,7 +449,7 @@ impl Claims {
 
     fn unanswered(&mut self, now: Instant, subject: Subject, kind: OpErrorKind) {
         match subject {
-            Subject::Claim(handles) => self.claims_in_doubt(now, &handles, kind),
+            Subject::Claim(asked) => self.claims_in_doubt(now, &asked, kind),
             Subject::Read(read) => {
                 for &owner in &read.owners {
                     self.parking.read_failed(&mut self.frames, &self.config, now, owner, kind);
@@ -455,19 +466,16 @@ impl Claims {
         self.requests.write_later(now + self.config.epoch);
     }
 
-    fn claimed(
-        &mut self,
-        now: Instant,
-        handles: &[EntryHandle],
-        answers: Vec<Result<Claimed, OpError>>,
-    ) -> Trust {
+    fn claimed(&mut self, now: Instant, asked: &[Asked], answers: Vec<Result<Claimed, OpError>>) -> Trust {
         let mut answers = answers.into_iter();
-        for (i, &handle) in handles.iter().enumerate() {
+        for (i, &Asked { handle, beside }) in asked.iter().enumerate() {
+            let beside = beside.then(|| answers.next());
             let answer = answers.next();
             if !self.frames.is_asked(handle) {
                 continue;
             }
-            let judged = match answer {
+            let beside = beside.map_or(Ok(()), |answer| self.answered_beside(handle.id, answer));
+            let judged = beside.and_then(|()| match answer {
                 Some(Ok(Claimed::Created)) => {
                     self.ours(now, handle.id);
                     Ok(())
@@ -481,17 +489,56 @@ impl Claims {
                     self.claim_in_doubt(now, handle.id, OpErrorKind::Garbled);
                     Ok(())
                 }
-            };
+            });
             if let Err(Slipped) = judged {
-                self.claims_in_doubt(now, &handles[i..], OpErrorKind::Garbled);
+                self.claims_in_doubt(now, &asked[i..], OpErrorKind::Garbled);
                 return Trust::Lost;
             }
         }
         Trust::Kept
     }
 
-    fn claims_in_doubt(&mut self, now: Instant, handles: &[EntryHandle], kind: OpErrorKind) {
-        for &handle in handles {
+    /// What became of the claim on the id beside the variant. Nobody waits for who holds it: it is ours, may be, or is not.
+    fn answered_beside(
+        &mut self,
+        id: EntryId,
+        answer: Option<Result<Claimed, OpError>>,
+    ) -> Result<(), Slipped> {
+        let value = match answer {
+            Some(Ok(Claimed::Created)) => {
+                self.frames.hold_beside(id, true);
+                return Ok(());
+            }
+            Some(Ok(Claimed::Exists(value))) => value,
+            Some(Err(_)) | None => {
+                self.frames.hold_beside(id, false);
+                return Ok(());
+            }
+        };
+        if self.config.mode == Mode::Settled {
+            let entry = self.frames.entry(id);
+            let expected = entry.beside.as_ref().map(first_bytes);
+            let (found, nonce) = match Found::parse(&value) {
+                Found::Claim(claim) => (Some(claim.id), Some(claim.nonce)),
+                Found::Marked(mark) => (Some(mark.id), None),
+                Found::Plain | Found::Unknown => (expected, None),
+            };
+            if found != expected && !planted!(self.frames, IdBytesNotChecked) {
+                return Err(Slipped);
+            }
+            if let State::Asked { nonce: ours, .. } = entry.state
+                && nonce == Some(ours)
+            {
+                self.frames.hold_beside(id, true);
+                return Ok(());
+            }
+        }
+        self.frames.lose_beside(id);
+        Ok(())
+    }
+
+    fn claims_in_doubt(&mut self, now: Instant, asked: &[Asked], kind: OpErrorKind) {
+        for &Asked { handle, .. } in asked {
             if self.frames.is_asked(handle) {
                 self.claim_in_doubt(now, handle.id, kind);
             }
@@ -502,7 +549,12 @@ impl Claims {
     fn ours(&mut self, now: Instant, id: EntryId) {
         self.bypass.answered(self.frames.entry(id).history.built);
         self.frames.hold(id, true);
-        let why = if self.frames.entry(id).history.taking_over { Why::TakenOver } else { Why::Won };
+        let entry = self.frames.entry(id);
+        let why = match (entry.history.taking_over, entry.is_one_of_several()) {
+            (true, _) => Why::TakenOver,
+            (false, true) => Why::Variant,
+            (false, false) => Why::Won,
+        };
         if !self.frames.fence(&self.config, now, id) {
             self.frames.decide_send(id, why);
         }
@@ -525,34 +577,56 @@ impl Claims {
     fn exists(&mut self, now: Instant, id: EntryId, value: &Bytes) -> Result<(), Slipped> {
         self.bypass.answered(self.frames.entry(id).history.built);
         if self.config.mode == Mode::Simple {
-            self.suppress(id, Why::Exists);
+            self.exists_plainly(now, id);
             return Ok(());
         }
         match Found::parse(value) {
             Found::Claim(value) => return self.taken(now, id, value),
-            Found::Marked(mark) => return self.marked(id, mark),
+            Found::Marked(mark) => return self.marked(now, id, mark),
             Found::Plain if planted!(self.frames, PlainValueParks) => {
-                let id_bytes = self.frames.entry(id).id_bytes();
+                let id_bytes = first_bytes(&self.frames.entry(id).key);
                 let never_settles = ClaimValue { owner: 0, epoch: 1, nonce: 0, id: id_bytes };
                 return self.taken(now, id, never_settles);
             }
-            Found::Plain => self.suppress(id, Why::Exists),
+            Found::Plain => self.exists_plainly(now, id),
             Found::Unknown => self.claim_in_doubt(now, id, OpErrorKind::Garbled),
         }
         Ok(())
     }
 
+    fn exists_plainly(&mut self, now: Instant, id: EntryId) {
+        if !self.goes_by_id(now, id) {
+            self.suppress(id, Why::Exists);
+        }
+    }
+
+    /// The variant is another's. Where the id beside it is ours, or may be, the frame goes on under its id alone. It does not
+    /// wait for the variant's owner: an epoch that holds the id would then wait for an epoch of that owner, and that one
+    /// perhaps for this.
+    fn goes_by_id(&mut self, now: Instant, id: EntryId) -> bool {
+        let Some(certain) = self.frames.entry(id).may_go_by_id() else { return false };
+        self.frames.lose(id);
+        self.frames.turn_to_id(id);
+        if !self.frames.fence(&self.config, now, id) {
+            self.frames.decide_send(id, if certain { Why::Won } else { Why::InDoubt });
+        }
+        true
+    }
+
     /// A listener saw a frame of this id on the fabric.
-    fn marked(&mut self, id: EntryId, mark: CourtesyMark) -> Result<(), Slipped> {
+    fn marked(&mut self, now: Instant, id: EntryId, mark: CourtesyMark) -> Result<(), Slipped> {
         self.check_id(id, mark.id)?;
+        if self.goes_by_id(now, id) {
+            return Ok(());
+        }
         let entry = self.frames.entry(id);
-        let key = entry.key;
+        let (key, beside) = (entry.key, entry.beside);
         // Asked again because claims of that epoch were released: the mark may be of the very frame that its owner took
         // back, since it did not leave by every interface.
         let taken_back = entry.history.second_ask.is_some() || self.failed_sends.has(&key);
         if self.config.marks && !taken_back {
             // The next copy asks again: a wrong mark does no harm beyond its own life, or once it was deleted.
-            self.local.remove(&key);
+            [Some(key), beside].iter().flatten().for_each(|key| self.local.remove(key));
             self.suppress(id, Why::Marked);
         } else {
             self.frames.lose(id);
@@ -574,7 +648,7 @@ impl Claims {
         if entry.history.second_ask == Some(value) {
             // The release in that epoch was of another claim: this one was sent.
             self.suppress(id, Why::Settled);
-        } else {
+        } else if !self.goes_by_id(now, id) {
             self.frames.lose(id);
             self.parking.park(&mut self.frames, &self.config, now, id, value);
         }
@@ -583,7 +657,7 @@ impl Claims {
 
     /// A value whose id bytes are not those asked for belongs to another question.
     fn check_id(&self, id: EntryId, found: [u8; 8]) -> Result<(), Slipped> {
-        if self.frames.entry(id).id_bytes() == found || planted!(self.frames, IdBytesNotChecked) {
+        if first_bytes(&self.frames.entry(id).key) == found || planted!(self.frames, IdBytesNotChecked) {
             Ok(())
         } else {
             Err(Slipped)

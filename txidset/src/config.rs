@@ -26,7 +26,7 @@ pub struct ClaimsConfig {
     pub ttl: Duration,
     /// `--claim-park-bytes`: most bytes of parked copies.
     pub park_bytes: usize,
-    /// Most keys of one request.
+    /// Most keys of one request; one more where the last frame claims two.
     pub max_batch: usize,
     /// Prefix of the keys (`Names`).
     pub prefix: Vec<u8>,

@@ -11,8 +11,12 @@ pub struct Ticket(pub u64);
 
 /// A frame that asks: what it claims, and what it costs to keep it while it waits (parking is bounded in bytes).
 pub trait Claimant {
-    /// Its claim.
+    /// The claim on its id.
     fn key(&self) -> &ClaimKey;
+    /// The claim on its variant, of a frame with bytes that the id does not prove. Such a frame is sent if it wins either.
+    fn variant(&self) -> Option<&ClaimKey> {
+        None
+    }
     /// Its bytes.
     fn bytes(&self) -> u32;
 }
@@ -33,6 +37,8 @@ pub enum Verdict {
 pub enum Why {
     /// The claim is ours.
     Won,
+    /// The id is another's, or was seen, but not with these bytes: the variant is ours.
+    Variant,
     /// Another owner had it and did not settle it within its lease.
     TakenOver,
     /// No answer in time, error, or an answer that cannot be believed.
@@ -55,8 +61,9 @@ pub enum Why {
 
 impl Why {
     /// All reasons, by `index`.
-    pub const ALL: [Why; 10] = [
+    pub const ALL: [Why; 11] = [
         Why::Won,
+        Why::Variant,
         Why::TakenOver,
         Why::InDoubt,
         Why::BreakerOpen,
@@ -75,6 +82,7 @@ impl Why {
     pub fn label(self) -> &'static str {
         const LABELS: [&str; Why::ALL.len()] = [
             "won",
+            "variant",
             "taken_over",
             "in_doubt",
             "breaker_open",
@@ -86,6 +94,10 @@ impl Why {
             "marked",
         ];
         LABELS[self.index()]
+    }
+    /// Whether the claim was granted.
+    pub fn grants(self) -> bool {
+        matches!(self, Why::Won | Why::Variant | Why::TakenOver)
     }
     /// Whether the frame is let through.
     pub fn sends(self) -> bool {

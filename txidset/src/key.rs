@@ -13,13 +13,17 @@ pub enum Class {
     Subtree(u8),
     /// Kind of the object.
     Object(u8),
+    /// A frame with bytes that its id does not prove; the number says of which class and kind (`Class::variant`). Its id is
+    /// the SHA-256 of the frame's id and those bytes.
+    Variant(u8),
 }
 
 impl Class {
     /// Number of classes, kinds aside: the length of every per-class table.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
     /// Names of the classes by `index`; labels of the gauges.
-    pub const LABELS: [&'static str; Class::COUNT] = ["tx", "anchor", "block", "subtree", "object"];
+    pub const LABELS: [&'static str; Class::COUNT] =
+        ["tx", "anchor", "block", "subtree", "object", "variant"];
 
     /// Position in per-class tables.
     pub fn index(self) -> usize {
@@ -29,6 +33,7 @@ impl Class {
             Class::Block(_) => 2,
             Class::Subtree(_) => 3,
             Class::Object(_) => 4,
+            Class::Variant(_) => 5,
         }
     }
 
@@ -41,8 +46,17 @@ impl Class {
     pub fn kind(self) -> Option<u8> {
         match self {
             Class::Tx | Class::Anchor => None,
-            Class::Block(kind) | Class::Subtree(kind) | Class::Object(kind) => Some(kind),
+            Class::Block(kind) | Class::Subtree(kind) | Class::Object(kind) | Class::Variant(kind) => {
+                Some(kind)
+            }
         }
+    }
+
+    /// The class of variants of this class: place of the class times 16, and its kind.
+    pub fn variant(self) -> Class {
+        #[allow(clippy::cast_possible_truncation, reason = "six classes")]
+        let class = self.index() as u8;
+        Class::Variant(class << 4 | self.kind().unwrap_or(0) & 15)
     }
 }
 

@@ -4,7 +4,8 @@
 //!
 //! What it promises:
 //! * Exact. An entry is found by all 32 bytes of its id and its class; nothing approximate ever says "seen".
-//! * Fixed memory, allocated (and touched) once: at most 48 bytes an entry.
+//! * Fixed memory, allocated (and touched) once: at most 48 bytes an entry. Variants have room of their own on top, for an
+//!   eighth of the ids: 54 bytes an id.
 //! * Expiry is counted from first sight and never pushed forward; a repeat changes nothing.
 //! * When room is needed the oldest entry leaves, never the newest, and `evicted_early` counts it.
 //! * Chosen ids cannot degrade it: places come from a keyed universal hash, and a look-up reads at most five index lines.
@@ -28,14 +29,14 @@ use hash::Hasher;
 use shard::{Clock, Order, Probe, Shard, kind_byte, words};
 use std::time::{Duration, Instant};
 
-/// Most bytes that one entry costs, index and slack included (sets of 64 Ki entries and more).
-pub const BYTES_PER_ENTRY: usize = 48;
+/// Most bytes that one id costs, index, slack and its share of the variants included (sets of 64 Ki entries and more).
+pub const BYTES_PER_ENTRY: usize = 54;
 
 /// Longest horizon that the 32-bit clock of an entry can tell from "just now".
 pub const MAX_HORIZON: Duration = Duration::from_secs(10 * 24 * 3600);
 
-/// Budgets of the classes in 64ths of the capacity, by `Class::index`.
-const SHARES: [usize; Class::COUNT] = [56, 2, 1, 2, 3];
+/// Budgets of the classes in 64ths of the capacity, by `Class::index`. Variants come on top: they take nothing from ids.
+const SHARES: [usize; Class::COUNT] = [56, 2, 1, 2, 3, 8];
 const MAX_SHARDS: usize = 8;
 /// Below this a shard would be so small that chance fills one long before the others.
 const MIN_SHARD: usize = 16384;
@@ -185,6 +186,16 @@ impl LocalSet {
         }
     }
 
+    /// One key: `true` where it is new (and now inserted).
+    pub fn insert(&self, key: &ClaimKey, now: Instant) -> bool {
+        let entry = Probe::new(key, &self.hasher);
+        let shard = &self.shards[self.shard_of(key.class, entry.hash)];
+        let mut order = shard.lock();
+        let new = shard.insert(&mut order, &entry, self.clock(now));
+        shard.leave_off(&order);
+        new
+    }
+
     /// Forgets a key (released, or dropped after first sight).
     pub fn remove(&self, key: &ClaimKey) {
         let entry = Probe::new(key, &self.hasher);
@@ -270,7 +281,7 @@ impl LocalSet {
             *hash = self.hasher.hash(&words(&key.id), kind_byte(key.class));
             let shard = self.shard_of(key.class, *hash);
             self.shards[shard].prefetch_line(*hash);
-            #[allow(clippy::cast_possible_truncation, reason = "5 tables of at most 16 shards")]
+            #[allow(clippy::cast_possible_truncation, reason = "6 tables of at most 8 shards")]
             let shard = shard as u8;
             *shard_of = shard;
         }

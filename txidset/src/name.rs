@@ -122,7 +122,7 @@ impl Names {
 
     fn compact_claim(&self, key: &ClaimKey, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix[..self.base]);
-        #[allow(clippy::cast_possible_truncation, reason = "five classes")]
+        #[allow(clippy::cast_possible_truncation, reason = "six classes")]
         let class = key.class.index() as u8;
         out.push(class);
         out.extend(key.class.kind());
@@ -175,6 +175,10 @@ mod tests {
             name("bsl:egr:pair:", KeyStyle::Hex, Class::Subtree(1), &[]),
             format!("bsl:egr:pair:subtree:1:{id}")
         );
+        let variant = |class: Class| name("bsp:tx:", KeyStyle::Hex, class.variant(), &[]);
+        assert_eq!(variant(Class::Tx), format!("bsp:variant:0:{id}"));
+        assert_eq!(variant(Class::Anchor), format!("bsp:variant:16:{id}"));
+        assert_eq!(variant(Class::Subtree(2)), format!("bsp:variant:50:{id}"));
     }
 
     #[test]

@@ -36,18 +36,23 @@ pub(crate) fn sha256_pair(left: &Id, right: &Id) -> [u8; 32] {
     sha256(&pair)
 }
 
-/// Double SHA-256 over pieces that are not contiguous.
+/// SHA-256 over pieces that are not contiguous.
 #[derive(Clone, Default)]
-pub(crate) struct Sha256d(Sha256);
+pub(crate) struct Pieces(Sha256);
 
-impl Sha256d {
+impl Pieces {
     pub(crate) fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }
 
-    pub(crate) fn finish(self) -> [u8; 32] {
-        let once: [u8; 32] = self.0.finalize().into();
-        sha256(&once)
+    /// Once.
+    pub(crate) fn sha256(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+
+    /// Twice.
+    pub(crate) fn sha256d(self) -> [u8; 32] {
+        sha256(&self.sha256())
     }
 }
 

@@ -4,13 +4,18 @@
 //! of one deployment share the gate, those of another do not. A frame that must wait for tier 2 is copied into a bounded
 //! table. When that is full, the frame passes unclaimed: a duplicate is better than a loss.
 //!
+//! A frame with bytes that its id does not prove claims its variant too ([`frame::outside`]), and passes if it wins either. The
+//! SubtreeID makes no variant here: it has been filtered by. A raw copy behind an extended one is let go, unless the id is
+//! [`contested`](super::contested).
+//!
 //! What the gate lets through carries a ticket that says how its delivery went. It was handed over; or it failed, and the
 //! claim is released in both tiers, so that a sibling, or a resend, gets through.
 
+use super::contested::Contested;
 use super::counts::{Counts, DropReason};
 use super::mark::{Markable, Sighted};
 use super::reassemble::{Parts, Rebuilt};
-use frame::{DataFrame, HashKey, Id, Kind, SeqNum};
+use frame::{DataFrame, HashKey, Id, Kind, Label, SeqNum, Variant};
 use gap_track::slots::{Slot, Slots};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +32,12 @@ pub fn claim_key(frame: &DataFrame<'_>) -> Option<ClaimKey> {
         _ => return None,
     };
     Some(ClaimKey { class, id: *frame.id })
+}
+
+/// The claim on the bytes that a frame's id does not prove, beside that on its id, `key`; `None` where the id proves all.
+pub(super) fn variant_key(frame: &DataFrame<'_>, key: &ClaimKey) -> Option<ClaimKey> {
+    let variant = Variant::of(frame, Label::LeftOut)?;
+    Some(ClaimKey { class: key.class.variant(), id: variant.id })
 }
 
 /// Where the bytes of a frame are.
@@ -58,6 +69,8 @@ pub(super) struct Delivery {
 /// A frame that asks to pass.
 pub(super) struct Candidate {
     pub(super) key: ClaimKey,
+    /// Of a frame whose id does not prove all its bytes.
+    pub(super) variant: Option<ClaimKey>,
     pub(super) place: FramePlace,
     pub(super) wire_len: u32,
     pub(super) header_len: u16,
@@ -65,6 +78,8 @@ pub(super) struct Candidate {
     pub(super) behind: Option<Novel>,
     /// Whether to mark it if its id is new.
     pub(super) mark: Markable,
+    /// Its variant as proxies claim it, if it is to be marked and has one.
+    pub(super) mark_variant: Option<Id>,
 }
 
 impl Candidate {
@@ -76,6 +91,9 @@ impl Candidate {
 impl Claimant for Candidate {
     fn key(&self) -> &ClaimKey {
         &self.key
+    }
+    fn variant(&self) -> Option<&ClaimKey> {
+        self.variant.as_ref()
     }
     fn bytes(&self) -> u32 {
         self.wire_len
@@ -118,6 +136,7 @@ pub(super) struct Gate {
     verdicts: Vec<Verdict>,
     /// Names given to those that wait, in order.
     waiting: Vec<Slot>,
+    contested: Contested,
     /// New ids of the last batches that are to be marked.
     sighted: Vec<Sighted>,
     #[cfg(feature = "mutants")]
@@ -141,6 +160,7 @@ impl Gate {
             candidates: Vec::new(),
             verdicts: Vec::new(),
             waiting: Vec::new(),
+            contested: Contested::new(),
             sighted: Vec::new(),
             #[cfg(feature = "mutants")]
             mutation: None,
@@ -161,6 +181,13 @@ impl Gate {
     /// They were handed over.
     pub(super) fn forget_sighted(&mut self) {
         self.sighted.clear();
+    }
+
+    /// The claim, beside that on its id, of a frame whose id proves all of it, where that id is contested.
+    pub(super) fn standard_key(&self, key: &ClaimKey) -> Option<ClaimKey> {
+        let class = key.class.variant();
+        let id = || Variant::of_nothing(&key.id, Label::LeftOut);
+        self.contested.has(&key.id).then(|| ClaimKey { class, id: id() })
     }
 
     /// A frame asks to pass: `judge` answers.
@@ -225,6 +252,9 @@ impl Gate {
                 if let Some(behind) = c.behind {
                     novel(behind);
                 }
+                if let Some(variant) = &c.variant {
+                    self.contested.passed(&c.key.id, &variant.id);
+                }
                 self.mark(&c, &bytes_of, counts);
             }
             match verdict {
@@ -260,7 +290,11 @@ impl Gate {
     /// Notes a new id that is to be marked, or why it is not.
     fn mark<'a>(&mut self, c: &Candidate, bytes_of: impl Fn(u32) -> &'a [u8], counts: &mut Counts) {
         match (c.mark, c.place) {
-            (Markable::Yes, FramePlace::Batch(at)) => self.sighted.push(sighted(&c.key.id, bytes_of(at))),
+            (Markable::Yes, FramePlace::Batch(at)) => {
+                let variant = c.mark_variant.map(|id| ClaimKey { class: c.key.class.variant(), id });
+                let keys = [Some(c.key), variant].into_iter().flatten();
+                self.sighted.extend(keys.map(|key| sighted(key, bytes_of(at))));
+            }
             (Markable::Withheld(why), _) => counts.marks_withheld[why.index()] += 1,
             (Markable::No | Markable::Yes, _) => {}
         }
@@ -291,8 +325,8 @@ impl Gate {
             match decision {
                 Decision::Send { token, ticket, why } => {
                     let slot = Slot::of_token(token);
-                    counts.claims_won += u64::from(matches!(why, Why::Won | Why::TakenOver));
-                    counts.claims_open += u64::from(!matches!(why, Why::Won | Why::TakenOver));
+                    counts.claims_won += u64::from(why.grants());
+                    counts.claims_open += u64::from(!why.grants());
                     match self.kept.get(slot) {
                         Some(w) if !w.frame.is_empty() => out.push(Delivery {
                             place: FramePlace::Kept(Kept(slot)),
@@ -419,9 +453,9 @@ impl Gate {
     }
 }
 
-fn sighted(id: &Id, frame: &[u8]) -> Sighted {
+fn sighted(key: ClaimKey, frame: &[u8]) -> Sighted {
     let (flow, number) = frame::datagram::stamped(frame).map_or((0, 0), |(_, flow, seq)| (flow.0, seq.0));
-    Sighted { id: *id, flow, number }
+    Sighted { key, flow, number }
 }
 
 fn recycle(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {

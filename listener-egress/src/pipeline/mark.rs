@@ -8,8 +8,9 @@
 //!
 //! Cost: nothing unless marks are on; then a compare of addresses a frame, and 48 bytes a new one until the burst's end.
 
-use frame::{Fabric, GroupIndex, Id};
+use frame::{Fabric, GroupIndex};
 use std::net::IpAddr;
+use txidset::ClaimKey;
 
 service::reasons! {
     /// Why a frame that is new at the gate is not marked.
@@ -41,8 +42,8 @@ pub(super) enum Markable {
 /// A transaction that was seen on the fabric for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighted {
-    /// Its id.
-    pub id: Id,
+    /// What the proxies claim of it: its id; and once more its variant, if it has one.
+    pub key: ClaimKey,
     /// HashKey of its frame.
     pub flow: u64,
     /// SeqNum of its frame.

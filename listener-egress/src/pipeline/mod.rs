@@ -12,6 +12,7 @@
 //! with their own state. Gaps are tracked by the crate `gap-track`.
 
 mod batch;
+mod contested;
 pub mod counts;
 mod deliver;
 mod filter;

@@ -9,6 +9,10 @@
 //! Originals that were finished are remembered for a while: late copies do not reopen them. One that fails its hash gives
 //! its numbers back to the tracker, once.
 //!
+//! Two originals of one id may share all of the key and differ in bytes that the id does not prove. A proxy numbers the
+//! fragments of an original in the order of their places, and one original behind the other. A fragment whose number does not
+//! fit that order belongs to another original of the key, its next [`TURNS`].
+//!
 //! Limits: bytes over all assemblies (`budget`; the one without progress for the longest makes room), assemblies, the
 //! longest original. Everything is checked before memory is taken.
 
@@ -48,6 +52,11 @@ impl Default for ReassemblyLimits {
     }
 }
 
+/// Originals of one key that are told apart.
+const TURNS: u8 = 16;
+/// Places on each side of a fragment that are looked at for its order.
+const NEIGHBOURS: usize = 64;
+
 /// What all fragments of one original share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -56,6 +65,8 @@ struct Key {
     hash_key: HashKey,
     original_len: u32,
     total: u16,
+    /// Which of the originals that share all the rest.
+    turn: u8,
 }
 
 struct Assembly {
@@ -76,7 +87,10 @@ struct Assembly {
 /// How the last attempt at an original ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    Finished,
+    Finished {
+        /// Its lowest number and its highest.
+        numbers: (SeqNum, SeqNum),
+    },
     /// Its hash was wrong: its numbers were given back once.
     Failed,
 }
@@ -96,6 +110,15 @@ pub struct Parts {
     /// Their flow.
     pub hash_key: HashKey,
     key: Key,
+}
+
+impl Parts {
+    fn finished(&self) -> Ended {
+        let numbers = || self.numbers.iter().copied();
+        Ended::Finished {
+            numbers: (numbers().min().unwrap_or_default(), numbers().max().unwrap_or_default()),
+        }
+    }
 }
 
 /// See the module text.
@@ -133,11 +156,10 @@ impl Reassembler {
             hash_key: fragment.hash_key,
             original_len: fragment.original_len,
             total: fragment.total,
+            turn: 0,
         };
+        let key = self.original_of(key, fragment)?;
         if !self.assemblies.contains_key(&key) {
-            if self.ended.peek(&key) == Some(&Ended::Finished) {
-                return Err(DropReason::LateFragment);
-            }
             self.open(now, key, fragment, horizon, counts)?;
         }
         let Some(assembly) = self.assemblies.get_mut(&key) else { return Err(DropReason::FragmentGrid) };
@@ -148,10 +170,30 @@ impl Reassembler {
         Ok(self.finish(key))
     }
 
+    /// The original that a fragment belongs to: one that is being put together, or none yet.
+    fn original_of(&self, key: Key, fragment: &Fragment<'_>) -> Result<Key, DropReason> {
+        for turn in 0..TURNS {
+            let key = Key { turn, ..key };
+            if let Some(assembly) = self.assemblies.get(&key) {
+                if assembly.may_hold(fragment) {
+                    return Ok(key);
+                }
+                continue;
+            }
+            let Some(Ended::Finished { numbers: (lowest, highest) }) = self.ended.peek(&key) else {
+                return Ok(key);
+            };
+            if fragment.seq_num.0 == 0 || (*lowest..=*highest).contains(&fragment.seq_num) {
+                return Err(DropReason::LateFragment);
+            }
+        }
+        Err(DropReason::LateFragment)
+    }
+
     /// The rebuilt frame was verified.
     pub fn verified(&mut self, parts: &Parts, counts: &mut Counts) {
         counts.reassembly_completed += 1;
-        self.ended.put(parts.key, Ended::Finished);
+        self.ended.put(parts.key, parts.finished());
     }
 
     /// The rebuilt frame found no room at the consumer: its fragments will come again.
@@ -164,7 +206,7 @@ impl Reassembler {
     pub fn failed(&mut self, parts: &Parts, counts: &mut Counts) -> bool {
         counts.reassembly_hash_mismatch += 1;
         let again = self.ended.peek(&parts.key) != Some(&Ended::Failed);
-        self.ended.put(parts.key, if again { Ended::Failed } else { Ended::Finished });
+        self.ended.put(parts.key, if again { Ended::Failed } else { parts.finished() });
         again
     }
 
@@ -284,6 +326,22 @@ fn grid(fragment: &Fragment<'_>) -> Option<usize> {
 }
 
 impl Assembly {
+    /// Whether the fragment's number fits the order of those that are here; one without a number always does.
+    fn may_hold(&self, fragment: &Fragment<'_>) -> bool {
+        let (index, number) = (usize::from(fragment.index), fragment.seq_num);
+        if number.0 == 0 || index >= self.present.len() {
+            return true;
+        }
+        if self.present[index] {
+            return self.numbers[index] == number;
+        }
+        let first = index.saturating_sub(NEIGHBOURS);
+        let last = self.present.len().min(index + 1 + NEIGHBOURS);
+        let before = (first..index).rev().find(|&at| self.present[at]);
+        let after = (index + 1..last).find(|&at| self.present[at]);
+        before.is_none_or(|at| self.numbers[at] < number) && after.is_none_or(|at| number < self.numbers[at])
+    }
+
     fn write(&mut self, now: Instant, fragment: &Fragment<'_>) -> Result<(), DropReason> {
         let index = usize::from(fragment.index);
         if grid(fragment) != Some(self.grid) {

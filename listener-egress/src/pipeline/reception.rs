@@ -7,7 +7,7 @@
 use super::batch::{Batch, Door};
 use super::counts::{Counts, DropReason, Loss};
 use super::filter::Filter;
-use super::gate::{Candidate, FramePlace, Gate, Novel, claim_key};
+use super::gate::{Candidate, FramePlace, Gate, Novel, claim_key, variant_key};
 use super::mark::{Arrived, Markable, Withheld};
 use super::reassemble::{Parts, Reassembler, Rebuilt};
 use super::registry::Registry;
@@ -17,13 +17,14 @@ use super::verify::{Hashes, VerifyRules, verify};
 use frame::digest::Entry;
 use frame::id::NO_ID;
 use frame::{
-    Advert, DataFrame, Fabric, Fragment, GroupIndex, Id, Kind, Response, SeqNum, ShardBits,
-    SubtreeGroupAnnounce,
+    Advert, DataFrame, Fabric, Fragment, GroupIndex, Id, Kind, Label, Response, SeqNum, ShardBits,
+    SubtreeGroupAnnounce, Variant,
 };
 use gap_track::{Asked, FlowClass, FlowDigest, Seen, Sighting};
 use service::ledger;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
+use txidset::ClaimKey;
 
 /// How a datagram came.
 #[derive(Clone, Copy)]
@@ -42,6 +43,8 @@ struct Rules {
     subtree_data: bool,
     verify: VerifyRules,
     gap_ttl: Option<Duration>,
+    /// Bytes that an id does not prove are claimed too.
+    variants: bool,
     /// Where the groups are, if courtesy marks are wanted.
     marks: Option<Fabric>,
 }
@@ -67,6 +70,7 @@ impl Reception {
                 subtree_data: settings.subtree_data,
                 verify: settings.verify,
                 gap_ttl: settings.track.gap_ttl,
+                variants: settings.variants,
                 marks: settings.marks,
             },
             filter: Filter::new(settings.filter.clone(), settings.shard_bits),
@@ -209,15 +213,28 @@ impl Reception {
         let seen = self.observe(now, &s);
         wanted?;
         let claim = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
+        let mark = self.markable(&frame, came, &seen);
+        let mark_variant = match mark {
+            Markable::Yes => Variant::of(&frame, Label::Counts).map(|variant| variant.id),
+            _ => None,
+        };
         gate.ask(Candidate {
             key: claim,
+            variant: self.variant(&frame, &claim, gate),
             place: FramePlace::Batch(u32::try_from(index).unwrap_or(u32::MAX)),
             wire_len: u32::try_from(frame.wire_len()).unwrap_or(u32::MAX),
             header_len: u16::try_from(frame.header_len()).unwrap_or(u16::MAX),
             behind: matches!(seen, Seen::Known).then_some(Novel { key, seq, source }),
-            mark: self.markable(&frame, came, &seen),
+            mark,
+            mark_variant,
         });
         Ok(())
+    }
+
+    /// What is claimed beside its id: the bytes that the id does not prove.
+    fn variant(&self, frame: &DataFrame<'_>, key: &ClaimKey, gate: &Gate) -> Option<ClaimKey> {
+        let wanted = self.rules.variants;
+        if wanted { variant_key(frame, key).or_else(|| gate.standard_key(key)) } else { None }
     }
 
     /// Whether a frame that passed everything before the gate is to be marked.
@@ -287,13 +304,23 @@ impl Reception {
             return Err(reason);
         }
         let key = claim_key(&frame).ok_or(DropReason::UnexpectedControl)?;
+        let variant = self.variant(&frame, &key, gate);
         let wire_len = u32::try_from(frame.wire_len()).unwrap_or(u32::MAX);
         let header_len = u16::try_from(frame.header_len()).unwrap_or(u16::MAX);
         self.reassembler.verified(&rebuilt.parts, counts);
         let marks = self.rules.marks.is_some() && frame.kind == Kind::Tx;
         let mark = if marks { Markable::Withheld(Withheld::Fragments) } else { Markable::No };
         let place = gate.keep(rebuilt, wire_len, header_len);
-        gate.ask(Candidate { key, place, wire_len, header_len, behind: None, mark });
+        gate.ask(Candidate {
+            key,
+            variant,
+            place,
+            wire_len,
+            header_len,
+            behind: None,
+            mark,
+            mark_variant: None,
+        });
         Ok(())
     }
 

@@ -26,6 +26,8 @@ pub struct Settings {
     pub reassembly: ReassemblyLimits,
     /// The gate's protocol.
     pub claims: ClaimsConfig,
+    /// Bytes that an id does not prove are claimed too.
+    pub variants: bool,
     /// Bytes of frames that wait for a claim.
     pub waiting_bytes: usize,
     /// Given endpoints.

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use txidset::fabric::Standing;
-use txidset::{ClaimKey, Class, CourtesyMark, FabricLabel};
+use txidset::{CourtesyMark, FabricLabel};
 
 /// Bytes of marks that wait for the thread, over all workers.
 const WAITING: usize = 2 << 20;
@@ -318,8 +318,8 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn push(&mut self, seen: &Sighted, seconds: u32, batch: &mut KeyValues) {
         self.name.clear();
-        self.plan.names.claim(&ClaimKey { class: Class::Tx, id: seen.id }, &[], &mut self.name);
-        let id = *seen.id.first_chunk().unwrap_or(&[0; 8]);
+        self.plan.names.claim(&seen.key, &[], &mut self.name);
+        let id = *seen.key.id.first_chunk().unwrap_or(&[0; 8]);
         let mark = CourtesyMark { flow: seen.flow, seconds, number: seen.number, id };
         batch.push(&self.name, &mark.encode());
     }
@@ -451,6 +451,7 @@ mod tests {
     use cache_backend::{Memory, OpErrorKind};
     use futures_util::FutureExt;
     use txidset::Found;
+    use txidset::{ClaimKey, Class};
 
     /// Older marks are not sent.
     const AGE: Duration = Duration::from_secs(10);
@@ -510,7 +511,11 @@ mod tests {
 
         /// One worker hands over these ids, as new as `came`, and ends; the thread runs to its end.
         async fn mark(self, came: Instant, ids: impl ExactSizeIterator<Item = u32>) -> (Arc<Queue>, Store) {
-            let seen = |n: u32| Sighted { id: id(n), flow: 0xF, number: n.into() };
+            let seen = |n: u32| Sighted {
+                key: ClaimKey { class: Class::Tx, id: id(n) },
+                flow: 0xF,
+                number: n.into(),
+            };
             let World { marks: Marks { queue, plan, standing, .. }, store } = self;
             queue.open.fetch_add(1, Ordering::Relaxed);
             Marker { queue: queue.clone() }.post(came, ids.map(seen));

@@ -3,7 +3,7 @@
 //! Datagrams are taken by the burst, so that their transactions are hashed together. What was taken is remembered: more
 //! may arrive behind it before the round goes on.
 
-use super::admit::{Admitted, Policy, Via, admit, admit_hashed};
+use super::admit::{Admitted, Judged, Outside, Policy, Via, admit_hashed, judge, outside};
 use super::claim::{Candidate, Gate};
 use super::hashes::Hashes;
 use super::slab::HeldFrame;
@@ -22,8 +22,8 @@ pub struct Message {
     pub bytes: Bytes,
     /// The peer.
     pub sender: IpAddr,
-    /// What [`admit`] found elsewhere: a message may be too large to be hashed on the worker.
-    pub verdict: Option<Result<Admitted, DropReason>>,
+    /// What [`judge`] found elsewhere: a message may be too large to be hashed on the worker.
+    pub verdict: Option<Result<Judged, DropReason>>,
 }
 
 /// See the module text.
@@ -51,9 +51,12 @@ impl Admission {
         for (at, arrival) in arrivals.iter().enumerate() {
             let span = arrival.span;
             bytes += u64::from(span.len);
-            let verdict = admit_hashed(&self.policy, burst.bytes(span), Via::Udp, self.hashes.of(at));
+            let bytes_of = burst.bytes(span);
+            let verdict = admit_hashed(&self.policy, bytes_of, Via::Udp, self.hashes.of(at));
+            let outside = verdict.as_ref().ok().and_then(|frame| outside(&self.policy, frame, bytes_of));
             let held = |frame: &Admitted| HeldFrame::InBurst(Span { start: span.start, len: frame.len });
-            self.take(now, verdict, arrival.source.ip(), held, gate, tally);
+            let from = (now, arrival.source.ip());
+            self.take(from, verdict, outside.as_ref(), held, gate, tally);
         }
         tally.packets_received.add(arrivals.len() as u64);
         tally.bytes_received.add(bytes);
@@ -62,8 +65,10 @@ impl Admission {
     pub(super) fn take_message(&mut self, now: Instant, message: Message, gate: &mut Gate, tally: &Tally) {
         tally.tcp_messages.add(1);
         let Message { bytes, sender, verdict } = message;
-        let verdict = verdict.unwrap_or_else(|| admit(&self.policy, &bytes, Via::Tcp));
-        self.take(now, verdict, sender, |_| HeldFrame::Owned(bytes), gate, tally);
+        let verdict = verdict.unwrap_or_else(|| judge(&self.policy, &bytes, Via::Tcp));
+        let outside = verdict.ok().and_then(|judged| judged.outside);
+        let verdict = verdict.map(|judged| judged.frame);
+        self.take((now, sender), verdict, outside.as_ref(), |_| HeldFrame::Owned(bytes), gate, tally);
     }
 
     /// Something of the burst was not taken yet.
@@ -78,9 +83,9 @@ impl Admission {
 
     fn take(
         &self,
-        now: Instant,
+        (now, sender): (Instant, IpAddr),
         verdict: Result<Admitted, DropReason>,
-        sender: IpAddr,
+        outside: Option<&Outside>,
         held: impl FnOnce(&Admitted) -> HeldFrame,
         gate: &mut Gate,
         tally: &Tally,
@@ -93,7 +98,7 @@ impl Admission {
                     tally.subtree_roots_ok.add(1);
                 }
                 let held = held(&frame);
-                gate.offer(Candidate { frame, sender, since: now }, held);
+                gate.offer(Candidate { frame, sender, since: now, variant: None }, held, outside, tally);
             }
         }
     }

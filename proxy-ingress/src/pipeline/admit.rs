@@ -11,7 +11,7 @@ use frame::data::DataFrame;
 use frame::fragment::FragmentPlan;
 use frame::hash::LONGEST_TOGETHER;
 use frame::subtree::{Form, SubtreeData};
-use frame::{DecodeError, HashKey, Id, Kind, SeqNum, TxId, block, tx};
+use frame::{DecodeError, HashKey, Id, Kind, Label, NO_ID, SeqNum, TxId, Variant, block, tx};
 use txidset::{ClaimKey, Class};
 
 /// Longest UDP payload over IPv6 without jumbograms: what one datagram can carry.
@@ -45,6 +45,8 @@ pub struct Policy {
     pub allow_stamped_ingress: bool,
     /// `--frag-mtu`, 0 = frames are never fragmented.
     pub frag_mtu: u16,
+    /// Not `--variants=0`: a frame with bytes that its id does not prove is claimed with those, too.
+    pub variants: bool,
 }
 
 impl Default for Policy {
@@ -58,6 +60,7 @@ impl Default for Policy {
             require_ef: false,
             allow_stamped_ingress: false,
             frag_mtu: 1_500,
+            variants: true,
         }
     }
 }
@@ -102,6 +105,28 @@ pub struct Admitted {
     pub len: u32,
     /// How it leaves.
     pub shape: Shape,
+    /// Its id does not prove all its bytes ([`outside`]).
+    pub outside: bool,
+    /// It leaves in standard form, which has so many bytes of payload.
+    pub standard: Option<u32>,
+}
+
+/// What of a frame its id does not prove, and how it leaves without that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Name of those bytes.
+    pub variant: Id,
+    standard_len: u32,
+    standard_shape: Shape,
+}
+
+/// A frame that passed, and what of it its id does not prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// What it is.
+    pub frame: Admitted,
+    /// `None`: its id proves all of it.
+    pub outside: Option<Outside>,
 }
 
 impl Admitted {
@@ -117,6 +142,17 @@ impl Admitted {
         Some(ClaimKey { class, id: self.id })
     }
 
+    /// From now on it leaves without what its id does not prove: extension and label. `false`: a frame of this kind has no
+    /// such form.
+    pub(super) fn reduce(&mut self, outside: &Outside) -> bool {
+        if !matches!(self.kind, Kind::Tx | Kind::Anchor) {
+            return false;
+        }
+        (self.second_id, self.shape, self.standard) =
+            (NO_ID, outside.standard_shape, Some(outside.standard_len));
+        true
+    }
+
     /// Whether the frame takes a number of its flow.
     pub fn is_numbered(&self) -> bool {
         self.claim_key().is_some()
@@ -126,6 +162,32 @@ impl Admitted {
 /// Checks one datagram or message.
 pub fn admit(policy: &Policy, bytes: &[u8], via: Via) -> Result<Admitted, DropReason> {
     admit_hashed(policy, bytes, via, None)
+}
+
+/// As [`admit`], and what of the frame its id does not prove.
+pub fn judge(policy: &Policy, bytes: &[u8], via: Via) -> Result<Judged, DropReason> {
+    let frame = admit(policy, bytes, via)?;
+    Ok(Judged { frame, outside: outside(policy, &frame, bytes) })
+}
+
+/// What of an admitted frame its id does not prove. Costs a hash of those bytes where there are any, and else nothing.
+pub fn outside(policy: &Policy, frame: &Admitted, bytes: &[u8]) -> Option<Outside> {
+    if !frame.outside {
+        return None;
+    }
+    let whole = if frame.bare {
+        let (hash_key, seq_num) = frame.preset;
+        let (kind, msg_type, id, second_id) = (frame.kind, frame.msg_type, &frame.id, &frame.second_id);
+        DataFrame { kind, msg_type, id, hash_key, seq_num, second_id, payload: bytes }
+    } else {
+        DataFrame::decode(bytes).ok()?
+    };
+    let Variant { id, standard_len } = Variant::of(&whole, Label::Counts)?;
+    // It is not longer than the frame, so it leaves in some shape.
+    let standard_shape =
+        shape(policy, frame.kind, whole.header_len() + standard_len, standard_len).unwrap_or(frame.shape);
+    let standard_len = u32::try_from(standard_len).ok()?;
+    Some(Outside { variant: id, standard_len, standard_shape })
 }
 
 /// Where the transaction lies in a datagram whose hash [`admit_hashed`] can be told: raw, whole, and short.
@@ -187,9 +249,11 @@ fn admit_announce(bytes: &[u8]) -> Result<Admitted, DropReason> {
         second_id: [0; 32],
         preset: Default::default(),
         bare: false,
+        outside: false,
         payload_at: 0,
         len: u32::try_from(length).map_err(|_| DropReason::Oversize)?,
         shape: Shape::Whole,
+        standard: None,
     })
 }
 
@@ -212,9 +276,11 @@ fn admit_data(policy: &Policy, frame: &DataFrame<'_>, hash: Option<TxId>) -> Res
         second_id: *frame.second_id,
         preset,
         bare: false,
+        outside: policy.variants && !Variant::is_plain(frame, Label::Counts),
         payload_at: u16::try_from(frame.header_len()).map_err(|_| DropReason::Oversize)?,
         len: u32::try_from(frame.wire_len()).map_err(|_| DropReason::Oversize)?,
         shape,
+        standard: None,
     })
 }
 
@@ -236,9 +302,11 @@ fn admit_bare(policy: &Policy, bytes: &[u8]) -> Result<Admitted, DropReason> {
         second_id: [0; 32],
         preset: Default::default(),
         bare: true,
+        outside: policy.variants && parsed.extended,
         payload_at: 0,
         len: u32::try_from(bytes.len()).map_err(|_| DropReason::Oversize)?,
         shape,
+        standard: None,
     })
 }
 

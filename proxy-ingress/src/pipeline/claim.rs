@@ -4,15 +4,18 @@
 //! being copied. What must wait for a shared store keeps its place in the burst until the round ends. Then it is copied to
 //! the [`slab`](super::slab), and goes on when its decision comes.
 
-use super::admit::Admitted;
+use super::admit::{Admitted, Outside};
 use super::slab::{BLOCK, FrameHandle, HeldFrame, Slab};
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
 use crate::tally::Tally;
+use crate::variants::{Limited, Room, Variants};
 use bytes::Bytes;
+use frame::{Label, Variant};
 use multicast_io::{Burst, Span};
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 use txidset::{ClaimKey, Claimant, Claims, Decision, Ticket, Verdict};
 
@@ -25,6 +28,8 @@ pub(super) struct Candidate {
     pub(super) sender: IpAddr,
     /// When it came to the gate.
     pub(super) since: Instant,
+    /// What it is claimed as beside its id; kept for the case that it must be claimed again.
+    pub(super) variant: Option<Box<ClaimKey>>,
 }
 
 /// A frame that may leave and is in no batch.
@@ -44,6 +49,8 @@ pub(super) type RoundFrames = Vec<(Candidate, HeldFrame)>;
 /// A frame whose claim is asked for.
 struct ClaimAsked {
     key: ClaimKey,
+    /// Of a frame whose id does not prove all its bytes.
+    variant: Option<ClaimKey>,
     /// Bytes that it takes while it waits.
     bytes: u32,
     /// Position in the batch.
@@ -54,6 +61,9 @@ impl Claimant for ClaimAsked {
     fn key(&self) -> &ClaimKey {
         &self.key
     }
+    fn variant(&self) -> Option<&ClaimKey> {
+        self.variant.as_ref()
+    }
     fn bytes(&self) -> u32 {
         self.bytes
     }
@@ -63,6 +73,8 @@ impl Claimant for ClaimAsked {
 pub(super) struct Gate {
     claims: Claims,
     claiming: bool,
+    /// How many variants of an id are let in; `None`: any number.
+    variants: Option<Arc<Variants>>,
     slab: Slab<Candidate>,
     /// Frames of this round, written once when they were admitted and read once when they are loaded.
     batch: RoundFrames,
@@ -90,6 +102,7 @@ impl Gate {
         Gate {
             claims: claims.limit_waiting(entries, bytes),
             claiming,
+            variants: None,
             slab: Slab::new(entries.saturating_add(parked / BLOCK), bytes.saturating_add(parked)),
             batch: Vec::new(),
             asked: Vec::new(),
@@ -104,21 +117,69 @@ impl Gate {
         }
     }
 
+    /// Lets in so many variants of an id.
+    pub(super) fn bound_variants(mut self, variants: Option<Arc<Variants>>) -> Gate {
+        self.variants = variants;
+        self
+    }
+
     /// The protocol, for the driver.
     pub(super) fn claims(&mut self) -> &mut Claims {
         &mut self.claims
     }
 
     /// Puts a frame into the batch that [`Gate::ask`] will claim. Kinds without a claim pass at once.
-    pub(super) fn offer(&mut self, candidate: Candidate, held: HeldFrame) {
+    pub(super) fn offer(
+        &mut self,
+        mut candidate: Candidate,
+        held: HeldFrame,
+        outside: Option<&Outside>,
+        tally: &Tally,
+    ) {
         let at = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         let key = candidate.frame.claim_key().filter(|_| self.claiming);
+        if let (Some(key), Some(outside)) = (&key, outside) {
+            candidate.variant = self.bound(key, outside, &mut candidate, tally).map(Box::new);
+        }
+        self.add(at, key, candidate, held);
+    }
+
+    /// Puts a frame back that was withdrawn.
+    pub(super) fn offer_again(&mut self, candidate: Candidate, bytes: Bytes) {
+        let at = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
+        let key = candidate.frame.claim_key().filter(|_| self.claiming);
+        self.add(at, key, candidate, HeldFrame::Owned(bytes));
+    }
+
+    fn add(&mut self, at: u32, key: Option<ClaimKey>, candidate: Candidate, held: HeldFrame) {
+        let variant = candidate.variant.as_deref().copied();
         let bytes = u32::try_from(held.charge(candidate.frame.len as usize)).unwrap_or(u32::MAX);
         self.batch.push((candidate, held));
         match key {
-            Some(key) => self.asked.push(ClaimAsked { key, bytes, at }),
+            Some(key) => self.asked.push(ClaimAsked { key, variant, bytes, at }),
             None => self.clear(at, None),
         }
+    }
+
+    /// The variant under which a frame is claimed beside its id. Where its id has too many, that of its standard form, in which
+    /// it then leaves, so once; none for frames that have no such form.
+    fn bound(
+        &self,
+        key: &ClaimKey,
+        outside: &Outside,
+        candidate: &mut Candidate,
+        tally: &Tally,
+    ) -> Option<ClaimKey> {
+        let class = key.class.variant();
+        let (since, sender) = (candidate.since, candidate.sender);
+        let room = self.variants.as_ref().map(|table| table.admit(since, key, &outside.variant, sender));
+        let room = room.unwrap_or(Room::Granted);
+        if room == Room::Granted {
+            return Some(ClaimKey { class, id: outside.variant });
+        }
+        let cut = candidate.frame.reduce(outside);
+        tally.limit(since, Limited::of(room == Room::SourceFull, cut), &key.id);
+        cut.then(|| ClaimKey { class, id: Variant::of_nothing(&key.id, Label::Counts) })
     }
 
     fn clear(&mut self, at: u32, ticket: Option<Ticket>) {

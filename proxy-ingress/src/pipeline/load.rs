@@ -23,7 +23,8 @@ use crate::tally::Tally;
 use bytes::Bytes;
 use frame::data::{HEADER, HeaderFields, encode_header};
 use frame::fragment::FragmentPlan;
-use frame::{GroupIndex, HashKey, Kind, SeqNum, ShardBits};
+use frame::tx::{self, Part};
+use frame::{GroupIndex, ShardBits};
 use multicast_io::{Burst, Span};
 use service::ledger::Loss;
 use std::time::Instant;
@@ -221,17 +222,36 @@ impl Loader {
     /// Where the frame's bytes are in the burst; they are brought there if need be.
     fn bring(&mut self, burst: &mut Burst, frame: &Admitted, held: HeldFrame, gate: &Gate) -> Option<Span> {
         match held {
-            HeldFrame::InBurst(span) if !frame.bare => return Some(span),
+            HeldFrame::InBurst(span) if !frame.bare && frame.standard.is_none() => return Some(span),
             HeldFrame::Gone => return None,
             _ => {}
         }
         self.scratch.clear();
-        if frame.bare {
+        if frame.bare || frame.standard.is_some() {
             self.scratch.resize(HEADER, 0);
             encode_header(&header_of(frame), &mut self.scratch)?;
         }
+        let from = self.scratch.len();
         self.read(burst, &held, frame, gate);
+        if frame.standard.is_some() {
+            self.reduce(from + usize::from(frame.payload_at), from);
+        }
         burst.push(&self.scratch)
+    }
+
+    /// The payload at `from` in the scratch, to its end, is put at `to` in standard form.
+    fn reduce(&mut self, from: usize, to: usize) {
+        let payload = self.scratch.split_off(from.min(self.scratch.len()));
+        self.scratch.truncate(to);
+        if !tx::is_extended(&payload) {
+            return self.scratch.extend_from_slice(&payload);
+        }
+        // It was walked to its end when its variant was named.
+        let _ = tx::split_extended(&payload, |piece, part| {
+            if part == Part::Standard {
+                self.scratch.extend_from_slice(piece);
+            }
+        });
     }
 
     /// Appends the frame's bytes (the payload, for a bare one) to the scratch.
@@ -258,14 +278,21 @@ impl Loader {
         stages: &mut Stages<'_>,
     ) -> bool {
         let frame = &candidate.frame;
-        let copied = !matches!(held, HeldFrame::Owned(_));
+        let copied = !matches!(held, HeldFrame::Owned(_)) || frame.standard.is_some();
         let payload = match held {
-            HeldFrame::Owned(bytes) => bytes.slice(usize::from(frame.payload_at).min(bytes.len())..),
+            HeldFrame::Owned(bytes) if !copied => {
+                bytes.slice(usize::from(frame.payload_at).min(bytes.len())..)
+            }
             HeldFrame::Gone => return false,
             held => {
                 self.scratch.clear();
                 self.read(burst, &held, frame, stages.gate);
-                Bytes::copy_from_slice(self.scratch.get(usize::from(frame.payload_at)..).unwrap_or_default())
+                let mut payload_at = usize::from(frame.payload_at);
+                if frame.standard.is_some() {
+                    self.reduce(payload_at, 0);
+                    payload_at = 0;
+                }
+                Bytes::copy_from_slice(self.scratch.get(payload_at..).unwrap_or_default())
             }
         };
         stages.tally.fragmented.add(1);
@@ -323,12 +350,12 @@ impl Loader {
 
 fn header_of(frame: &Admitted) -> HeaderFields<'_> {
     HeaderFields {
-        kind: Kind::Tx,
-        msg_type: 0,
+        kind: frame.kind,
+        msg_type: frame.msg_type,
         id: &frame.id,
-        hash_key: HashKey(0),
-        seq_num: SeqNum(0),
+        hash_key: frame.preset.0,
+        seq_num: frame.preset.1,
         second_id: &frame.second_id,
-        payload_len: frame.len,
+        payload_len: frame.standard.unwrap_or(frame.len),
     }
 }

@@ -42,7 +42,7 @@ mod slab;
 
 pub use crate::drops::DropReason;
 pub use admission::Message;
-pub use admit::{Admitted, Policy, Via, admit};
+pub use admit::{Admitted, Judged, Policy, Via, admit, judge};
 pub use emit::Transmit;
 pub use lines::Lines;
 pub use round::{Cut, Ingress, Next, RoundIo};

@@ -56,7 +56,6 @@ use super::outcome::Outcomes;
 use super::outlets::Outlets;
 use super::planner::Planner;
 use super::settings::IngressConfig;
-use super::slab::HeldFrame;
 use crate::drops::DropReason;
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
@@ -178,7 +177,8 @@ impl Ingress {
             cut: None,
             closing: false,
             admission: Admission::new(config.policy),
-            gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes),
+            gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes)
+                .bound_variants(config.variants.clone()),
             loader: Loader::new(&config),
             planner: Planner::new(&config),
             outlets: Outlets::new(&config),
@@ -380,7 +380,7 @@ impl Ingress {
             return;
         }
         while let Some((candidate, bytes)) = hold.pop() {
-            gate.offer(candidate, HeldFrame::Owned(bytes));
+            gate.offer_again(candidate, bytes);
         }
     }
 

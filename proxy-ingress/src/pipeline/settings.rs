@@ -4,7 +4,9 @@ use super::admit::Policy;
 use super::emit::OutletLimits;
 use super::number::{FlowLimits, Identity};
 use super::train::Order;
+use crate::variants::Variants;
 use frame::{Fabric, ShardBits};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// See the module text.
@@ -44,6 +46,8 @@ pub struct IngressConfig {
     pub full_timeout: Duration,
     /// Whether ids are claimed at all.
     pub claims: bool,
+    /// How many variants of an id are let in; `None`: any number. Shared by the workers.
+    pub variants: Option<Arc<Variants>>,
     /// Bytes of frames that wait for the store; parked copies have room of their own.
     pub slab_bytes: usize,
     /// Frames that wait for the store.
@@ -77,6 +81,7 @@ impl IngressConfig {
             chunk: IngressConfig::CHUNK,
             full_timeout: IngressConfig::FULL_TIMEOUT,
             claims: true,
+            variants: None,
             slab_bytes: 32 << 20,
             slab_entries: 1 << 17,
         }

@@ -17,6 +17,7 @@ use crate::pipeline::number::{Directory, Identity};
 use crate::pipeline::{DropReason, IngressConfig};
 use crate::stream_tally::{CloseReason, StreamTally};
 use crate::tally::{KINDS, Tally};
+use crate::variants::Variants;
 use cache_backend::{Backend, Settings};
 use link_watch::{Family, Need};
 use service::codes::Code;
@@ -171,13 +172,15 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let local = local_set(&config);
     let limits = StreamLimits::new(&config.streams);
     let saved = saved_counters(&config)?;
+    let variants = config.claims.variants();
     let mut cells = Vec::new();
     for (index, sockets) in opened.workers.into_iter().enumerate() {
         let identity = match &saved {
             Some((directory, _)) => Identity::Standard(Arc::clone(directory)),
             None => Identity::Instance(rand::random()),
         };
-        let ingress = ingress_config(&config, identity, opened.max_segment, sockets.senders.len())?;
+        let outlets = sockets.senders.len();
+        let ingress = ingress_config(&config, identity, opened.max_segment, outlets, variants.clone())?;
         let tally = Arc::new(Tally::new(config.shard_bits()?));
         deps.registry.add_recent(index.to_string(), Arc::clone(&tally.recent));
         deps.registry.add_ledger(tally.clone());
@@ -319,10 +322,11 @@ fn ingress_config(
     identity: Identity,
     max_segment: u16,
     outlets: usize,
+    variants: Option<Arc<Variants>>,
 ) -> anyhow::Result<IngressConfig> {
     let slab_bytes = config.claims.slab_bytes.as_usize();
     Ok(IngressConfig {
-        policy: config.verification.policy(config.sending.frag_mtu),
+        policy: config.verification.policy(config.sending.frag_mtu, variants.is_some()),
         fabric: config.fabric()?,
         shard_bits: config.shard_bits()?,
         egress_port: config.sending.egress_port,
@@ -339,6 +343,7 @@ fn ingress_config(
         chunk: IngressConfig::CHUNK,
         full_timeout: IngressConfig::FULL_TIMEOUT,
         claims: config.claims.enabled(),
+        variants,
         slab_bytes,
         // A frame of the real mix takes about two blocks.
         slab_entries: (slab_bytes / 256).max(4_096),

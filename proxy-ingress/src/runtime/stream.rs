@@ -14,7 +14,7 @@
 //! Cost: one allocation a read of up to 64 KiB, none a message.
 
 use crate::config::{MAX_STREAM_FRAME, STREAM_BUFFER, StreamArgs};
-use crate::pipeline::{Admitted, DropReason, Message, Policy, Via, admit};
+use crate::pipeline::{DropReason, Judged, Message, Policy, Via, judge};
 use crate::stream_tally::{CloseReason, StreamTally};
 use bytes::Bytes;
 use frame::stream::{Boundary, Limits, Stream};
@@ -366,12 +366,12 @@ impl Connection<'_> {
     }
 
     /// Large messages are checked on a thread of their own.
-    async fn admit_large(&self, bytes: &Bytes) -> Option<Result<Admitted, DropReason>> {
+    async fn admit_large(&self, bytes: &Bytes) -> Option<Result<Judged, DropReason>> {
         if bytes.len() < LARGE {
             return None;
         }
         let (policy, bytes) = (self.streams.policy, bytes.clone());
-        tokio::task::spawn_blocking(move || admit(&policy, &bytes, Via::Tcp)).await.ok()
+        tokio::task::spawn_blocking(move || judge(&policy, &bytes, Via::Tcp)).await.ok()
     }
 }
 

@@ -426,6 +426,7 @@ fn settings(config: &NodeConfig, mutation: Option<Mutation>, consumer: usize) ->
             answer_timeout: Duration::from_micros(ANSWER_TIMEOUT),
             ..ClaimsConfig::default()
         },
+        variants: true,
         waiting_bytes: config.listener.waiting_bytes,
         endpoints: Vec::new(),
         single_rate: 90.0,

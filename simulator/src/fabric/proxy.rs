@@ -78,6 +78,7 @@ pub(super) fn policy() -> Policy {
         require_ef: false,
         allow_stamped_ingress: false,
         frag_mtu: super::frames::MTU,
+        variants: true,
     }
 }
 
@@ -455,6 +456,7 @@ fn ingress_config(config: &NodeConfig, origin: [u8; 16]) -> IngressConfig {
         chunk: config.proxy.chunk,
         full_timeout: Duration::from_micros(config.proxy.full_timeout),
         claims: true,
+        variants: None,
         slab_bytes: config.proxy.slab_bytes,
         slab_entries: config.proxy.slab_entries,
     }

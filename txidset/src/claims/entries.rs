@@ -6,7 +6,7 @@
 //! Cost: entries and their lists are reused. No allocation once a worker has had its largest number of frames in flight.
 
 use crate::decision::{Ticket, Token};
-use crate::key::ClaimKey;
+use crate::key::{ClaimKey, Class};
 use crate::ledger::EpochPlace;
 use crate::name::Holder;
 use crate::value::ClaimValue;
@@ -35,7 +35,10 @@ pub(super) struct Entries {
 pub(super) struct Entry {
     generation: u32,
     pub(super) state: State,
+    /// The key that decides: the id; of a frame with two keys the variant, until it is lost and the id won.
     pub(super) key: ClaimKey,
+    /// The other key of a frame that was first with both.
+    pub(super) beside: Option<ClaimKey>,
     pub(super) token: Token,
     pub(super) bytes: u32,
     /// Between which watermarks it came.
@@ -58,6 +61,8 @@ pub(super) enum State {
         place: EpochPlace,
         /// In the value of that claim.
         nonce: u64,
+        /// Where the claim on the id belongs that is asked for beside it.
+        beside: Option<EpochPlace>,
     },
     /// Its claim was answered, and what follows is being decided: no frame stays in this state.
     Answered,
@@ -100,6 +105,8 @@ pub(super) struct ChainLink {
     pub(super) certain: bool,
     /// Length of the chain in its key.
     pub(super) depth: usize,
+    /// It is under the key beside the one that decides.
+    pub(super) beside: bool,
 }
 
 impl Entries {
@@ -107,7 +114,7 @@ impl Entries {
     pub(super) fn admit(
         &mut self,
         now: Instant,
-        key: ClaimKey,
+        (key, beside): (&ClaimKey, Option<ClaimKey>),
         token: Token,
         bytes: u32,
         cohort: u64,
@@ -115,11 +122,12 @@ impl Entries {
         let id = self.free.pop().unwrap_or_else(|| {
             #[allow(clippy::cast_possible_truncation, reason = "frames in flight are bounded far below 2^32")]
             let id = EntryId(self.entries.len() as u32);
-            self.entries.push(Entry::free(now, key));
+            self.entries.push(Entry::free(now, *key));
             id
         });
         let entry = &mut self[id];
-        (entry.key, entry.token, entry.bytes, entry.cohort) = (key, token, bytes, cohort);
+        (entry.key, entry.beside) = (*key, beside);
+        (entry.token, entry.bytes, entry.cohort) = (token, bytes, cohort);
         entry.state = State::Queued;
         (entry.since, entry.history.built) = (now, now);
         id
@@ -188,7 +196,8 @@ impl Entry {
     fn free(now: Instant, key: ClaimKey) -> Entry {
         let history =
             History { held: Vec::new(), chain: Vec::new(), built: now, second_ask: None, taking_over: false };
-        Entry { generation: 0, state: State::Free, key, token: 0, bytes: 0, cohort: 0, since: now, history }
+        let (state, beside) = (State::Free, None);
+        Entry { generation: 0, state, key, beside, token: 0, bytes: 0, cohort: 0, since: now, history }
     }
 
     /// Handles and tickets of before are void.
@@ -210,10 +219,43 @@ impl Entry {
         }
     }
 
-    /// The first bytes of its id, as they stand in the value of a claim.
-    pub(super) fn id_bytes(&self) -> [u8; 8] {
-        *self.key.id.first_chunk().unwrap_or(&[0; 8])
+    /// The id that is claimed beside the variant, if it is: never where a variant is taken over.
+    pub(super) fn asks_beside(&self) -> Option<ClaimKey> {
+        let by_variant = matches!(self.key.class, Class::Variant(_));
+        self.beside.filter(|_| by_variant && self.history.chain.is_empty())
     }
+
+    /// The variant is another's, and the id is ours or may be: from now on the id decides.
+    pub(super) fn turn_to_id(&mut self) {
+        if let Some(id) = self.beside.replace(self.key) {
+            self.key = id;
+        }
+        self.history.held.iter_mut().for_each(|link| link.beside = !link.beside);
+    }
+
+    /// Whether the claim on the id, asked for beside the variant in the same request, is certainly ours; `None`: it is not.
+    pub(super) fn may_go_by_id(&self) -> Option<bool> {
+        self.asks_beside()?;
+        self.history.held.iter().find(|link| link.beside).map(|link| link.certain)
+    }
+
+    /// Other bytes of its id were claimed before.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        matches!(self.key.class, Class::Variant(_)) && !self.history.holds_beside()
+    }
+
+    /// The claim that is under way is not waited for: it may be ours.
+    pub(super) fn hold_unanswered(&mut self) {
+        if let State::Asked { place, beside, .. } = self.state {
+            self.history.hold_beside(beside, false);
+            self.history.hold(place, false);
+        }
+    }
+}
+
+/// The first bytes of an id, as they stand in the value of a claim.
+pub(super) fn first_bytes(key: &ClaimKey) -> [u8; 8] {
+    *key.id.first_chunk().unwrap_or(&[0; 8])
 }
 
 impl History {
@@ -226,7 +268,22 @@ impl History {
 
     /// Keeps the claim that was asked for: it is ours, or may be.
     pub(super) fn hold(&mut self, place: EpochPlace, certain: bool) {
-        self.held.push(ChainLink { place, certain, depth: self.chain.len() });
+        self.held.push(ChainLink { place, certain, depth: self.chain.len(), beside: false });
+    }
+
+    /// Keeps the claim on the id that was asked for beside the variant.
+    pub(super) fn hold_beside(&mut self, place: Option<EpochPlace>, certain: bool) {
+        self.held.extend(place.map(|place| ChainLink { place, certain, depth: 0, beside: true }));
+    }
+
+    /// A claim on the id that was asked for beside the variant is ours, or may be.
+    pub(super) fn holds_beside(&self) -> bool {
+        self.held.iter().any(|link| link.beside)
+    }
+
+    /// The last claim under the key that decides.
+    pub(super) fn latest(&self) -> Option<ChainLink> {
+        self.held.iter().rev().find(|link| !link.beside).copied()
     }
 
     /// Whether the store said of every claim that it is ours.

@@ -15,7 +15,8 @@ use super::queue::{Line, Queue};
 use super::waiting_load::WaitingLoad;
 use super::watermark::{Cohorts, Watermark};
 use crate::config::{ClaimsConfig, Mode};
-use crate::decision::{Claimant, Decision, Ticket, Token, Why};
+use crate::decision::{Decision, Ticket, Token, Why};
+use crate::key::ClaimKey;
 use crate::ledger::{EpochPlace, Ledger};
 #[cfg(feature = "mutants")]
 use crate::mutation::Mutation;
@@ -203,14 +204,14 @@ impl Frames {
 
 /// The queue.
 impl Frames {
-    /// Puts a frame into the queue under the token that is then asked for. `false`: there is no room, or no token.
+    /// Puts a frame into the queue under the token that is then asked for. `keys`: the one that decides, and the one beside it. `false`: there is no room, or no token.
     pub(super) fn enqueue(
         &mut self,
         now: Instant,
-        frame: &impl Claimant,
+        keys: (&ClaimKey, Option<ClaimKey>),
+        bytes: u32,
         token: impl FnOnce() -> Option<Token>,
     ) -> bool {
-        let bytes = frame.bytes();
         while self.waiting.would_exceed(&self.limit, bytes) {
             if !self.bypass_oldest() {
                 return false;
@@ -218,7 +219,7 @@ impl Frames {
         }
         let Some(token) = token() else { return false };
         let cohort = self.cohorts.enter();
-        let id = self.entries.admit(now, *frame.key(), token, bytes, cohort);
+        let id = self.entries.admit(now, keys, token, bytes, cohort);
         self.waiting.add(bytes);
         self.queue.push(Line::New, self.entries.handle(id));
         true
@@ -293,13 +294,40 @@ impl Frames {
 
 /// Changes of state.
 impl Frames {
-    /// The frame's claim is built, in the epoch that is open now.
-    pub(super) fn ask(&mut self, now: Instant, id: EntryId, nonce: u64) -> EpochPlace {
+    /// The frame's claim is built, in the epoch that is open now; and that on its id, if it is asked for beside it.
+    pub(super) fn ask(&mut self, now: Instant, id: EntryId, nonce: u64) -> (EpochPlace, Option<EpochPlace>) {
+        let asks_beside = self.entries[id].asks_beside().is_some();
+        let beside = asks_beside.then(|| self.ledger.open_claim(now));
         let place = self.ledger.open_claim(now);
         let entry = &mut self.entries[id];
-        entry.state = State::Asked { place, nonce };
+        entry.state = State::Asked { place, nonce, beside };
         entry.history.built = now;
-        place
+        (place, beside)
+    }
+
+    /// The claim on the id that was asked for beside the variant is ours, or may be (where it is not `certain`).
+    pub(super) fn hold_beside(&mut self, id: EntryId, certain: bool) {
+        let place = self.answered_beside(id);
+        self.entries[id].history.hold_beside(place, certain);
+    }
+
+    /// That claim is another's.
+    pub(super) fn lose_beside(&mut self, id: EntryId) {
+        if let Some(place) = self.answered_beside(id) {
+            self.ledger.resolve(place);
+        }
+    }
+
+    fn answered_beside(&mut self, id: EntryId) -> Option<EpochPlace> {
+        match &mut self.entries[id].state {
+            State::Asked { beside, .. } => beside.take(),
+            _ => None,
+        }
+    }
+
+    /// The variant is another's, and the id is ours or may be: from now on the id decides.
+    pub(super) fn turn_to_id(&mut self, id: EntryId) {
+        self.entries[id].turn_to_id();
     }
 
     /// The frame's claim is ours, or may be (where it is not `certain`).
@@ -321,7 +349,8 @@ impl Frames {
 
     fn answered(&mut self, id: EntryId) -> Option<EpochPlace> {
         let entry = &mut self.entries[id];
-        let State::Asked { place, .. } = entry.state else { return None };
+        let State::Asked { place, beside, .. } = entry.state else { return None };
+        entry.history.hold_beside(beside, false);
         entry.state = State::Answered;
         Some(place)
     }
@@ -329,7 +358,7 @@ impl Frames {
     /// Claims the frame's own takeover key first, if it is later than half a lease after its claim.
     pub(super) fn fence(&mut self, config: &ClaimsConfig, now: Instant, id: EntryId) -> bool {
         let history = &mut self.entries[id].history;
-        let Some(link) = history.held.last() else { return false };
+        let Some(link) = history.latest() else { return false };
         let late = now.saturating_duration_since(history.built) > config.lease / 2;
         if !late
             || config.mode == Mode::Simple
@@ -425,10 +454,7 @@ impl Frames {
     pub(super) fn make_ours(&mut self, id: EntryId, why: Why) -> Ticket {
         self.leave(id);
         let entry = &mut self.entries[id];
-        if let State::Asked { place, .. } = entry.state {
-            // The answer is not waited for: the claim may be ours.
-            entry.history.hold(place, false);
-        }
+        entry.hold_unanswered();
         entry.state = State::Ours;
         self.stats.by(why).add(1);
         self.entries.ticket(id)

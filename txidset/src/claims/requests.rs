@@ -5,11 +5,13 @@
 //!
 //! Cost: a buffer a request, which is used again where the caller gives it back (`recycle`).
 
-use super::entries::{EntryHandle, EntryId};
+use super::entries::{EntryHandle, EntryId, first_bytes};
 use super::frames::Frames;
 use super::parking::{Parking, Read};
 use crate::config::{ClaimsConfig, Mode};
-use crate::name::Names;
+use crate::key::ClaimKey;
+use crate::ledger::EpochPlace;
+use crate::name::{Holder, Names};
 use crate::random::split_mix;
 use crate::stats::ClaimStats;
 use crate::value::{ClaimValue, PLAIN, Record, one};
@@ -87,7 +89,7 @@ pub enum Answer {
 /// What a request is about.
 pub(super) enum Subject {
     /// Frames whose claims it asks for.
-    Claim(Vec<EntryHandle>),
+    Claim(Vec<Asked>),
     /// Records of other owners.
     Read(Read),
     /// The own record.
@@ -96,6 +98,14 @@ pub(super) enum Subject {
     Keep,
     /// Frames, and how many keys of the request are theirs.
     Release(Vec<(EntryHandle, usize)>),
+}
+
+/// A frame whose claim is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) handle: EntryHandle,
+    /// The key before its own is its id, which is asked for beside its variant.
+    pub(super) beside: bool,
 }
 
 /// A request under way.
@@ -108,9 +118,9 @@ struct InFlight {
 
 impl InFlight {
     /// Frames whose claims it asks for.
-    fn frames(&self) -> &[EntryHandle] {
+    fn frames(&self) -> &[Asked] {
         match &self.subject {
-            Subject::Claim(handles) => handles,
+            Subject::Claim(asked) => asked,
             _ => &[],
         }
     }
@@ -195,15 +205,18 @@ impl Requests {
 
     /// Frames whose claims are under way, newest request first.
     pub(super) fn asked_newest_first(&self) -> impl Iterator<Item = EntryHandle> {
-        self.in_flight.iter().rev().flat_map(|request| request.frames().iter().rev().copied())
+        self.in_flight
+            .iter()
+            .rev()
+            .flat_map(|request| request.frames().iter().rev().map(|asked| asked.handle))
     }
 
     /// Frames of one claim request that has waited as long as it may; it is not named again.
-    pub(super) fn next_overdue(&mut self, now: Instant) -> Option<Vec<EntryHandle>> {
+    pub(super) fn next_overdue(&mut self, now: Instant) -> Option<Vec<Asked>> {
         self.in_flight.iter_mut().find_map(|request| match &mut request.subject {
-            Subject::Claim(handles) if request.until.is_some_and(|until| until <= now) => {
+            Subject::Claim(asked) if request.until.is_some_and(|until| until <= now) => {
                 request.until = None;
-                Some(std::mem::take(handles))
+                Some(std::mem::take(asked))
             }
             _ => None,
         })
@@ -261,27 +274,28 @@ impl Requests {
             return None;
         }
         let mut batch = self.spare.pop().unwrap_or_default();
-        let mut handles = Vec::with_capacity(queued.min(config.max_batch));
+        let mut asked = Vec::with_capacity(queued.min(config.max_batch));
         let mut oldest: Option<Instant> = None;
         let mut key = Vec::with_capacity(128);
-        while handles.len() < config.max_batch
+        while batch.len() < config.max_batch
             && let Some((handle, since)) = frames.next_queued()
         {
             oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
-            self.push_claim(frames, config, now, handle.id, (&mut key, &mut batch));
-            handles.push(handle);
+            let beside = self.push_claim(frames, config, now, handle.id, (&mut key, &mut batch));
+            asked.push(Asked { handle, beside });
         }
-        if handles.is_empty() {
+        if asked.is_empty() {
             return None;
         }
         self.claims += 1;
-        self.stats.claims.add(handles.len() as u64);
+        self.stats.claims.add(batch.len() as u64);
         self.stats.claim_requests.add(1);
         let until = oldest.and_then(|since| frames.answered_by(since));
-        Some(self.start(Subject::Claim(handles), Ask::Claim { batch, ttl: config.ttl }, until))
+        Some(self.start(Subject::Claim(asked), Ask::Claim { batch, ttl: config.ttl }, until))
     }
 
-    /// Appends key and value of a frame's claim, in the epoch that is open now. `key` is scratch space.
+    /// Appends key and value of a frame's claim, in the epoch that is open now; before them those of its id, if that is asked
+    /// for beside its variant (`true`). `key` is scratch space.
     fn push_claim(
         &mut self,
         frames: &mut Frames,
@@ -289,17 +303,24 @@ impl Requests {
         now: Instant,
         id: EntryId,
         (key, batch): (&mut Vec<u8>, &mut KeyValues),
-    ) {
+    ) -> bool {
         let nonce = split_mix(&mut self.nonces);
-        let place = frames.ask(now, id, nonce);
+        let (place, place_beside) = frames.ask(now, id, nonce);
         let entry = frames.entry(id);
-        key.clear();
-        self.names.claim(&entry.key, &entry.history.chain, key);
-        if config.mode == Mode::Simple {
-            return batch.push(key, PLAIN);
+        let mut push = |of: &ClaimKey, chain: &[Holder], place: EpochPlace| {
+            key.clear();
+            self.names.claim(of, chain, key);
+            if config.mode == Mode::Simple {
+                return batch.push(key, PLAIN);
+            }
+            let value = ClaimValue { owner: place.owner, epoch: place.epoch, nonce, id: first_bytes(of) };
+            batch.push(key, &value.encode());
+        };
+        if let (Some(of), Some(place)) = (&entry.beside, place_beside) {
+            push(of, &[], place);
         }
-        let value = ClaimValue { owner: place.owner, epoch: place.epoch, nonce, id: entry.id_bytes() };
-        batch.push(key, &value.encode());
+        push(&entry.key, &entry.history.chain, place);
+        place_beside.is_some()
     }
 
     fn poll_read(
@@ -368,7 +389,8 @@ impl Requests {
             for link in &history.held {
                 key.clear();
                 let depth = link.depth.min(history.chain.len());
-                self.names.claim(&entry.key, &history.chain[..depth], &mut key);
+                let of = entry.beside.as_ref().filter(|_| link.beside).unwrap_or(&entry.key);
+                self.names.claim(of, &history.chain[..depth], &mut key);
                 keys.push(&key, b"");
             }
             released.push((handle, history.held.len()));

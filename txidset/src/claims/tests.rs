@@ -1,6 +1,7 @@
 //! Two workers, one store, and a clock that the test moves.
 
 mod answer_timeout;
+mod variants;
 
 use super::*;
 use crate::key::Class;

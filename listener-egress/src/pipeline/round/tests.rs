@@ -62,6 +62,7 @@ fn settings() -> Settings {
         track: TrackLimits::default(),
         reassembly: ReassemblyLimits::default(),
         claims: ClaimsConfig { mode: Mode::Simple, ..ClaimsConfig::default() },
+        variants: true,
         waiting_bytes: 1 << 20,
         endpoints: Vec::new(),
         single_rate: 90.0,
@@ -1374,7 +1375,7 @@ fn a_new_verified_transaction_that_came_by_multicast_is_marked_once() {
     let mut world = marking();
     let seen = world.come_by_multicast(&tx(1));
     let id = *frame::tx::sha256d(&transaction(1)).first_chunk().unwrap();
-    assert_eq!(seen, [Sighted { id, flow: FLOW.0, number: 1 }]);
+    assert_eq!(seen, [Sighted { key: ClaimKey { class: Class::Tx, id }, flow: FLOW.0, number: 1 }]);
     assert_eq!(world.come_by_multicast(&tx(1)), [], "a copy under its number");
     assert_eq!(
         world.come_by_multicast(&frame_of(Kind::Tx, HashKey(7), 1, &NO_TREE, &transaction(1))),
@@ -1453,4 +1454,123 @@ fn a_worker_that_stood_still_does_not_mark_what_it_finds() {
     assert_eq!(world.withheld(Withheld::Late), 1);
     world.run(Duration::ZERO);
     assert_eq!(world.come_by_multicast(&tx(3)).len(), 1);
+}
+
+/// A transaction in Extended Format of about `len` bytes; its id does not prove `amount`.
+fn extended(amount: u64, len: usize) -> Vec<u8> {
+    let script = vec![0x6A; len];
+    let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0xEF, 1];
+    bytes.extend_from_slice(&[7; 36]);
+    bytes.push(0xFD);
+    bytes.extend_from_slice(&u16::try_from(len).unwrap().to_le_bytes());
+    bytes.extend_from_slice(&script);
+    bytes.extend_from_slice(&[0xFF; 4]);
+    bytes.extend_from_slice(&amount.to_le_bytes());
+    bytes.extend_from_slice(&[1, 0x51, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+/// The same in standard form.
+fn standard(len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::tx::split_extended(&extended(0, len), |piece, part| {
+        if part == frame::tx::Part::Standard {
+            bytes.extend_from_slice(piece);
+        }
+    })
+    .unwrap();
+    bytes
+}
+
+/// A frame of it under the id that its standard form has.
+fn extended_frame(seq: u64, subtree: &Id, payload: &[u8]) -> Vec<u8> {
+    let mut frame = frame_of(Kind::Tx, FLOW, seq, subtree, payload);
+    frame[8..40].copy_from_slice(&frame::tx::canonical_txid(payload).unwrap().0);
+    frame
+}
+
+#[test]
+fn other_bytes_of_an_id_are_delivered_and_copies_are_not() {
+    for mode in [Mode::Simple, Mode::Settled] {
+        let claims = ClaimsConfig { mode, ..ClaimsConfig::default() };
+        let mut world = World::with(Settings { claims, ..settings() });
+        let (raw, forged, genuine) = (standard(300), extended(1, 300), extended(2, 300));
+        for (seq, payload) in [&forged, &raw, &forged, &genuine, &forged, &genuine].into_iter().enumerate() {
+            world.send(&extended_frame(seq as u64 + 1, &NO_TREE, payload));
+        }
+        world.delivered_exactly([forged, genuine].into_iter());
+        assert_eq!(world.dropped(DropReason::Deduplicated), 4);
+    }
+}
+
+#[test]
+fn a_consumer_without_a_label_filter_gets_one_copy_whatever_the_label() {
+    let mut world = World::new();
+    for (n, payload) in [standard(300), extended(1, 300)].into_iter().enumerate() {
+        for label in 0..3 {
+            world.send(&extended_frame(n as u64 * 3 + u64::from(label) + 1, &[label; 32], &payload));
+        }
+    }
+    world.delivered_exactly([standard(300), extended(1, 300)].into_iter());
+}
+
+#[test]
+fn with_variants_off_an_id_is_delivered_once() {
+    let mut world = World::with(Settings { variants: false, ..settings() });
+    world.send(&extended_frame(1, &NO_TREE, &extended(1, 300)));
+    world.send(&extended_frame(2, &NO_TREE, &extended(2, 300)));
+    world.delivered_exactly([extended(1, 300)].into_iter());
+}
+
+#[test]
+fn the_genuine_object_behind_a_forged_one_of_its_id_is_rebuilt() {
+    let mut world = World::settled();
+    let (forged, genuine) = (extended(1, 3_000), extended(2, 3_000));
+    let id = frame::tx::canonical_txid(&genuine).unwrap().0;
+    let with_id = |mut parts: Vec<Vec<u8>>| {
+        parts.iter_mut().for_each(|part| part[8..40].copy_from_slice(&id));
+        parts
+    };
+    let first = with_id(fragments(&forged, 1));
+    let second = with_id(fragments(&genuine, 1 + first.len() as u64));
+    // A fragment of each is lost, and repaired when the other is there.
+    for (index, part) in first.iter().chain(&second).enumerate() {
+        if index == 2 || index == first.len() + 3 { world.lose(part) } else { world.send(part) }
+    }
+    world.run(Duration::from_secs(1));
+    let mut delivered: Vec<_> = world.delivered().iter().map(|frame| frame[HEADER..].to_vec()).collect();
+    delivered.sort_unstable();
+    let mut expected = vec![forged, genuine];
+    expected.sort_unstable();
+    assert!(delivered == expected, "{} frames", delivered.len());
+    world.arrive(Door::Groups, PROXY, &second[1]);
+    world.arrive(Door::Groups, PROXY, &first[1]);
+    assert_eq!(world.dropped(DropReason::LateFragment), 2);
+}
+
+#[test]
+fn of_a_contested_id_the_raw_form_is_delivered_too_and_once() {
+    let mut world = World::new();
+    let forms: Vec<_> = (1..=3).map(|amount| extended(amount, 300)).collect();
+    for (seq, payload) in (1..).zip([&forms[0], &standard(300), &forms[1], &forms[2]]) {
+        world.send(&extended_frame(seq, &NO_TREE, payload));
+    }
+    world.delivered_exactly(forms.clone().into_iter());
+    for seq in 5..8 {
+        world.send(&extended_frame(seq, &NO_TREE, &standard(300)));
+    }
+    world.delivered_exactly(forms.into_iter().chain([standard(300)]));
+}
+
+#[test]
+fn a_frame_with_a_variant_is_marked_under_both_keys() {
+    let mut world = marking();
+    let payload = extended(1, 300);
+    let frame = extended_frame(1, &NO_TREE, &payload);
+    let id = *DataFrame::decode(&frame).unwrap().id;
+    let seen = world.come_by_multicast(&frame);
+    let variant = frame::Variant::of(&DataFrame::decode(&frame).unwrap(), frame::Label::Counts).unwrap().id;
+    let keys: Vec<_> = seen.iter().map(|seen| seen.key).collect();
+    let class = Class::Tx;
+    assert_eq!(keys, [ClaimKey { class, id }, ClaimKey { class: class.variant(), id: variant }]);
 }

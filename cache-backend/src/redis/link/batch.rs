@@ -137,7 +137,7 @@ impl Batch {
                 reply = NO_ROOM;
             }
         }
-        match self.asking && sent.left % 2 == 0 {
+        match self.asking && sent.left.is_multiple_of(2) {
             true if reply != Value::Okay => return Err(UNFIT),
             true => {}
             false => sent.replies.push(reply),

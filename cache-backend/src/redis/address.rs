@@ -52,6 +52,14 @@ impl Address {
     /// The error is what is wrong, without the text itself.
     pub(super) fn read(text: &str, default_port: u16) -> Result<Address, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("redis", text));
+        // A URL has no place for words before a path without a host.
+        if scheme.ends_with("unix")
+            && let Some((words, path)) = rest.split_once("@/").filter(|(words, _)| !words.contains('/'))
+        {
+            let Address { credential, .. } = Address::read(&format!("redis://{words}@socket"), default_port)?;
+            let of_path = Address::read(&format!("{scheme}:///{path}"), default_port)?;
+            return Ok(Address { credential, ..of_path });
+        }
         // TLS is ours: without its feature the crate refuses these.
         let (scheme, tls) = match scheme {
             "rediss" | "valkeys" => ("redis", true),
@@ -126,6 +134,9 @@ mod tests {
         let address = Address::parse("rediss://us%40er:p%3Aw@d@host:1", 6379).unwrap();
         let credential = Credential { user: Some("us@er".into()), password: Secret::Plain("p:w@d".into()) };
         assert_eq!(address.credential, Some(credential));
+        let socket = Address::parse("unix://us%40er:p%3Aw@d@/run/redis.sock?db=2", 6379).unwrap();
+        assert_eq!((socket.credential, socket.db), (address.credential, Some(2)));
+        assert_eq!(socket.endpoint, Endpoint::Unix("/run/redis.sock".into()));
         let address = Address::parse("redis://:only@host", 6379).unwrap();
         assert_eq!(address.credential.unwrap().user, None);
     }

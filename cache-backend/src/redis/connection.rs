@@ -3,22 +3,17 @@
 //! One question after the other is asked here, as at a dial; `link` sends many at once.
 
 use super::address::Endpoint;
-use super::gate::{Gate, Gated};
-use super::stream::{self, Tls};
+use super::gate::{Input, Surprise, UNFIT};
+use super::stream::{self, Stream, Tls};
 use crate::{Credential, OpenError};
-use futures_util::future::BoxFuture;
-use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 use std::fmt;
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
-/// Batches that the crate may have taken and not written: more than `link` lets wait.
-const ROOM: usize = 1 << 20;
-/// Bytes that leave in one write, where so many are there.
-const WRITE: usize = 128 << 10;
 /// As which `CLIENT LIST` shows us.
-const CLIENT_NAME: &str = "oncecast";
+const CLIENT_NAME: &[u8] = b"oncecast";
 
 /// Why a dial failed.
 #[derive(Clone, Debug)]
@@ -55,6 +50,9 @@ impl DialError {
             "NOAUTH" => DialError::permanent(format!(
                 "the server asks for a password and none is configured ({said})"
             )),
+            "WRONGPASS" => {
+                DialError::permanent(format!("the credential was refused: check user and password ({said})"))
+            }
             "NOPERM" => DialError::permanent(format!("the ACL of the user does not allow {command}: {said}")),
             "READONLY" => {
                 DialError::passing(format!("this server is a read-only replica, not a master ({said})"))
@@ -111,66 +109,10 @@ pub(super) struct Greeting {
     pub(super) db: u32,
 }
 
-impl Greeting {
-    /// With the password as it is now.
-    fn read(&self) -> Result<RedisConnectionInfo, DialError> {
-        let info = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(self.db.into());
-        let Some(credential) = &self.credential else { return Ok(info) };
-        let info = info.set_password(credential.password.read().map_err(DialError::permanent)?);
-        Ok(match &credential.user {
-            Some(user) => info.set_username(user),
-            None => info,
-        })
-    }
-
-    /// Why the crate gave up greeting.
-    fn failed(&self, gate: &Gate, error: &RedisError) -> DialError {
-        match error.kind() {
-            ErrorKind::AuthenticationFailed => {
-                let user = self.credential.as_ref().and_then(|credential| credential.user.as_deref());
-                let user = user.unwrap_or("default");
-                DialError::permanent(format!(
-                    "the credential was refused: check user and password (user \"{user}\")"
-                ))
-            }
-            ErrorKind::Server(_) => {
-                DialError::permanent(format!("database {} cannot be selected: {error}", self.db))
-            }
-            _ => broke(gate, error),
-        }
-    }
-}
-
-fn broke(gate: &Gate, error: &RedisError) -> DialError {
-    let strange = match error.kind() {
-        ErrorKind::Parse => Some(error.to_string()),
-        _ => gate.surprise().map(|surprise| surprise.to_string()),
-    };
-    DialError::passing(match strange {
-        Some(why) => {
-            format!("this does not speak the Redis protocol: {why} (is it a TLS port? use rediss://)")
-        }
-        None => format!("the connection broke during the handshake: {error}"),
-    })
-}
-
-async fn gated(endpoint: &Endpoint, tls: &Tls) -> Result<(Gated, Arc<Gate>), DialError> {
-    let stream = stream::connect(endpoint, tls).await.map_err(|error| {
-        // A certificate that is not trusted arrives as invalid data.
-        let permanent = error.kind() == std::io::ErrorKind::InvalidData;
-        let hint = if permanent { " (TLS: check the CA file and the server name)" } else { "" };
-        DialError { message: format!("cannot connect: {error}{hint}"), permanent }
-    })?;
-    let gate = Arc::<Gate>::default();
-    Ok((Gated::new(stream, gate.clone()), gate))
-}
-
 /// A greeted connection.
 pub(super) struct Connection {
-    pub(super) client: MultiplexedConnection,
-    /// Moves its bytes; ends with it.
-    pub(super) driver: BoxFuture<'static, ()>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) stream: Stream,
+    pub(super) input: Input,
 }
 
 impl Connection {
@@ -179,64 +121,93 @@ impl Connection {
         tls: &Tls,
         greeting: &Greeting,
     ) -> Result<Connection, DialError> {
-        let info = greeting.read()?;
-        let (stream, gate) = gated(endpoint, tls).await?;
-        // The guard has the deadlines.
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(None)
-            .set_pipeline_buffer_size(ROOM)
-            .set_write_backpressure_boundary(WRITE);
-        match MultiplexedConnection::new_with_config(&info, stream, config).await {
-            Ok((client, driver)) => Ok(Connection { client, driver: Box::pin(driver), gate }),
-            Err(error) => Err(greeting.failed(&gate, &error)),
+        let stream = stream::connect(endpoint, tls).await.map_err(|error| {
+            // A certificate that is not trusted arrives as invalid data.
+            let permanent = error.kind() == std::io::ErrorKind::InvalidData;
+            let hint = if permanent { " (TLS: check the CA file and the server name)" } else { "" };
+            DialError { message: format!("cannot connect: {error}{hint}"), permanent }
+        })?;
+        let mut connection = Connection { stream, input: Input::default() };
+        if let Some(credential) = &greeting.credential {
+            connection.authenticate(credential).await?;
         }
+        if greeting.db != 0 {
+            let answer = connection.ask(&[b"SELECT", greeting.db.to_string().as_bytes()]).await?;
+            if let Value::ServerError(error) = answer {
+                let why = format!("database {} cannot be selected: {}", greeting.db, said(&error));
+                return Err(DialError::permanent(why));
+            }
+        }
+        Ok(connection)
     }
 
-    pub(super) async fn ask(&mut self, words: &[&[u8]]) -> Result<Value, DialError> {
-        let question = command(words);
-        let answer = tokio::select! {
-            biased;
-            answer = self.client.send_packed_command(&question) => answer,
-            // What it leaves behind is an error for the question.
-            () = &mut self.driver => Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))),
-        };
-        answer.map_err(|error| broke(&self.gate, &error))
+    /// With the password as it is now.
+    async fn authenticate(&mut self, credential: &Credential) -> Result<(), DialError> {
+        let password = credential.password.read().map_err(DialError::permanent)?;
+        let mut words: Vec<&[u8]> = vec![b"AUTH"];
+        words.extend(credential.user.as_ref().map(|user| user.as_bytes()));
+        words.push(password.as_bytes());
+        match self.ask(&words).await? {
+            Value::Okay => Ok(()),
+            Value::ServerError(error) => {
+                let user = credential.user.as_deref().unwrap_or("default");
+                let why = DialError::refused("AUTH", &error);
+                let permanent = why.permanent || error.code() == "ERR";
+                Err(DialError { message: format!("{} (user \"{user}\")", why.message), permanent })
+            }
+            _ => Err(strange(UNFIT)),
+        }
     }
 
     /// Says who we are; the fence that ends every batch must be allowed.
     pub(super) async fn introduce(&mut self) -> Result<(), DialError> {
         // A user that may not do this is no reason to stop.
-        self.ask(&[b"CLIENT", b"SETNAME", CLIENT_NAME.as_bytes()]).await?;
+        self.ask(&[b"CLIENT", b"SETNAME", CLIENT_NAME]).await?;
         match self.ask(&[b"PING", b"fence"]).await? {
             Value::BulkString(echo) if echo == b"fence" => Ok(()),
             Value::ServerError(error) => Err(DialError::refused("PING", &error)),
             _ => Err(DialError::passing("the echo of PING came back different")),
         }
     }
+
+    pub(super) async fn ask(&mut self, words: &[&[u8]]) -> Result<Value, DialError> {
+        let mut question = Vec::new();
+        pack(&mut Cmd::new(), words, &[], &mut question);
+        self.stream.write_all(&question).await.map_err(broke)?;
+        self.stream.flush().await.map_err(broke)?;
+        self.next().await
+    }
+
+    /// The next reply, or the next that is announced.
+    pub(super) async fn next(&mut self) -> Result<Value, DialError> {
+        loop {
+            if let Some(reply) = self.input.reply().map_err(strange)? {
+                return Ok(reply);
+            }
+            let came = poll_fn(|cx| self.input.poll_fill(cx, &mut self.stream)).await;
+            if came.map_err(broke)? == 0 {
+                return Err(broke("the server closed it"));
+            }
+        }
+    }
 }
 
-/// A connection that hears what is announced on `channel`.
-pub(super) async fn subscribe(
-    endpoint: &Endpoint,
-    tls: &Tls,
-    greeting: &Greeting,
-    channel: &str,
-) -> Result<PubSub, DialError> {
-    let info = greeting.read()?;
-    let (stream, gate) = gated(endpoint, tls).await?;
-    let mut news = PubSub::new(&info, stream).await.map_err(|error| greeting.failed(&gate, &error))?;
-    news.subscribe(channel).await.map_err(|error| broke(&gate, &error))?;
-    Ok(news)
+fn broke(why: impl fmt::Display) -> DialError {
+    DialError::passing(format!("the connection broke during the handshake: {why}"))
 }
 
-/// One allocation for all words, and one for their lengths; with room for two words more.
+fn strange(why: Surprise) -> DialError {
+    DialError::passing(format!(
+        "this does not speak the Redis protocol: {why} (is it a TLS port? use rediss://)"
+    ))
+}
+
+/// Appends the command of these words. `command` lends its memory.
 #[inline]
-pub(super) fn command(words: &[&[u8]]) -> Cmd {
-    let length = words.iter().map(|word| word.len()).sum::<usize>();
-    let mut command = Cmd::with_capacity(words.len() + 2, length + 16);
-    for word in words {
+pub(super) fn pack(command: &mut Cmd, words: &[&[u8]], more: &[&[u8]], out: &mut Vec<u8>) {
+    command.clear();
+    for word in words.iter().chain(more) {
         command.arg(*word);
     }
-    command
+    command.write_packed_command(out);
 }

@@ -1,10 +1,10 @@
 //! `redis`: Redis, Valkey, Dragonfly; one server, Sentinel or Cluster; TCP, TLS or a unix socket.
 //!
-//! The `redis` crate speaks the protocol: URLs, greeting, commands, replies, news of Sentinels. What stands here is what it
+//! The `redis` crate speaks the protocol: it reads URLs, packs commands and parses replies. What stands here is what it
 //! does not do: no answer is believed that does not prove itself, nothing is sent twice, and nothing that a server sends
 //! takes memory without bound.
 //!
-//! `address` reads what people write, `stream` opens it, `gate` looks at each byte that comes, `connection` greets the
+//! `address` reads what people write, `stream` opens it, `gate` measures each reply that comes, `connection` greets the
 //! server, `probe` sees it take a write; `dial` does all of that in order, with the word of the `sentinel`s where there are
 //! some. `link` keeps one connection for a session; `fleet` knows the servers and who owns which key (`slots`); `session`
 //! splits batches and follows redirections.

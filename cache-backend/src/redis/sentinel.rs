@@ -4,7 +4,7 @@
 //! master does not know that there is another, and that old master takes writes.
 
 use super::address::Endpoint;
-use super::connection::{Connection, DialError, Greeting, subscribe, within};
+use super::connection::{Connection, DialError, Greeting, within};
 use super::stream::Tls;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::Value;
@@ -120,10 +120,19 @@ impl Sentinels {
 
     /// Subscribed to one Sentinel until it says `name old-host old-port new-host new-port`.
     async fn hear(&self, endpoint: &Endpoint, tls: &Tls, limit: Duration) -> Result<Endpoint, DialError> {
-        let news = subscribe(endpoint, tls, &self.greeting, "+switch-master");
-        let mut news = within(limit, endpoint, news).await?.into_on_message();
-        while let Some(message) = news.next().await {
-            let text = String::from_utf8_lossy(message.get_payload_bytes());
+        let mut news = within(limit, endpoint, async {
+            let mut news = Connection::dial(endpoint, tls, &self.greeting).await?;
+            match news.ask(&[b"SUBSCRIBE", b"+switch-master"]).await? {
+                Value::ServerError(error) => Err(DialError::refused("SUBSCRIBE", &error)),
+                _ => Ok(news),
+            }
+        })
+        .await?;
+        loop {
+            let Ok((_, _, text)) = redis::from_redis_value::<(String, String, String)>(news.next().await?)
+            else {
+                continue;
+            };
             if let [name, _, _, host, port] = text.split(' ').collect::<Vec<_>>()[..]
                 && name == self.master
                 && let Ok(port) = port.parse()
@@ -131,6 +140,5 @@ impl Sentinels {
                 return Ok(self.data_server(host.to_owned(), port));
             }
         }
-        Err(DialError::passing("the connection was closed"))
     }
 }

@@ -4,7 +4,7 @@ use super::address::Endpoint;
 use super::connection::DialError;
 use super::dial::Target;
 use super::fleet::{Fleet, Map};
-use super::link::{Link, NAME, Route};
+use super::link::{Ask, Link, NAME, Route, read_claim, read_del, read_get, read_set};
 use super::slots::Redirect;
 use crate::guard::{Heard, vec_of_errors};
 use crate::{Answers, Claimed, Guarded, KeyValues, OpError, OpErrorKind, Session};
@@ -313,16 +313,16 @@ impl Session for RedisSession {
 
 impl Session for NodeSession {
     fn claim(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<Claimed>> {
-        self.link.claim(batch, ttl, self.asking)
+        self.link.submit(Ask::Claim(ttl), batch, self.asking, read_claim)
     }
     fn set(&self, batch: KeyValues, ttl: Duration, _: Instant) -> BoxFuture<'static, Answers<()>> {
-        self.link.set(batch, ttl, self.asking)
+        self.link.submit(Ask::Set(ttl), batch, self.asking, read_set)
     }
     fn get(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<Option<Bytes>>> {
-        self.link.get(keys, self.asking)
+        self.link.submit(Ask::Get, keys, self.asking, read_get)
     }
     fn del(&self, keys: KeyValues, _: Instant) -> BoxFuture<'static, Answers<bool>> {
-        self.link.del(keys, self.asking)
+        self.link.submit(Ask::Del, keys, self.asking, read_del)
     }
     fn distrust(&self) {
         self.link.distrust();

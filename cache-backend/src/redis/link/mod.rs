@@ -1,14 +1,13 @@
 //! One connection of one session to one server: requests in, answers out, in order.
 //!
 //! Why: a claim that is answered with the reply of another key can suppress a transaction for good. So no answer is given out
-//! unless it has the shape that its request allows (`batch`) and is known to belong to it (`line`). Any surprise drops the
+//! unless it has the shape that its request allows (`batch`) and is known to belong to it (`serving`). Any surprise drops the
 //! connection, and everything that waited on it fails in doubt.
 //!
 //! How that is known: a batch ends with a *fence* (`PING nonce`) whose echo must come back right behind its replies. Claims
 //! go without where their values are long enough to carry marks of the caller: a key that was created suppresses nothing, and
 //! of a value as long as its own the caller sees whose it is. Where another value was found (the `1` of a Go node) the batch
-//! is fenced afterwards, and the next one from the start. So a claim costs one command. The `gate` below the crate sees that
-//! each echo stands in its place.
+//! is fenced afterwards, and the next one from the start. So a claim costs one command.
 //!
 //! Promises: submitting never waits; while the connection is down it fails at once; a connection whose oldest batch had
 //! no answer for the stall time is dropped, so a host that vanished is noticed without waiting for TCP.
@@ -19,30 +18,36 @@
 //! another master ends them (and the connection to the old one) at once. The breaker hears of each failed dial.
 //!
 //! Limits: batches and bytes that wait are bounded; beyond them a batch is refused as overloaded. So are the values that a
-//! batch brings back: the `gate` bounds them all, and of a claim's old value a kibibyte is given out.
+//! batch brings back: the `gate` bounds each, `batch` their sum, and of a claim's old value a kibibyte is given out.
 //!
-//! Cost: a batch is packed into one buffer, and leaves in one write with whatever else is there. The crate takes two
-//! allocations for a command and one for a value.
+//! Why not the crate's connections: they have a task and a queue of their own, in which a batch cannot be held or taken back,
+//! and keep each command until its reply. Here its commands and its parser serve one loop. Commands are packed as they leave.
+//!
+//! Cost: one write and one read syscall for as many batches as are there; one copy of keys and values more than the crate
+//! needs; an allocation for each old value, none for a created key.
 
 mod batch;
-mod line;
+mod serving;
 
 use super::address::Endpoint;
 use super::connection::DialError;
 use super::dial::{Dialer, Dialled, Target};
 use super::probe::Proof;
-use crate::guard::Heard;
-use crate::{Answers, Breaker, Claimed, KeyValues, OpErrorKind};
-use batch::{Ask, Batch, Read};
-use bytes::Bytes;
+use crate::guard::{Heard, vec_of_errors};
+use crate::{Answers, Breaker, KeyValues, OpError, OpErrorKind};
+pub(super) use batch::{Ask, read_claim, read_del, read_get, read_set};
+use batch::{Batch, Read, Sent, Waiting};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use line::{Driver, Ending, Line};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use futures_util::task::AtomicWaker;
+use serving::Serving;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
@@ -55,10 +60,7 @@ const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// The caller's end. Dropping it ends the connection.
 pub(super) struct Link {
-    state: watch::Receiver<State>,
-    heard: Arc<Heard>,
-    max_batches: usize,
-    max_bytes: usize,
+    shared: Arc<Shared>,
     task: AbortHandle,
 }
 
@@ -68,12 +70,65 @@ impl Drop for Link {
     }
 }
 
-enum State {
-    /// There is no connection, and none is about to be; why.
-    Down(String),
-    /// A connection was lost a moment ago: what is asked waits for the next one.
-    Held,
-    Up(Arc<Line>),
+struct Shared {
+    state: Mutex<State>,
+    waker: AtomicWaker,
+    heard: Arc<Heard>,
+    /// Batches that were submitted and not answered.
+    load: AtomicUsize,
+    max_batches: usize,
+    max_bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Why there is no connection. `None` while there is one, and for the moment in which a lost one may come back.
+    down: Option<String>,
+    /// What no connection has taken yet, and its bytes.
+    submitted: VecDeque<Batch>,
+    bytes: usize,
+    distrusted: bool,
+}
+
+impl State {
+    fn next(&mut self) -> Option<Batch> {
+        let batch = self.submitted.pop_front()?;
+        self.bytes -= batch.keys.bytes();
+        Some(batch)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is a connection: what was held and still has somebody waiting for it leaves first.
+    fn resume(&self) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        for _ in 0..state.submitted.len() {
+            let Some(batch) = state.next() else { break };
+            if batch.caller.is_gone() {
+                self.load.fetch_sub(1, Relaxed);
+            } else {
+                state.bytes += batch.keys.bytes();
+                state.submitted.push_back(Batch { since: now, ..batch });
+            }
+        }
+        state.down = None;
+        state.distrusted = false;
+    }
+
+    /// There is no connection: what was held, and what comes, fails unsent.
+    fn give_up(&self, why: &str) {
+        let unsent = {
+            let mut state = self.lock();
+            std::mem::replace(&mut *state, State { down: Some(why.to_owned()), ..State::default() }).submitted
+        };
+        self.load.fetch_sub(unsent.len(), Relaxed);
+        unsent.into_iter().for_each(|batch| batch.fail(OpErrorKind::Disconnected, false, why));
+    }
 }
 
 /// How to reach the server and which key to probe it with.
@@ -84,103 +139,101 @@ pub(super) struct Route {
     pub(super) probe_key: Box<dyn Fn() -> Option<Vec<u8>> + Send + Sync>,
 }
 
+pub(super) type Answered<T> = BoxFuture<'static, Answers<T>>;
+
 impl Link {
     /// Starts dialling on `runtime`. The receiver tells how the first dial ended; afterwards it goes on by itself.
     pub(super) fn start(runtime: &Handle, route: Route) -> (Link, oneshot::Receiver<Result<(), DialError>>) {
         let remote = &route.dialer.remote;
-        // Batches that timed out still have their place here; the guard bounds those that somebody waits for.
-        let (max_batches, max_bytes) = (remote.max_batches.saturating_mul(2).max(4), remote.max_bytes * 2);
-        let (sender, state) = watch::channel(State::Down("not connected yet".to_owned()));
+        let down = Some("not connected yet".to_owned());
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { down, ..State::default() }),
+            waker: AtomicWaker::new(),
+            heard: Arc::default(),
+            load: AtomicUsize::new(0),
+            // Batches that timed out still have their place here; the guard bounds those that somebody waits for.
+            max_batches: remote.max_batches.saturating_mul(2).max(4),
+            max_bytes: remote.max_bytes.saturating_mul(2),
+        });
         let (first, dialled) = oneshot::channel();
-        let heard = Arc::<Heard>::default();
-        let task = Task { state: sender, heard: heard.clone(), route };
+        let task = Task { shared: shared.clone(), route };
         let task = runtime.spawn(task.run(first)).abort_handle();
-        (Link { state, heard, max_batches, max_bytes, task }, dialled)
+        (Link { shared, task }, dialled)
     }
 
     /// When the server was heard last.
     pub(super) fn heard(&self) -> Arc<Heard> {
-        self.heard.clone()
+        self.shared.heard.clone()
     }
 
     /// Neither connected nor about to be.
     pub(super) fn is_down(&self) -> bool {
-        matches!(*self.state.borrow(), State::Down(_))
+        self.shared.lock().down.is_some()
     }
 
     /// Whoever sees an answer that cannot be true calls this.
     pub(super) fn distrust(&self) {
-        if let State::Up(line) = &*self.state.borrow() {
-            line.distrust();
-        }
+        self.shared.lock().distrusted = true;
+        self.shared.waker.wake();
     }
 
-    pub(super) fn claim(&self, batch: KeyValues, ttl: Duration, asking: bool) -> Answered<Claimed> {
-        self.submit(Batch { ask: Ask::Claim(ttl), keys: batch, asking }, batch::read_claim)
-    }
-
-    pub(super) fn set(&self, batch: KeyValues, ttl: Duration, asking: bool) -> Answered<()> {
-        self.submit(Batch { ask: Ask::Set(ttl), keys: batch, asking }, batch::read_set)
-    }
-
-    pub(super) fn get(&self, keys: KeyValues, asking: bool) -> Answered<Option<Bytes>> {
-        self.submit(Batch { ask: Ask::Get, keys, asking }, batch::read_get)
-    }
-
-    pub(super) fn del(&self, keys: KeyValues, asking: bool) -> Answered<bool> {
-        self.submit(Batch { ask: Ask::Del, keys, asking }, batch::read_del)
-    }
-
-    fn submit<T: Send + 'static>(&self, batch: Batch, read: Read<T>) -> Answered<T> {
-        let line = match &*self.state.borrow() {
-            State::Down(why) => {
-                let answers = batch.failed(OpErrorKind::Disconnected, false, why.clone());
-                return ready(answers).boxed();
+    /// What is `read` of the replies. Submitted at once, not when somebody looks for the answers.
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        ask: Ask,
+        keys: KeyValues,
+        asking: bool,
+        read: Read<T>,
+    ) -> Answered<T> {
+        let (shared, count) = (&self.shared, keys.len());
+        let mut state = shared.lock();
+        let refused = match &state.down {
+            Some(why) => Some((OpErrorKind::Disconnected, why.clone())),
+            None if shared.load.load(Relaxed) >= shared.max_batches || state.bytes >= shared.max_bytes => {
+                Some((OpErrorKind::Overloaded, String::new()))
             }
-            State::Held => None,
-            State::Up(line) => Some(line.clone()),
+            None => None,
         };
-        let (batches, bytes) = line.as_ref().map_or((0, 0), |line| line.load());
-        if batches >= self.max_batches || bytes >= self.max_bytes {
-            return ready(batch.failed(OpErrorKind::Overloaded, false, String::new())).boxed();
+        if let Some((kind, why)) = refused {
+            return ready(vec_of_errors(count, &OpError::not_done(NAME, kind, why))).boxed();
         }
-        let state = self.state.clone();
-        let mut answers = async move {
-            let line = match line {
-                Some(line) => line,
-                None => match next_line(state).await {
-                    Ok(line) => line,
-                    Err(why) => return batch.failed(OpErrorKind::Disconnected, false, why),
-                },
-            };
-            let ran = line.run(&batch, read).await;
-            ran.unwrap_or_else(|Ending { kind, why }| batch.failed(kind, true, why))
-        }
-        .boxed();
-        // It leaves now, and not when somebody looks for the answers.
-        match (&mut answers).now_or_never() {
-            Some(answers) => ready(answers).boxed(),
-            None => answers,
-        }
+        let (sender, answers) = oneshot::channel();
+        let caller = Box::new(Waiting { answers: sender, read });
+        state.bytes += keys.bytes();
+        let batch = Batch { ask, keys, asking, caller, since: Instant::now(), sent: Sent::default() };
+        state.submitted.push_back(batch);
+        shared.load.fetch_add(1, Relaxed);
+        drop(state);
+        shared.waker.wake();
+        let ended = move |_| {
+            let error = batch::error(ask, OpErrorKind::Disconnected, true, "the session ended");
+            vec_of_errors(count, &error)
+        };
+        answers.map(move |answers| answers.unwrap_or_else(ended)).boxed()
     }
 }
 
-pub(super) type Answered<T> = BoxFuture<'static, Answers<T>>;
+/// Why a connection ended.
+struct Ending {
+    kind: OpErrorKind,
+    why: String,
+}
 
-/// The connection that follows a lost one; or why there is none.
-async fn next_line(mut state: watch::Receiver<State>) -> Result<Arc<Line>, String> {
-    let there = state.wait_for(|state| !matches!(state, State::Held)).await;
-    match there.as_deref() {
-        Ok(State::Up(line)) => Ok(line.clone()),
-        Ok(State::Down(why)) => Err(why.clone()),
-        Ok(State::Held) | Err(_) => Err("the session ended".to_owned()),
+impl Ending {
+    fn lost(why: impl Into<String>) -> Ending {
+        Ending { kind: OpErrorKind::Disconnected, why: why.into() }
+    }
+    fn broke(error: &std::io::Error) -> Ending {
+        Ending::lost(format!("the connection broke: {error}"))
+    }
+    fn garbled(why: &str) -> Ending {
+        Ending { kind: OpErrorKind::Garbled, why: format!("connection dropped: {why}") }
     }
 }
 
 /// Dials, serves, dials again.
 struct Task {
-    state: watch::Sender<State>,
-    heard: Arc<Heard>,
+    shared: Arc<Shared>,
     route: Route,
 }
 
@@ -193,6 +246,7 @@ impl Task {
         let mut pauses = Pauses::new(target);
         let mut news = self.news_of_master();
         let mut lost = false;
+        let stall = (dialer.remote.op_timeout * 4).max(STALL_MIN);
         loop {
             let began = Instant::now();
             let dialled = tokio::select! {
@@ -209,21 +263,20 @@ impl Task {
                     } else {
                         debug!(backend = NAME, %server, endpoint = %dialled.endpoint, form = ?dialled.form, "connected");
                     }
-                    let (endpoint, proven) = (dialled.endpoint.clone(), dialled.proven);
-                    let (line, mut driver) = Line::new(dialled);
-                    self.state.send_replace(State::Up(line.clone()));
-                    if proven {
+                    self.shared.resume();
+                    if dialled.proven {
                         breaker.proved(began.elapsed());
                     }
                     tell_first(Ok(()));
                     lost = true;
-                    let Ending { why, .. } = self.serve(&line, &mut driver, &endpoint, &mut news).await;
-                    warn!(backend = NAME, %server, reason = %why, "connection lost, dialling again");
-                    let again_at_once = pauses.may_skip(line.answered.load(Relaxed), Instant::now());
-                    let state = if again_at_once { State::Held } else { State::Down(why) };
-                    // First nothing more is sent, then what was sent fails.
-                    self.state.send_replace(state);
-                    drop(driver);
+                    let mut serving = Serving::new(self.shared.clone(), dialled, stall);
+                    let ending = self.serve(&mut serving, stall, &mut news).await;
+                    warn!(backend = NAME, %server, reason = %ending.why, "connection lost, dialling again");
+                    let again_at_once = pauses.may_skip(serving.answered, Instant::now());
+                    if !again_at_once {
+                        self.shared.give_up(&ending.why);
+                    }
+                    serving.fail_all(&ending);
                     if again_at_once {
                         continue;
                     }
@@ -233,7 +286,7 @@ impl Task {
                         lost = true;
                         warn!(backend = NAME, %server, reason = %error, "cannot connect, dialling on");
                     }
-                    self.state.send_replace(State::Down(error.to_string()));
+                    self.shared.give_up(&error.to_string());
                     breaker.dial_failed(began);
                     tell_first(Err(error));
                 }
@@ -253,34 +306,25 @@ impl Task {
             dialled = &mut dial => return dialled,
             () = tokio::time::sleep(dialer.remote.op_timeout / 2) => {}
         }
-        self.state.send_if_modified(|state| {
-            let was_held = matches!(state, State::Held);
-            if was_held {
-                *state = State::Down("the connection was lost and is not back yet".to_owned());
-            }
-            was_held
-        });
+        self.shared.give_up("the connection was lost and is not back yet");
         dial.await
     }
 
     /// Until the connection ends, or a Sentinel names another master.
     async fn serve(
         &self,
-        line: &Line,
-        driver: &mut Driver,
-        endpoint: &Endpoint,
+        serving: &mut Serving,
+        stall: Duration,
         news: &mut BoxFuture<'static, Endpoint>,
     ) -> Ending {
-        let stall = (self.route.dialer.remote.op_timeout * 4).max(STALL_MIN);
-        let mut drive = std::pin::pin!(line.drive(driver, stall, &self.heard));
         loop {
             tokio::select! {
-                ending = &mut drive => return ending,
+                ending = poll_fn(|cx| serving.poll(cx, stall)) => return ending,
                 master = &mut *news => {
                     *news = self.news_of_master();
-                    if master != *endpoint {
+                    if master != serving.endpoint {
                         let why = format!("connection dropped: a Sentinel says that {master} is the master now");
-                        line.end(Ending::lost(why));
+                        return Ending::lost(why);
                     }
                 }
             }

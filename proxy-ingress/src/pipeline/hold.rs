@@ -24,10 +24,6 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(limit: usize, deadline: Duration) -> Hold {
-        Hold { frames: VecDeque::new(), bytes: 0, limit, deadline }
-    }
-
     /// Takes a frame, or drops it.
     pub(super) fn push(&mut self, candidate: Candidate, bytes: Bytes, tally: &Tally) {
         if self.bytes + bytes.len() > self.limit {
@@ -77,6 +73,32 @@ impl Hold {
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// What is known of the time without an interface that can emit.
+pub(super) struct Outage {
+    pub(super) hold: Hold,
+    /// Since when; `None` while one can.
+    pub(super) since: Option<Instant>,
+    /// Not told to the runtime yet.
+    pub(super) cut: Option<Cut>,
+}
+
+/// What became of frames when the last interface lost its carrier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Frames that were taken and not confirmed, counted for each interface.
+    pub frames: u64,
+    /// Claims of them, which are released.
+    pub claims: u64,
+}
+
+impl Outage {
+    /// None. `limit` and `deadline`: of the frames that wait.
+    pub(super) fn new(limit: usize, deadline: Duration) -> Outage {
+        let hold = Hold { frames: VecDeque::new(), bytes: 0, limit, deadline };
+        Outage { hold, since: None, cut: None }
     }
 }
 

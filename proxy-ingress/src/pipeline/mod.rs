@@ -44,6 +44,7 @@ pub use crate::drops::DropReason;
 pub use admission::Message;
 pub use admit::{Admitted, Judged, Policy, Via, admit, judge};
 pub use emit::Transmit;
+pub use hold::Cut;
 pub use lines::Lines;
-pub use round::{Cut, Ingress, Next, RoundIo};
+pub use round::{Ingress, Next, RoundIo};
 pub use settings::IngressConfig;

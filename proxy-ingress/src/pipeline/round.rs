@@ -48,7 +48,7 @@ use super::admission::{Admission, Message};
 use super::announcer::Announcer;
 use super::claim::Gate;
 use super::emit::Transmit;
-use super::hold::Hold;
+use super::hold::{Cut, Outage};
 use super::lines::Lines;
 use super::load::{Loader, Stages};
 use super::number::FlowTable;
@@ -93,15 +93,6 @@ pub trait RoundIo {
     fn look(&mut self, _lines: &mut Lines) {}
 }
 
-/// What became of frames when the last interface lost its carrier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cut {
-    /// Frames that were taken and not confirmed, counted for each interface.
-    pub frames: u64,
-    /// Claims of them, which are released.
-    pub claims: u64,
-}
-
 /// What the caller does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -137,11 +128,7 @@ pub struct Ingress {
     backlog_bytes: usize,
     /// When the open claims were looked through last.
     looked_at: Instant,
-    hold: Hold,
-    /// Since when no interface can emit.
-    mute_since: Option<Instant>,
-    /// Not told to the runtime yet.
-    cut: Option<Cut>,
+    outage: Outage,
     /// The next round is the last.
     closing: bool,
     admission: Admission,
@@ -172,9 +159,7 @@ impl Ingress {
             full_timeout: config.full_timeout,
             backlog_bytes: config.outlet.bytes,
             looked_at: now,
-            hold: Hold::new(config.outlet.bytes, config.outlet.deadline),
-            mute_since: None,
-            cut: None,
+            outage: Outage::new(config.outlet.bytes, config.outlet.deadline),
             closing: false,
             admission: Admission::new(config.policy),
             gate: Gate::new(claims, config.claims, config.slab_entries, config.slab_bytes)
@@ -273,7 +258,8 @@ impl Ingress {
 
     /// When a round is due, at the latest: a backlog, or a digest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let due = [self.outlets.next_timeout(), self.announcer.next_timeout(), self.hold.next_timeout()];
+        let due =
+            [self.outlets.next_timeout(), self.announcer.next_timeout(), self.outage.hold.next_timeout()];
         due.into_iter().flatten().min()
     }
 
@@ -292,7 +278,7 @@ impl Ingress {
     pub fn may_read_streams(&self) -> bool {
         self.gate.may_read_streams()
             && self.loader.large_waiting() < LARGE_WAITING
-            && self.hold.may_read_streams()
+            && self.outage.hold.may_read_streams()
             && self.outlets.least_room() >= self.backlog_bytes - self.backlog_bytes / 4
     }
 
@@ -313,12 +299,12 @@ impl Ingress {
 
     /// Since when no interface can emit; `None` while one can.
     pub fn mute_since(&self) -> Option<Instant> {
-        self.mute_since
+        self.outage.since
     }
 
     /// What became of frames when the last interface lost its carrier, once.
     pub fn take_cut(&mut self) -> Option<Cut> {
-        self.cut.take()
+        self.outage.cut.take()
     }
 
     /// Nothing waits: no frame, no backlog, no open claim, and the store knows what was settled.
@@ -328,7 +314,7 @@ impl Ingress {
             && self.waiting_frames() == 0
             && self.gate.claims().is_idle()
             && self.outcomes.is_idle()
-            && self.hold.is_empty()
+            && self.outage.hold.is_empty()
             && self.outlets.is_idle()
     }
 
@@ -349,7 +335,7 @@ impl Ingress {
 
     fn ask(&mut self, now: Instant, burst: &Burst, io: &mut impl RoundIo) -> Next {
         self.begin(now, burst);
-        if self.gate.has_unasked() || !self.outlets.can_emit() || !self.hold.is_empty() {
+        if self.gate.has_unasked() || !self.outlets.can_emit() || !self.outage.hold.is_empty() {
             self.look(now, io);
         }
         self.hold_or_offer(burst);
@@ -374,7 +360,7 @@ impl Ingress {
 
     /// Without an interface that can emit nothing is claimed. With one, what waited for it is.
     fn hold_or_offer(&mut self, burst: &Burst) {
-        let (gate, hold, tally) = (&mut self.gate, &mut self.hold, &self.tally);
+        let (gate, hold, tally) = (&mut self.gate, &mut self.outage.hold, &self.tally);
         if !self.outlets.can_emit() {
             gate.withdraw(burst, |candidate, bytes| hold.push(candidate, bytes, tally));
             return;
@@ -392,16 +378,16 @@ impl Ingress {
         let (all_cut, can_emit) = (lines.all_cut(), lines.any_usable());
         lines.confirmed();
         match can_emit {
-            true => self.mute_since = None,
-            false if self.mute_since.is_some() => return,
-            false => self.mute_since = Some(now),
+            true => self.outage.since = None,
+            false if self.outage.since.is_some() => return,
+            false => self.outage.since = Some(now),
         }
         if !all_cut {
             return self.outlets.leave_out(hand_overs);
         }
         let (frames, claims) = hand_overs.cut(interfaces);
         if frames > 0 || !can_emit {
-            self.cut = Some(Cut { frames, claims });
+            self.outage.cut = Some(Cut { frames, claims });
         }
         if !can_emit {
             self.outlets.abandon(DropReason::NoCarrier, hand_overs);
@@ -411,7 +397,7 @@ impl Ingress {
 
     fn load(&mut self, now: Instant, burst: &mut Burst) {
         if !self.outlets.can_emit() {
-            let (gate, hold, tally) = (&mut self.gate, &mut self.hold, &self.tally);
+            let (gate, hold, tally) = (&mut self.gate, &mut self.outage.hold, &self.tally);
             return gate.withdraw_decided(now, burst, tally, |candidate, bytes| {
                 hold.push(candidate, bytes, tally);
             });
@@ -500,7 +486,7 @@ impl Ingress {
         if self.outlets.can_emit() {
             self.outlets.retry(now, io.sockets(), self.outcomes.hand_overs());
         }
-        self.hold.expire(now, &self.tally);
+        self.outage.hold.expire(now, &self.tally);
         self.tell_outcomes(now, io);
         self.tally.recent.set_owner(self.gate.claims().owner());
         self.announcer.tick(now, &mut self.flows, &self.outlets, io.sockets(), &self.tally);
@@ -515,7 +501,7 @@ impl Ingress {
 
     /// What still waits is given up, counted and released.
     fn abandon(&mut self, now: Instant, io: &mut impl RoundIo) {
-        self.hold.abandon(&self.tally);
+        self.outage.hold.abandon(&self.tally);
         let decided = self.gate.abandon(now, &self.tally);
         let waiting = self.waiting_frames() as u64;
         let hand_overs = self.outcomes.hand_overs();
@@ -546,7 +532,7 @@ impl Ingress {
         let tally = &self.tally;
         tally.slab_bytes.set(bytes as u64);
         tally.slab_frames.set(frames as u64);
-        tally.held_bytes.set(self.hold.bytes() as u64);
+        tally.held_bytes.set(self.outage.hold.bytes() as u64);
         tally.backlog_bytes.set(self.outlets.backlog_bytes());
         tally.backlog_groups.set(self.outlets.backlog_groups());
         tally.flows.set(self.flows.len() as u64);

@@ -104,9 +104,7 @@ pub(super) struct Worker {
     messages: Option<mpsc::Receiver<Batch>>,
     tally: Arc<Tally>,
     draining: watch::Receiver<bool>,
-    /// True while no interface can emit, for longer than `send_deadline`.
-    refusing: watch::Sender<bool>,
-    send_deadline: Duration,
+    refusing: Refusing,
     emit_delay: Duration,
     busy_poll: Duration,
     /// Until then the worker looks for datagrams instead of sleeping.
@@ -129,7 +127,7 @@ impl Worker {
     pub(super) async fn open(start: Start) -> anyhow::Result<Worker> {
         let Sockets { receiver, listener, senders } = start.sockets;
         let links = EmitLinks::open(start.need, &senders).context("--iface: following the links")?;
-        let refusing = watch::Sender::new(false);
+        let refusing = Refusing { after: start.ingress.outlet.deadline, told: watch::Sender::new(false) };
         let Config { common, backend, receiving, sending, .. } = &*start.config;
         let op_timeout = backend.op_timeout(Purpose::Claims);
         let driver = Driver::open(start.backend).await?.with_op_timeout(op_timeout);
@@ -144,7 +142,7 @@ impl Worker {
                     to_worker,
                     tally: start.streams,
                     draining: draining.clone(),
-                    refusing: refusing.subscribe(),
+                    refusing: refusing.told.subscribe(),
                 };
                 tokio::task::spawn_local(accept(tokio::net::TcpListener::from_std(listener)?, streams));
                 Some(messages)
@@ -162,7 +160,6 @@ impl Worker {
         let intake = Intake::new(rules, vec![inlet])?;
         start.ready.met(&format!("worker {} takes frames", start.index));
         let now = Instant::now();
-        let send_deadline = start.ingress.outlet.deadline;
         let mut ingress = Ingress::new(now, start.ingress, start.claims, Arc::clone(&start.tally));
         ingress.start_with(links.lines());
         Ok(Worker {
@@ -174,7 +171,6 @@ impl Worker {
             tally: start.tally,
             draining,
             refusing,
-            send_deadline,
             emit_delay: sending.emit_delay,
             busy_poll: receiving.busy_poll,
             awake_until: now,
@@ -340,8 +336,7 @@ impl Worker {
             let names: Vec<_> = self.outside.senders.iter().map(EmitSocket::name).collect();
             tracing::warn!("{}", cut_text(&names.join(","), cut, &self.tally));
         }
-        let mute = self.ingress.mute_since().is_some_and(|since| now >= since + self.send_deadline);
-        self.refusing.send_if_modified(|refusing| std::mem::replace(refusing, mute) != mute);
+        self.refusing.tell(now, self.ingress.mute_since());
     }
 
     /// Claims, sends and keeps what the round has. Returns when the store had been asked.
@@ -432,6 +427,20 @@ async fn next_batch(messages: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batc
     match messages {
         Some(messages) => messages.recv().await,
         None => None,
+    }
+}
+
+/// Whether streams are refused: no interface can emit, for longer than frames may wait.
+struct Refusing {
+    /// `--send-deadline`.
+    after: Duration,
+    told: watch::Sender<bool>,
+}
+
+impl Refusing {
+    fn tell(&self, now: Instant, mute_since: Option<Instant>) {
+        let mute = mute_since.is_some_and(|since| now >= since + self.after);
+        self.told.send_if_modified(|told| std::mem::replace(told, mute) != mute);
     }
 }
 

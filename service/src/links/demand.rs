@@ -182,9 +182,7 @@ impl Demands {
             let texts: Vec<_> = bad.clone().map(|(standing, at)| format!("{at} {standing}")).collect();
             match bad.clone().next() {
                 Some((first, _)) if texts.len() == standings.len() => {
-                    if !matches!(worst, Some(Trouble::All(_))) {
-                        worst = Some(Trouble::All(*first));
-                    }
+                    worst = worse(worst, Trouble::All(*first));
                 }
                 Some(_) => worst = worst.or(Some(Trouble::Some)),
                 None => {}
@@ -200,8 +198,7 @@ impl Demands {
             *known = now;
             if now != Standing::Usable {
                 said.push(text);
-                worst =
-                    worst.filter(|trouble| matches!(trouble, Trouble::All(_))).or(Some(Trouble::All(now)));
+                worst = worse(worst, Trouble::All(now));
             }
         }
         let detail = if said.is_empty() { self.all_well() } else { said.join("; ") };
@@ -214,6 +211,11 @@ impl Demands {
         each.dedup();
         format!("{}: usable", each.join(", "))
     }
+}
+
+/// The first that makes a role useless stays.
+fn worse(known: Option<Trouble>, new: Trouble) -> Option<Trouble> {
+    known.filter(|trouble| matches!(trouble, Trouble::All(_))).or(Some(new))
 }
 
 fn standing_of(ip: IpAddr, links: &Links) -> Standing {
@@ -322,7 +324,7 @@ mod tests {
         let well = demands.judge(&links(&[link(2, "eth0")]));
         assert_eq!((well.lines.len(), well.trouble), (0, None));
         let cut = Link { carrier: false, ..link(2, "eth0") };
-        let judged = demands.judge(&links(&[cut.clone()]));
+        let judged = demands.judge(&links(std::slice::from_ref(&cut)));
         assert_eq!(judged.trouble, Some(Trouble::All(Standing::NoCarrier)));
         assert_eq!(texts(&judged), ["--iface eth0 has no carrier"]);
         assert_eq!(texts(&demands.judge(&links(&[cut]))), [""; 0], "said once");
@@ -362,7 +364,11 @@ mod tests {
         assert!(demands.waits_for(&links(&[both])).unwrap().1.contains("fd10::2"));
         assert_eq!(demands.waits_for(&links(&[link(2, "eth0")])), None);
         let bare = Link { addresses: Vec::new(), ..link(2, "eth0") };
-        assert_eq!(demands.waits_for(&links(&[bare.clone()])), None, "it starts, and is not ready");
+        assert_eq!(
+            demands.waits_for(&links(std::slice::from_ref(&bare))),
+            None,
+            "it starts, and is not ready"
+        );
         let chooses = Demands::new(vec![Demand { waits: true, ..demand(&["eth0"]) }]);
         assert!(chooses.waits_for(&links(&[bare])).is_some());
         assert_eq!(chooses.waits_for(&links(&[])), None, "what does not exist is an error of the start");

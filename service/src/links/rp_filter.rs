@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// Interfaces among `names` on which the filter is strict: the higher of the interface's value and that for all is 1.
-pub fn strict<'a>(names: &'a [String]) -> Vec<&'a str> {
+pub fn strict(names: &[String]) -> Vec<&str> {
     strict_in(Path::new("/proc/sys/net/ipv4/conf"), names)
 }
 

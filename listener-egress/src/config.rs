@@ -4,6 +4,7 @@
 //! Defaults that differ on purpose: verification is on; TCP delivery is always framed; `nack-max-forward-jump` is larger,
 //! because ranges make a long repair cheap; `nack-gap-ttl` is what endpoints hold (60 s for transactions), not ten
 //! minutes of asking in vain; `--workers` may be any number, since workers share no group.
+// Long because it is the one table of the role's options.
 
 use crate::pipeline::{
     FilterRules, Prefix, ReassemblyLimits, Settings as PipelineSettings, TrackLimits, VerifyRules,

@@ -14,4 +14,5 @@ mod resolve;
 mod runtime;
 
 pub use config::{Config, ROLE};
+pub use needs::needs;
 pub use runtime::{Counters, Running, metrics, start};

@@ -21,7 +21,7 @@ pub fn proxy(config: ProxyConfig, loaded: RoleLoaded) -> ExitCode {
         crate::VERSION,
         loaded,
         config,
-        |config| Ok(config.needs()?),
+        |config| Ok(proxy_ingress::needs(config)?),
         async |config, deps| Ok(proxy_ingress::start(config, deps).await?.wait()),
     )
 }
@@ -32,7 +32,7 @@ pub fn listener(config: ListenerConfig, loaded: RoleLoaded) -> ExitCode {
         crate::VERSION,
         loaded,
         config,
-        |config| Ok(config.needs()?),
+        |config| Ok(listener_egress::needs(config)?),
         async |config, deps| Ok(listener_egress::start(config, deps).await?.wait()),
     )
 }
@@ -43,7 +43,7 @@ pub fn retry(config: RetryConfig, loaded: RoleLoaded) -> ExitCode {
         crate::VERSION,
         loaded,
         config,
-        |config| Ok(config.needs()?),
+        |config| Ok(retry_endpoint::needs(config)?),
         async |config, deps| Ok(retry_endpoint::start(config, deps).await?.wait()),
     )
 }

@@ -33,4 +33,5 @@ pub mod tally;
 pub mod variants;
 
 pub use config::{Config, ROLE};
+pub use needs::needs;
 pub use runtime::{Counters, Running, start};

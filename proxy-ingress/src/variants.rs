@@ -8,7 +8,7 @@
 //! What lies beyond is not lost: a transaction leaves once in its standard form, whose bytes the id proves. Other frames are
 //! claimed by their id alone.
 //!
-//! Limits: [`ENTRIES`] variants, 2 MiB, taken at start; shared by the workers. They lie in buckets of [`BUCKET`], which a secret
+//! Limits: [`ENTRIES`] variants, 2 MiB, taken at start; shared by the workers. They lie in buckets of `BUCKET`, which a secret
 //! seed chooses, and the oldest of a bucket makes room. An id whose variants have left is counted from none again: that costs
 //! whoever wants it as many frames as the table has room for, and gains him [`PER_ID`].
 //!

@@ -15,4 +15,5 @@ pub mod pipeline;
 pub mod runtime;
 
 pub use config::{Config, ROLE};
+pub use needs::needs;
 pub use runtime::{Counters, Running, start};

@@ -9,66 +9,64 @@ use service::host::{Link, Needs};
 use service::worker::Layout;
 use std::net::{IpAddr, SocketAddr};
 
-impl Config {
-    /// What the options need of the host.
-    ///
-    /// # Errors
-    /// As [`Config::check`].
-    pub fn needs(&self) -> Result<Needs, Invalid> {
-        self.check()?;
-        let v4 = self.data_fabric()?.is_v4();
-        let link = |option, name: &String| Link { option, name: name.clone(), least_mtu: None, v4 };
-        let ingress = self.fabric.iface.0.iter().map(|name| link("--iface", name));
-        let egress = self.repairs.egress_iface.iter().flat_map(|names| &names.0);
-        let mut needs = Needs {
-            links: ingress.chain(egress.map(|name| link("--egress-iface", name))).collect(),
-            addresses: self.fabric.bind_source.map(|source| ("--bind-source", source)).into_iter().collect(),
-            sizes: self.sizes()?,
-            ..Needs::default()
-        };
-        match self.requests.nack_addr.parse::<IpAddr>() {
-            Ok(address) => {
-                needs.addresses.push(("--nack-addr", address));
-                needs.ports.push(self.request_port(address));
-            }
-            // The start looks the same way: the first address of the first interface.
-            Err(_) => needs.ports.extend(self.auto_address(v4).map(|address| self.request_port(address))),
+/// What the options need of the host.
+///
+/// # Errors
+/// As [`Config::check`](crate::config::Config::check).
+pub fn needs(config: &Config) -> Result<Needs, Invalid> {
+    config.check()?;
+    let v4 = config.data_fabric()?.is_v4();
+    let link = |option, name: &String| Link { option, name: name.clone(), least_mtu: None, v4 };
+    let ingress = config.fabric.iface.0.iter().map(|name| link("--iface", name));
+    let egress = config.repairs.egress_iface.iter().flat_map(|names| &names.0);
+    let mut needs = Needs {
+        links: ingress.chain(egress.map(|name| link("--egress-iface", name))).collect(),
+        addresses: config.fabric.bind_source.map(|source| ("--bind-source", source)).into_iter().collect(),
+        sizes: sizes(config)?,
+        ..Needs::default()
+    };
+    match config.requests.nack_addr.parse::<IpAddr>() {
+        Ok(address) => {
+            needs.addresses.push(("--nack-addr", address));
+            needs.ports.push(request_port(config, address));
         }
-        needs.store("--cache-backend", self.shared_tier()?);
-        Ok(needs)
+        // The start looks the same way: the first address of the first interface.
+        Err(_) => needs.ports.extend(auto_address(config, v4).map(|address| request_port(config, address))),
     }
+    needs.store("--cache-backend", config.shared_tier()?);
+    Ok(needs)
+}
 
-    /// Where requests are taken, at this address.
-    pub(crate) fn request_port(&self, address: IpAddr) -> Port {
-        Port {
-            option: "--nack-port",
-            protocol: Protocol::Udp,
-            address: SocketAddr::new(address, self.requests.nack_port),
-        }
+/// Where requests are taken, at this address.
+pub(crate) fn request_port(config: &Config, address: IpAddr) -> Port {
+    Port {
+        option: "--nack-port",
+        protocol: Protocol::Udp,
+        address: SocketAddr::new(address, config.requests.nack_port),
     }
+}
 
-    /// `--nack-addr auto`, where the interface is there.
-    fn auto_address(&self, v4: bool) -> Option<IpAddr> {
-        let first = Interface::by_name(self.egress_interfaces().first()?.trim()).ok()?;
-        match v4 {
-            true => first.v4.first().copied().map(IpAddr::V4),
-            false => first.preferred_v6().map(IpAddr::V6),
-        }
+/// `--nack-addr auto`, where the interface is there.
+fn auto_address(config: &Config, v4: bool) -> Option<IpAddr> {
+    let first = Interface::by_name(config.egress_interfaces().first()?.trim()).ok()?;
+    match v4 {
+        true => first.v4.first().copied().map(IpAddr::V4),
+        false => first.preferred_v6().map(IpAddr::V6),
     }
+}
 
-    /// Every bound of memory.
-    fn sizes(&self) -> Result<Vec<Size>, Invalid> {
-        let groups = Layout::data_groups(self.shard_bits()?, |_| true, self.store.subtree_data_enabled);
-        let layout = Layout::new(self.data_fabric()?, groups, Vec::new(), self.store.workers);
-        let sockets = layout.workers * self.fabric.iface.0.len();
-        Ok(vec![
-            Size::heap("--cache-bytes", self.store.cache_bytes.bytes(), 1),
-            Size {
-                option: "--recv-buf-bytes",
-                each: self.store.recv_buf_bytes.bytes(),
-                times: sockets as u64,
-                what: Use::ReceiveBuffer,
-            },
-        ])
-    }
+/// Every bound of memory.
+fn sizes(config: &Config) -> Result<Vec<Size>, Invalid> {
+    let groups = Layout::data_groups(config.shard_bits()?, |_| true, config.store.subtree_data_enabled);
+    let layout = Layout::new(config.data_fabric()?, groups, Vec::new(), config.store.workers);
+    let sockets = layout.workers * config.fabric.iface.0.len();
+    Ok(vec![
+        Size::heap("--cache-bytes", config.store.cache_bytes.bytes(), 1),
+        Size {
+            option: "--recv-buf-bytes",
+            each: config.store.recv_buf_bytes.bytes(),
+            times: sockets as u64,
+            what: Use::ReceiveBuffer,
+        },
+    ])
 }

@@ -1,14 +1,14 @@
 //! Admin HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, `/where`, `/loglevel`.
 //!
 //! Runs on the control runtime, never on a worker. It has no authentication: bind it to an address that only operators
-//! reach. Limits: see [`connections`]; bodies are not read.
+//! reach. Limits: see [`CONNECTIONS`] and [`IDLE`]; bodies are not read.
 
 mod connections;
 
 pub use connections::{CONNECTIONS, IDLE};
 
 use crate::errors;
-use crate::host::ports::{self, Owner, Port, Protocol, Sign};
+use crate::host::ports::{self, Owner, Port, Sign, admin_port};
 use crate::ledger;
 use crate::lifecycle::Lifecycle;
 use crate::logs::Logs;
@@ -87,11 +87,6 @@ impl Drop for Admin {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// The port of `--metrics-addr`.
-pub(crate) fn admin_port(address: SocketAddr) -> Port {
-    Port { option: "--metrics-addr", protocol: Protocol::Tcp, address }
 }
 
 /// `[::]` falls back to `0.0.0.0` on a host without IPv6.

@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod limit;
 pub mod links;
 pub mod logs;
+pub mod losses;
 pub mod metrics;
 pub mod notify;
 pub mod process;

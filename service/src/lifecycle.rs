@@ -4,7 +4,7 @@
 //! and by which code. The drain is a one-way switch.
 //!
 //! A role has named conditions. A condition that was never met is *starting*; that counts at once, and ends at once. Later a
-//! condition may fail for a trouble of the one list ([`crate::codes`]), and is met again. [`crate::troubles`] says from when to
+//! condition may fail for a trouble of the one list ([`crate::codes!`]), and is met again. [`crate::troubles`] says from when to
 //! when that is a reason, and the severity of its code what it means for readiness.
 //!
 //! Cost: `is_draining` is one relaxed load and may be asked per burst. Conditions take a lock and belong on cold paths.

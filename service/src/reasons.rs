@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-/// One reason of a closed list. [`reasons!`](crate::reasons) writes it.
+/// One reason of a closed list. [`reasons!`](crate::reasons!) writes it.
 pub trait Reason: Copy + Debug + Eq + 'static {
     /// As many values as the list has reasons, without a heap.
     type Array<T>: AsRef<[T]>;

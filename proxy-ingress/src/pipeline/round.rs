@@ -121,6 +121,7 @@ enum Step {
 }
 
 /// The pipeline of one worker. See the module text for the order of calls.
+// Wide because it is the list of the stages of a round, each with a state of its own.
 pub struct Ingress {
     step: Step,
     full_timeout: Duration,

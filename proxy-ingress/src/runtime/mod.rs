@@ -42,9 +42,6 @@ const LOOK: Duration = Duration::from_secs(10);
 /// How often the age of unsettled claims is looked at.
 const LOOK_AT_EPOCHS: Duration = Duration::from_secs(1);
 
-/// What a claim takes in the memory store: key, value, its index.
-const MEMORY_RECORD: usize = 128;
-
 /// Totals over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -210,10 +207,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     }
     threads.all_up().await?;
     let local = config.claims.enabled().then_some(local);
-    if let Some(local) = &local {
-        tokio::spawn(watch_tier1(Arc::clone(local), deps.lifecycle.clone()));
-        tokio::spawn(watch_epochs(cells.clone(), deps.lifecycle.clone()));
-    }
+    local.iter().for_each(|local| watch_claims(local, &cells, &deps.lifecycle));
     deps.registry.add(Arc::new(Proxy {
         workers: cells.clone(),
         local,
@@ -234,6 +228,11 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
         saved,
         _signs: opened.signs,
     })
+}
+
+fn watch_claims(local: &Arc<LocalSet>, cells: &[WorkerCells], lifecycle: &Lifecycle) {
+    tokio::spawn(watch_tier1(Arc::clone(local), lifecycle.clone()));
+    tokio::spawn(watch_epochs(cells.to_vec(), lifecycle.clone()));
 }
 
 /// Says that tier 1 forgets ids before their time, once each time that it begins to.
@@ -291,20 +290,8 @@ async fn open_backend(
 
 /// Tier 1. Where it is the only tier it also gets the room of the memory store.
 fn local_set(config: &Config) -> Arc<LocalSet> {
-    let capacity = tier1_entries(config);
+    let capacity = crate::needs::tier1_entries(config);
     Arc::new(LocalSet::new(capacity.max(1), config.claims.txid_dedup_ttl, rand::random()))
-}
-
-/// Ids that tier 1 holds.
-pub(crate) fn tier1_entries(config: &Config) -> usize {
-    let store = match config.backend_settings() {
-        Ok(Settings::Memory { bytes }) => bytes / MEMORY_RECORD,
-        _ => 0,
-    };
-    match config.claims.dedup_memory {
-        Some(bytes) => LocalSet::entries_in(bytes.as_usize()),
-        None => config.claims.txid_dedup_local_cap.max(store),
-    }
 }
 
 fn saved_counters(config: &Config) -> anyhow::Result<Option<(Arc<Directory>, state::StateFile)>> {

@@ -1,6 +1,7 @@
 //! Every socket of the proxy, opened before a worker starts, so that what is wrong with one is an error at start.
 
 use crate::config::Config;
+use crate::needs;
 use crate::pipeline::admit::{IP_UDP, MAX_DATAGRAM};
 use anyhow::{Context, bail};
 use multicast_io::{Interface, PortUse, Receiver, SocketOptions, wildcard};
@@ -33,8 +34,8 @@ pub(super) struct Opened {
 
 pub(super) fn open(config: &Config, workers: usize) -> anyhow::Result<Opened> {
     let interfaces = interfaces(config)?;
-    let mut udp = config.receiving.udp_port();
-    let mut tcp = config.receiving.tcp_port();
+    let mut udp = needs::udp_port(&config.receiving);
+    let mut tcp = needs::tcp_port(&config.receiving);
     let mut opened = Vec::new();
     for index in 0..workers {
         let port_use = PortUse::of(index, config.host.take_over);
@@ -85,7 +86,7 @@ fn receiver(config: &Config, port: Port, port_use: PortUse) -> anyhow::Result<Re
     options.port_use = port_use;
     options.gro = config.receiving.gro;
     options.dual_stack = port.address.is_ipv6();
-    options.receive_buffer = Some(config.receiving.receive_buffer());
+    options.receive_buffer = Some(needs::receive_buffer(&config.receiving));
     Receiver::open(&options).map_err(|error| port.refused_socket(error, config.host.take_over))
 }
 

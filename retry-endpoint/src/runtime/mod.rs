@@ -82,7 +82,7 @@ pub async fn start(config: Config, deps: Deps) -> anyhow::Result<Running> {
     let nack = request_socket.local_addr().context("request socket")?;
     request_socket.warnings().iter().for_each(|warning| tracing::warn!("--nack-port: {warning}"));
 
-    let port = Port { address: nack, ..config.request_port(nack.ip()) };
+    let port = Port { address: nack, ..crate::needs::request_port(&config, nack.ip()) };
     let sign = Sign::put(&port, &Owner::new("retry", &config.common.instance()));
     let starter = Starter::new(config, sockets, links, &deps.lifecycle);
     let threads = starter.start(request_socket, shared).await?;

@@ -2,6 +2,7 @@
 
 use super::upstream_client::UpstreamConfig;
 use crate::config::Config;
+use crate::needs::request_port;
 use crate::pipeline::advertise::AdvertContent;
 use crate::pipeline::emit::{EmitConfig, EmitInterface};
 use anyhow::{Context, ensure};
@@ -88,7 +89,7 @@ impl Sockets {
 
     /// The socket that requests come in by.
     pub(super) fn open_request_socket(&self) -> anyhow::Result<Receiver> {
-        let port = self.config.request_port(self.nack_addr);
+        let port = request_port(&self.config, self.nack_addr);
         open_request_socket(port, self.config.host.take_over, &self.egress_names())
     }
 
@@ -98,7 +99,7 @@ impl Sockets {
             auto: self.config.requests.nack_addr == AUTO,
             v4: self.layout.fabric.is_v4(),
             egress: self.egress_names(),
-            port: self.config.request_port(bound.ip()),
+            port: request_port(&self.config, bound.ip()),
             take_over: self.config.host.take_over,
             bound,
             index: self.egress.iter().find(|on| has(on, bound.ip())).map(|on| on.index),

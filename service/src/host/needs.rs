@@ -1,8 +1,7 @@
 //! What a role needs of its host, declared from its options. Nothing is looked at here.
 
 use super::memory::Size;
-use super::ports::Port;
-use crate::admin::admin_port;
+use super::ports::{Port, admin_port};
 use crate::config::{HostPort, RoleLoaded};
 use cache_backend::Settings;
 use std::net::IpAddr;

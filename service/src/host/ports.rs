@@ -318,6 +318,11 @@ fn process_with(inode: u64) -> Option<Holder> {
     Some(Holder::Process { pid, name: name.trim().to_owned() })
 }
 
+/// The port of `--metrics-addr`.
+pub(crate) fn admin_port(address: SocketAddr) -> Port {
+    Port { option: "--metrics-addr", protocol: Protocol::Tcp, address }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

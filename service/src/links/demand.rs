@@ -1,6 +1,6 @@
 //! What a role needs of which interfaces, and what it says about them.
 //!
-//! The judgement is pure ([`Demands::judge`]); a task on the control runtime gives it the links whenever they change, and tells
+//! The judgement is pure (`Demands::judge`); a task on the control runtime gives it the links whenever they change, and tells
 //! the log and the condition `links`.
 //!
 //! * None of the interfaces that one option names can be used: the role is not ready.

@@ -4,7 +4,7 @@ use super::metric::Metric;
 use super::recorder;
 use super::sink::{Families, Sink, Source, Value};
 use super::text;
-use crate::ledger::{LossRow, LossSource};
+use crate::losses::{LossRow, LossSource};
 use crate::recent::Recent;
 use crate::sums::Sum;
 use serde_json::json;

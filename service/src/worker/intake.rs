@@ -18,7 +18,7 @@
 //! Promises: nothing waits but in [`Intake::ready`] and [`Intake::first`]; both are cancel safe. A socket that fails is
 //! handled by the one policy ([`super::errors`]). Memberships lapse after changes of routes and interfaces. So joins are looked
 //! at when the links change ([`Intake::follow`]) and every [`REJOIN`]: a socket whose interface was made again, or whose groups
-//! the kernel does not know any more, is opened again ([`super::joins`]).
+//! the kernel does not know any more, is opened again (`joins.rs`).
 //!
 //! Cost: one system call a batch, and one more to find a queue empty. Where short calls are trusted that one is saved while
 //! the worker is ahead of its senders.

@@ -28,6 +28,7 @@
 
 mod batch;
 mod serving;
+mod shared;
 
 use super::address::Endpoint;
 use super::connection::DialError;
@@ -41,10 +42,10 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use futures_util::task::AtomicWaker;
 use serving::Serving;
-use std::collections::VecDeque;
+use shared::{Ending, Shared, State};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -67,67 +68,6 @@ pub(super) struct Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-struct Shared {
-    state: Mutex<State>,
-    waker: AtomicWaker,
-    heard: Arc<Heard>,
-    /// Batches that were submitted and not answered.
-    load: AtomicUsize,
-    max_batches: usize,
-    max_bytes: usize,
-}
-
-#[derive(Default)]
-struct State {
-    /// Why there is no connection. `None` while there is one, and for the moment in which a lost one may come back.
-    down: Option<String>,
-    /// What no connection has taken yet, and its bytes.
-    submitted: VecDeque<Batch>,
-    bytes: usize,
-    distrusted: bool,
-}
-
-impl State {
-    fn next(&mut self) -> Option<Batch> {
-        let batch = self.submitted.pop_front()?;
-        self.bytes -= batch.keys.bytes();
-        Some(batch)
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// There is a connection: what was held and still has somebody waiting for it leaves first.
-    fn resume(&self) {
-        let mut state = self.lock();
-        let now = Instant::now();
-        for _ in 0..state.submitted.len() {
-            let Some(batch) = state.next() else { break };
-            if batch.caller.is_gone() {
-                self.load.fetch_sub(1, Relaxed);
-            } else {
-                state.bytes += batch.keys.bytes();
-                state.submitted.push_back(Batch { since: now, ..batch });
-            }
-        }
-        state.down = None;
-        state.distrusted = false;
-    }
-
-    /// There is no connection: what was held, and what comes, fails unsent.
-    fn give_up(&self, why: &str) {
-        let unsent = {
-            let mut state = self.lock();
-            std::mem::replace(&mut *state, State { down: Some(why.to_owned()), ..State::default() }).submitted
-        };
-        self.load.fetch_sub(unsent.len(), Relaxed);
-        unsent.into_iter().for_each(|batch| batch.fail(OpErrorKind::Disconnected, false, why));
     }
 }
 
@@ -210,24 +150,6 @@ impl Link {
             vec_of_errors(count, &error)
         };
         answers.map(move |answers| answers.unwrap_or_else(ended)).boxed()
-    }
-}
-
-/// Why a connection ended.
-struct Ending {
-    kind: OpErrorKind,
-    why: String,
-}
-
-impl Ending {
-    fn lost(why: impl Into<String>) -> Ending {
-        Ending { kind: OpErrorKind::Disconnected, why: why.into() }
-    }
-    fn broke(error: &std::io::Error) -> Ending {
-        Ending::lost(format!("the connection broke: {error}"))
-    }
-    fn garbled(why: &str) -> Ending {
-        Ending { kind: OpErrorKind::Garbled, why: format!("connection dropped: {why}") }
     }
 }
 

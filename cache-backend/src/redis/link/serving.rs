@@ -7,7 +7,7 @@ use super::super::gate::{Input, KEEP_BUFFER, Surprise, UNASKED};
 use super::super::probe::ClaimForm;
 use super::super::stream::Stream;
 use super::batch::{Batch, Fence, Progress};
-use super::{Ending, Shared};
+use super::shared::{Ending, Shared};
 use redis::{Cmd, Value};
 use std::collections::VecDeque;
 use std::io::{self, Write};

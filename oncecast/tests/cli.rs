@@ -199,13 +199,13 @@ fn a_url_with_a_password_is_printed_as_options_that_load() {
             assert!(printed.contains(&format!("\n{line}")), "{line} in {printed}");
             assert!(text(&again.stdout).contains(&format!("\n{line}")), "{line} in {again:?}");
         }
-        assert_eq!(fed_back(role, &[given], "--check").1.status.code(), Some(0));
-        let (printed, again) = fed_back(role, &["--redis-addr=redis://:sesame@h"], "--check");
+        assert_eq!(fed_back(role, &[given], "--check=config").1.status.code(), Some(0));
+        let (printed, again) = fed_back(role, &["--redis-addr=redis://:sesame@h"], "--check=config");
         assert!(printed.contains("\nredis-password-file = ") && printed.contains("# redis-user is not set"));
         assert_eq!(again.status.code(), Some(0));
         // What stands elsewhere already stays what it is.
         let own = ["--redis-addr=redis://u:sesame@h", "--redis-password-file=/p", "--redis-user=me"];
-        let (printed, again) = fed_back(role, &own, "--check");
+        let (printed, again) = fed_back(role, &own, "--check=config");
         assert!(
             printed.contains("\nredis-user = \"me\" # flag\nredis-password-file = \"/p\" # flag\n"),
             "{printed}"
@@ -222,7 +222,7 @@ fn a_password_that_has_no_other_place_must_be_written_in_again() {
     for (role, arguments, option) in
         [("proxy", &sentinel[..], "--redis-addr"), ("listener", &marks, "--ingress-set-redis-addr")]
     {
-        let (printed, again) = fed_back(role, arguments, "--check");
+        let (printed, again) = fed_back(role, arguments, "--check=config");
         let refused = text(&again.stderr);
         assert_eq!(again.status.code(), Some(2), "{printed}{refused}");
         assert!(refused.contains(option) && refused.contains("in the place of (hidden)"), "{refused}");
@@ -235,25 +235,27 @@ fn two_stores_are_refused_wherever_they_are_named() {
         let toml = file("cache-backend = \"memory\"");
         let config = format!("--config={}", toml.path().display());
         for line in [
-            usage_error(&[role, "--check", "--cache-backend=memory", "--redis-addr=h:1"], &[]),
-            usage_error(&[role, "--check", "--redis-addr=h:1"], &[("CACHE_BACKEND", "memory")]),
-            usage_error(&[role, "--check", &config], &[("REDIS_ADDR", "h:1")]),
+            usage_error(&[role, "--check=config", "--cache-backend=memory", "--redis-addr=h:1"], &[]),
+            usage_error(&[role, "--check=config", "--redis-addr=h:1"], &[("CACHE_BACKEND", "memory")]),
+            usage_error(&[role, "--check=config", &config], &[("REDIS_ADDR", "h:1")]),
         ] {
             assert!(line.contains("--cache-backend: memory, and --redis-addr names another store"), "{line}");
         }
-        let line = usage_error(&[role, "--check", "--redis-addr=h:1", "--aerospike-hosts=a"], &[]);
+        let line = usage_error(&[role, "--check=config", "--redis-addr=h:1", "--aerospike-hosts=a"], &[]);
         assert!(line.contains("--redis-addr") && line.contains("--aerospike-hosts"), "{line}");
         // Charts of the Go stack write the default of an address as an empty text.
-        let empty = oncecast(&[role, "--check", "--cache-backend=memory"], &[("REDIS_ADDR", "")]);
+        let empty = oncecast(&[role, "--check=config", "--cache-backend=memory"], &[("REDIS_ADDR", "")]);
         assert_eq!(empty.status.code(), Some(0), "{}", text(&empty.stderr));
-        let line =
-            usage_error(&[role, "--check", "--redis-addr=redis://h:1", "--redis-tls-ca-file=/ca"], &[]);
+        let line = usage_error(
+            &[role, "--check=config", "--redis-addr=redis://h:1", "--redis-tls-ca-file=/ca"],
+            &[],
+        );
         assert!(
             line.contains("--redis-tls-ca-file: ") && line.contains("--redis-addr with rediss://"),
             "{line}"
         );
     }
-    let two = ["listener", "--check", "--redis-addr=h:1", "--redis-tls-ca-file=/ca"];
+    let two = ["listener", "--check=config", "--redis-addr=h:1", "--redis-tls-ca-file=/ca"];
     let marks = "--ingress-set-redis-addr=rediss://marks:1";
     let output = oncecast(&[&two[..], &[marks, "--verify-payload-hash"]].concat(), &[]);
     assert_eq!(output.status.code(), Some(0), "certificates are for the marks: {}", text(&output.stderr));

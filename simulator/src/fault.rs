@@ -103,9 +103,20 @@ impl Fault {
 }
 
 impl Kind {
-    /// What happens to a proxy, or to the store.
+    /// What happens to a proxy that has no links, or to the store.
     pub(crate) fn of_proxy(random: &mut Random) -> Kind {
-        match random.below(18) {
+        let drawn = random.below(16);
+        Kind::numbered(random, if drawn < 15 { drawn } else { 17 })
+    }
+
+    /// What happens to a proxy with links, or to the store.
+    pub(crate) fn of_emitter(random: &mut Random) -> Kind {
+        let drawn = random.below(18);
+        Kind::numbered(random, drawn)
+    }
+
+    fn numbered(random: &mut Random, number: usize) -> Kind {
+        match number {
             0..=2 => {
                 let restart = random.percent(60).then(|| random.between(20 * MS, 600 * MS));
                 Kind::Crash { restart }

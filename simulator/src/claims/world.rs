@@ -460,11 +460,8 @@ impl World {
                 node.clock_step += 700 * MS;
             }
             Kind::ClockStep => {}
-            // Faults of nodes that this world does not have.
-            // There is no frame here, only whether it left.
-            Kind::Shaped { .. } | Kind::LinkLost { .. } => {
-                node.refusing_until = fault.end.min(fault.start + 100 * MS)
-            }
+            // Faults of links and nodes that this world does not have.
+            Kind::Shaped { .. } | Kind::LinkLost { .. } => {}
             Kind::Deaf | Kind::Loss { .. } | Kind::ConsumerBreaks | Kind::ConsumerStalls => {}
             Kind::Slip => {
                 let slipping = |worker: &&mut Worker| worker.node == fault.node;

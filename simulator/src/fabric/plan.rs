@@ -39,7 +39,7 @@ impl WorldPlan {
         let count = if seed.is_multiple_of(16) { 0 } else { options.faults };
         let nodes = proxies + consumers_of.len();
         let mut faults = Fault::draw(random, count, nodes, span, |random, node| {
-            if node < proxies { Kind::of_proxy(random) } else { Kind::of_listener(random) }
+            if node < proxies { Kind::of_emitter(random) } else { Kind::of_listener(random) }
         });
         if random.percent(25) {
             host_dies(random, &mut faults, proxies, nodes);

@@ -177,6 +177,8 @@ fn a_carrier_is_lost_in_a_pair(family: &'static str) {
     let redis = Redis::start(&line.net, "redis");
     let store = format!("--redis-addr unix://{}", redis.socket().display());
     let args = format!("proxy --fabric {family} --iface eth0 --workers 1 --send-deadline 500ms {store}");
+    line.proxy.1.signal("TERM");
+    line.proxy.1.wait(20.0);
     line.proxy.1 = role(&line.proxy.0, PROXY_ADMIN + 1, &args);
     let host = line.net.host("sibling");
     let sibling = role(&host, PROXY_ADMIN, &args);
@@ -259,6 +261,8 @@ fn one_line_of_two_goes_on_and_is_named() {
     let end = line.net.apart("end").unwrap();
     line.net.cable((&line.proxy.0, "eth1", "fd11::1/64"), (&end, "eth0", "fd11::2/64")).unwrap();
     let args = "proxy --iface eth0,eth1 --workers 1";
+    line.proxy.1.signal("TERM");
+    line.proxy.1.wait(20.0);
     line.proxy.1 = role(&line.proxy.0, PROXY_ADMIN + 1, args);
     end.ip("link set eth0 down");
     wait_for_line(&line.proxy.1, "eth1 has no carrier");
